@@ -1,0 +1,48 @@
+# Brings up its own environment: uv by pip, everything else by uv from the lock files under requirements/.
+PYTHON ?= python3
+UV := .venv/uv/bin/uv
+RUN := .venv/bin
+
+.PHONY: test lint demo bench format lock clean
+
+test: .venv/ready
+	$(RUN)/pytest
+
+lint: .venv/ready
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	PYRIGHT_PYTHON_GLOBAL_NODE=off $(RUN)/pyright
+
+demo: .venv/ready
+	$(RUN)/conduit-oauth demo
+
+bench: .venv/bench/ready
+	.venv/bench/bin/python bench/run.py
+
+format: .venv/ready
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+# A lock names versions and hashes only, no index: whoever installs says where from.
+COMPILE := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras pyproject.toml
+lock: $(UV)
+	$(UV) $(COMPILE) --upgrade --group test -o requirements/test.lock
+	$(UV) $(COMPILE) --upgrade --group bench -o requirements/bench.lock
+
+$(UV):
+	$(PYTHON) -m pip install --quiet --target .venv/uv uv==0.13.9
+
+.venv/ready: pyproject.toml requirements/test.lock | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --python $(RUN)/python --require-hashes requirements/test.lock
+	$(UV) pip install --quiet --python $(RUN)/python --no-deps -e .
+	touch $@
+
+.venv/bench/ready: pyproject.toml requirements/bench.lock | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/bench
+	$(UV) pip sync --quiet --python .venv/bench/bin/python --require-hashes requirements/bench.lock
+	$(UV) pip install --quiet --python .venv/bench/bin/python --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf .venv dist

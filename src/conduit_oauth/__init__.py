@@ -1,0 +1,59 @@
+"""OAuth 2.1 access tokens for machines: found, fetched, cached, refreshed ahead of time, and handed to any HTTP client.
+
+Names are loaded on first use, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .discovery import derive_token_endpoint
+    from .errors import (
+        ConfigurationError,
+        DiscoveryError,
+        InvalidTokenResponse,
+        OAuthError,
+        ProviderClosedError,
+        TokenRequestError,
+        TransportError,
+    )
+    from .provider import TokenProvider
+    from .state import Counts, ProviderState
+
+__all__ = [
+    "ConfigurationError",
+    "Counts",
+    "DiscoveryError",
+    "InvalidTokenResponse",
+    "OAuthError",
+    "ProviderClosedError",
+    "ProviderState",
+    "TokenProvider",
+    "TokenRequestError",
+    "TransportError",
+    "__version__",
+    "derive_token_endpoint",
+]
+
+_ROOMS = {
+    "TokenProvider": "provider",
+    "derive_token_endpoint": "discovery",
+    "ProviderState": "state",
+    "Counts": "state",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_ROOMS.get(name, 'errors')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,140 @@
+"""What a provider is configured with, checked once, at construction. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .client_auth import METHODS, ClientAuth
+from .discovery import derive_token_endpoint
+from .errors import ConfigurationError
+from .urls import canonical_resource, origin_of, parse_secure_url, parse_url
+
+# RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
+_ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[\x21-\x7e]+\Z")
+_PROTOCOL_PARAMETERS = frozenset(
+    {"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type"}
+    | {"scope", "resource", "audience"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """The checked settings of one client. The secret and the parameters stay out of its repr."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    token_endpoint: str | None
+    issuer: str | None
+    scope: str | None
+    resource: str | None
+    audience: str | None
+    method: str | None
+    origin: str | None
+    parameters: tuple[tuple[str, str], ...] = field(repr=False)
+
+    def sign(self, method: str) -> ClientAuth:
+        """The client authentication by `method` with this client's credential."""
+        return METHODS[method](self.client_id, self.client_secret)
+
+
+def client_config(
+    *,
+    client_id: object,
+    client_secret: object,
+    token_endpoint: str | None,
+    mcp_url: str | None,
+    issuer: str | None,
+    scope: str | None,
+    resource: str | None,
+    audience: str | None,
+    extra_parameters: Mapping[str, str] | None,
+    token_endpoint_auth_method: str | None,
+) -> ClientConfig:
+    """Check every setting; raises `ConfigurationError` naming the first that will not do."""
+    _text(client_id, "client_id", "Pass the identifier that the authorization server gave this client.")
+    _text(client_secret, "client_secret", "Pass the secret that belongs to client_id.")
+    if scope is not None and not _SCOPE.fullmatch(scope):
+        raise ConfigurationError("scope", "is empty or malformed", "Separate scope names by single spaces.")
+    if audience is not None:
+        _text(audience, "audience", "Leave it out, or name the audience the token is for.")
+    if token_endpoint_auth_method is not None and token_endpoint_auth_method not in METHODS:
+        raise ConfigurationError("token_endpoint_auth_method", "is unknown", f"Use one of {', '.join(METHODS)}.")
+    if mcp_url is not None and resource is None and audience is None:
+        # The MCP authorization specification has the server's canonical URL sent as the resource indicator.
+        resource = canonical_resource(parse_secure_url(mcp_url, "mcp_url"))
+    standard = (("scope", scope), ("resource", resource), ("audience", audience))
+    return ClientConfig(
+        client_id=str(client_id),
+        client_secret=str(client_secret),
+        token_endpoint=_token_endpoint(token_endpoint, mcp_url, issuer),
+        issuer=_issuer(issuer),
+        scope=scope,
+        resource=resource,
+        audience=audience,
+        method=token_endpoint_auth_method,
+        origin=_origin(mcp_url, resource),
+        parameters=(*((k, v) for k, v in standard if v is not None), *_extra(extra_parameters or {})),
+    )
+
+
+def _token_endpoint(token_endpoint: str | None, mcp_url: str | None, issuer: str | None) -> str | None:
+    """The endpoint where it is known without asking; what was configured outright goes first."""
+    if token_endpoint is not None:
+        if parse_secure_url(token_endpoint, "token_endpoint").fragment:
+            raise ConfigurationError("token_endpoint", "has a fragment", "Leave it out (RFC 6749 §3.2).")
+        return token_endpoint
+    if issuer is not None:
+        return None
+    if mcp_url is None:
+        raise ConfigurationError(
+            "token_endpoint", "is missing, as are mcp_url and issuer", "Pass one of token_endpoint, mcp_url and issuer."
+        )
+    parse_secure_url(mcp_url, "mcp_url")
+    derived = derive_token_endpoint(mcp_url)
+    if derived == mcp_url:
+        raise ConfigurationError("mcp_url", "ends in neither /mcp nor /jsonrpc", "Pass token_endpoint or issuer too.")
+    return derived
+
+
+def _issuer(issuer: str | None) -> str | None:
+    if issuer is not None:
+        parts = parse_secure_url(issuer, "issuer")
+        if parts.query or parts.fragment:
+            raise ConfigurationError("issuer", "has a query or a fragment", "Leave it out (RFC 8414 §2).")
+    return issuer
+
+
+def _origin(mcp_url: str | None, resource: str | None) -> str | None:
+    """The one origin the token may be sent to, None where the settings do not tell."""
+    if resource is not None and (not _ABSOLUTE_URI.match(resource) or "#" in resource):
+        raise ConfigurationError("resource", "is not an absolute URI without fragment", "See RFC 8707 §2.")
+    if mcp_url is not None:
+        return origin_of(parse_secure_url(mcp_url, "mcp_url"))
+    if resource is not None and resource.lower().startswith(("http://", "https://")):
+        return origin_of(parse_url(resource, "resource"))
+    return None
+
+
+def seconds(value: object, field: str, *, at_least: float = 0.0) -> float:
+    """A finite length of time of at least `at_least` seconds; raises `ConfigurationError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < at_least:
+        raise ConfigurationError(field, f"is not a number of seconds of at least {at_least:g}", "Pass seconds.")
+    return float(value)
+
+
+def _text(value: object, field: str, advice: str) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(field, "is missing or empty", advice)
+
+
+def _extra(parameters: Mapping[str, str]) -> list[tuple[str, str]]:
+    for name, value in parameters.items():
+        if name in _PROTOCOL_PARAMETERS:
+            raise ConfigurationError("extra_parameters", f"holds {name}", "Pass it by its own argument.")
+        if not name or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError("extra_parameters", f"{name!r} is not text", "Pass a mapping of str to str.")
+    return list(parameters.items())

@@ -1,0 +1,156 @@
+"""The token request and the judgement of its answer (RFC 6749 §4.4, §5). Pure: values in, values out."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import Any, NoReturn, cast
+from urllib.parse import urlencode
+
+from .client_auth import ClientAuth, Form
+from .errors import InvalidTokenResponse, TokenRequestError, mask, redact
+
+_B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 §2.1
+_NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
+# Ten years. What is longer is a mistake, mostly a Unix timestamp in the place of a duration.
+MAX_LIFETIME = 315_360_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request to be sent. Headers and content may hold credentials, so neither is in the repr."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer as far as the protocol looks at it; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a judged answer grants: `lifetime` in seconds, None where the server named none."""
+
+    access_token: str = field(repr=False)
+    lifetime: float | None
+    scope: str | None
+
+
+def client_credentials_request(token_endpoint: str, sign: ClientAuth, parameters: Iterable[tuple[str, str]]) -> Request:
+    """The request of RFC 6749 §4.4.2, signed by the client's authentication method."""
+    headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+    form: Form = [("grant_type", "client_credentials")]
+    sign(headers, form)
+    return Request("POST", token_endpoint, headers, urlencode([*form, *parameters]).encode())
+
+
+def judge_token_response(url: str, response: Response, *, secrets: Iterable[str], wall_now: float) -> Grant:
+    """The grant in a token response, or the error it amounts to.
+
+    Raises `TokenRequestError` for a status other than 2xx (RFC 6749 §5.2) and `InvalidTokenResponse` for a success
+    that breaks §5.1. `wall_now` (Unix seconds) is what a `Retry-After` date is compared with.
+    """
+    if not 200 <= response.status < 300:
+        raise _refusal(url, response, list(secrets), wall_now)
+    body = parse_json_object(response.content)
+    if body is None:
+        raise InvalidTokenResponse(url, "body", _not_an_object(response.content, secrets))
+    return Grant(_access_token(url, body), _lifetime(url, body), _scope(url, body))
+
+
+def parse_json_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object in `content`, None for anything else. NaN, infinities and hostile nesting are refused."""
+    try:
+        body = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", body) if isinstance(body, dict) else None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _not_an_object(content: bytes, secrets: Iterable[str]) -> str:
+    text = content.decode(errors="replace")
+    # What looks like a broken token response may hold the token, in whatever shape: show none of it.
+    shown = "" if not text or "token" in text.lower() else f": {redact(text, secrets)}"
+    return f"is not a JSON object ({len(content)} bytes{shown})"
+
+
+def _access_token(url: str, body: dict[str, Any]) -> str:
+    token = body.get("access_token")
+    if not isinstance(token, str) or not token:
+        raise InvalidTokenResponse(url, "access_token", "is missing, empty or not a string")
+    if not _B64TOKEN.fullmatch(token):
+        raise InvalidTokenResponse(url, "access_token", "has characters that RFC 6750 does not allow in a bearer token")
+    kind = body.get("token_type")
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        raise InvalidTokenResponse(url, "token_type", "is not Bearer" if kind else "is missing")
+    return token
+
+
+def _lifetime(url: str, body: dict[str, Any]) -> float | None:
+    value = body.get("expires_in")
+    if value is None:
+        return None
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidTokenResponse(url, "expires_in", "is not a number of seconds")
+    if not 0 <= value <= MAX_LIFETIME:
+        raise InvalidTokenResponse(url, "expires_in", "is negative" if value < 0 else "is longer than ten years")
+    return float(value)
+
+
+def _scope(url: str, body: dict[str, Any]) -> str | None:
+    scope = body.get("scope")
+    # Some servers send a list; the meaning is plain and the token is good.
+    if isinstance(scope, list) and all(isinstance(item, str) for item in cast("list[Any]", scope)):
+        return " ".join(cast("list[str]", scope))
+    if scope is not None and not isinstance(scope, str):
+        raise InvalidTokenResponse(url, "scope", "is not a string")
+    return scope
+
+
+def _refusal(url: str, response: Response, secrets: list[str], wall_now: float) -> TokenRequestError:
+    body = parse_json_object(response.content) or {}
+    said = {
+        key: mask(value, secrets)
+        for key in ("error", "error_description", "error_uri")
+        if isinstance(value := body.get(key), str) and value
+    }
+    excerpt = "" if said else redact(response.content[:4096].decode(errors="replace"), secrets)
+    return TokenRequestError(
+        url,
+        response.status,
+        **said,
+        excerpt=excerpt,
+        retry_after=parse_retry_after(response.headers.get("retry-after"), wall_now),
+    )
+
+
+def parse_retry_after(value: str | None, wall_now: float) -> float | None:
+    """Seconds to wait by a `Retry-After` header (RFC 9110 §10.2.3), None where there is none that can be read."""
+    if value is None:
+        return None
+    if _NUMBER.fullmatch(value.strip()):
+        return float(value)
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        # A date in -0000 comes back naive, and means UTC (RFC 5322 §3.3).
+        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - wall_now)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,346 @@
+"""`TokenProvider`: one client's token at one authorization server, for every thread, task and event loop of a process.
+
+Law: a warm call takes no lock; under the lock nothing waits; there is at most one flight; and while a valid token is
+cached, nobody waits for the network or sees an error.
+"""
+
+from __future__ import annotations
+
+import _thread
+import dataclasses
+import logging
+import os
+import random
+import threading
+import weakref
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from .clock import Clock, elapsed
+from .config import client_config, seconds
+from .errors import ProviderClosedError, TransportError
+from .flight import Flight
+from .life import Life, Step, pause_after
+from .requester import Requester
+from .state import Counts, ProviderState
+from .token import AccessToken
+from .transport import Transport
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from .auth.httpx2 import TokenAuth
+
+logger = logging.getLogger("conduit_oauth")
+
+
+class TokenProvider:
+    """Fetches, caches and refreshes the access token of one client (RFC 6749 §4.4, client credentials).
+
+    Safe to share: any number of threads and of asyncio and trio event loops may use one provider at once, and cause
+    one token request between them.
+
+    Args:
+        client_id, client_secret: the client's credential at the authorization server.
+        token_endpoint: URL of the token endpoint, used as it is.
+        mcp_url: URL of a gateway's MCP (or JSON-RPC) endpoint; without `token_endpoint` and `issuer` the token endpoint
+            is derived from it. It is also sent as `resource`, and is the only origin the adapters send the token to.
+        issuer: issuer of the authorization server; the token endpoint is read from its metadata (RFC 8414).
+        scope: space-separated scope to ask for (RFC 6749 §3.3).
+        resource: resource indicator (RFC 8707) in place of `mcp_url`.
+        audience: `audience` parameter, for servers that want it in place of `resource`.
+        extra_parameters: further form parameters of each token request.
+        name: what this provider is called in logs and states; the client id by default.
+        refresh_ahead: seconds before expiry from which the token is refreshed (at half of its life if that is later).
+        default_lifetime: seconds a token is taken to live where the server does not say.
+        timeout: seconds a call waits for a token at most, retries included; one request gets half of it.
+        token_endpoint_auth_method: `client_secret_post` or `client_secret_basic`; by default what the issuer's
+            metadata names, and `client_secret_post` where nothing is known of the server.
+        http_client, transport: an `httpx2.Client`, or a transport for our own, to send token requests with. They are
+            used on the provider's own thread, whoever calls; an injected client stays yours to close.
+        clock: seconds that never step back and count sleep; a test or a simulation passes its own.
+
+    Raises:
+        ConfigurationError: a setting is missing, empty or malformed; its `field` is named.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_closed",
+        "_counts",
+        "_flight",
+        "_life",
+        "_lock",
+        "_requester",
+        "_timeout",
+        "name",
+    )
+
+    def __init__(
+        self,
+        client_id: str,
+        client_secret: str,
+        *,
+        token_endpoint: str | None = None,
+        mcp_url: str | None = None,
+        issuer: str | None = None,
+        scope: str | None = None,
+        resource: str | None = None,
+        audience: str | None = None,
+        extra_parameters: Mapping[str, str] | None = None,
+        name: str | None = None,
+        refresh_ahead: float = 60.0,
+        default_lifetime: float = 3600.0,
+        timeout: float = 30.0,
+        token_endpoint_auth_method: str | None = None,
+        http_client: httpx2.Client | None = None,
+        transport: httpx2.BaseTransport | None = None,
+        clock: Clock = elapsed,
+    ) -> None:
+        config = client_config(
+            client_id=client_id,
+            client_secret=client_secret,
+            token_endpoint=token_endpoint,
+            mcp_url=mcp_url,
+            issuer=issuer,
+            scope=scope,
+            resource=resource,
+            audience=audience,
+            extra_parameters=extra_parameters,
+            token_endpoint_auth_method=token_endpoint_auth_method,
+        )
+        self.name = name or client_id
+        self._timeout = seconds(timeout, "timeout", at_least=0.001)
+        self._requester = Requester(
+            config,
+            Transport(http_client, transport),
+            clock,
+            refresh_ahead=seconds(refresh_ahead, "refresh_ahead"),
+            default_lifetime=seconds(default_lifetime, "default_lifetime", at_least=1.0),
+            attempt_timeout=self._timeout / 2,
+        )
+        self._clock = clock
+        self._counts = Counts()
+        self._life = Life()
+        self._lock = threading.Lock()
+        self._flight: Flight | None = None
+        self._closed = False
+        _providers.add(self)
+
+    def get_token(self) -> str:
+        """A valid access token; blocks only while there is none.
+
+        Raises:
+            TokenRequestError, InvalidTokenResponse, TransportError, DiscoveryError: no token could be had in time.
+            ProviderClosedError: the provider was closed.
+        """
+        # Bound to locals first: an attribute that is called in place is looked up as a method, at twice the cost.
+        clock = self._clock
+        token = self._life.token
+        now = clock()
+        if now < token.refresh_at:
+            return token.value
+        if now < token.expires_at:
+            self._refresh(now)
+            return token.value
+        deadline, ticket = now + self._timeout, None
+        while not isinstance(ticket := self._board(deadline, ticket), str):
+            ticket.landing.wait(deadline - clock())
+        return ticket
+
+    async def get_token_async(self) -> str:
+        """As `get_token`, suspending the task instead of blocking; works under asyncio and trio."""
+        clock = self._clock
+        token = self._life.token
+        now = clock()
+        if now < token.refresh_at:
+            return token.value
+        if now < token.expires_at:
+            self._refresh(now)
+            return token.value
+        deadline, ticket = now + self._timeout, None
+        while not isinstance(ticket := self._board(deadline, ticket), str):
+            await ticket.landing.wait_async(deadline - clock())
+        return ticket
+
+    def invalidate(self, token: str | None = None) -> None:
+        """Forget the cached token; with `token`, only if it is still that one, so that a late 401 harms no newer one.
+
+        An answer to a request that was sent before is not cached after it.
+        """
+        with self._lock:
+            self._counts.invalidations += self._life.invalidate(token)
+
+    def auth(self) -> TokenAuth:
+        """An auth object for `httpx2.Client` and `httpx2.AsyncClient`; see `conduit_oauth.auth` for other clients."""
+        from .auth.httpx2 import TokenAuth
+
+        return TokenAuth(self)
+
+    @property
+    def origin(self) -> str | None:
+        """The only origin the token may be sent to, None where neither `mcp_url` nor `resource` tells it."""
+        return self._requester.config.origin
+
+    def state(self) -> ProviderState:
+        """A snapshot of what the provider knows, without secrets."""
+        config = self._requester.config
+        with self._lock:
+            now, wall = self._clock(), datetime.now(UTC)
+            token = self._life.token
+            cached = now < token.expires_at
+            return ProviderState(
+                name=self.name,
+                client_id=config.client_id,
+                client_secret="***",  # noqa: S106
+                token_endpoint=self._requester.token_endpoint,
+                issuer=config.issuer,
+                scope=config.scope,
+                resource=config.resource,
+                audience=config.audience,
+                cached=cached,
+                granted_scope=token.scope if cached else None,
+                refresh_at=wall + timedelta(seconds=token.refresh_at - now) if cached else None,
+                expires_at=wall + timedelta(seconds=token.expires_at - now) if cached else None,
+                refreshing=self._flight is not None,
+                closed=self._closed,
+                last_error=self._life.last_error,
+                counts=dataclasses.replace(self._counts),
+            )
+
+    def close(self) -> None:
+        """Forget the token, wake everybody who waits with `ProviderClosedError`, close our HTTP client."""
+        with self._lock:
+            self._closed = True
+            self._life.invalidate()
+            flight = self._flight
+        if flight is not None:
+            flight.hurry.set()
+            flight.landing.set()
+        self._requester.transport.close()
+
+    async def aclose(self) -> None:
+        """As `close`, which never waits."""
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<TokenProvider {self.name!r} client_id={self._requester.config.client_id!r}>"
+
+    def _refresh(self, now: float) -> None:
+        """Start the one refresh of a token in its window, unless it is under way or resting."""
+        # Looked at before the lock, so that callers in the window do not queue for it.
+        if self._flight is not None or now < self._life.quiet_until:
+            return
+        with self._lock:
+            if self._life.step(now, now, in_flight=self._flight is not None) is Step.REFRESH:
+                self._start(Flight())
+
+    def _board(self, deadline: float, waited_for: Flight | None) -> str | Flight:
+        """A valid token, or the flight to wait for until `deadline`; raises what keeps us from both."""
+        with self._lock:
+            if self._closed:
+                raise ProviderClosedError(self.name)
+            now = self._clock()
+            life = self._life
+            step = life.step(now, deadline, in_flight=self._flight is not None)
+            if step in (Step.SERVE, Step.REFRESH):
+                return life.token.value
+            if waited_for is not None and waited_for.error is not None:
+                raise waited_for.error.again()
+            if step is Step.REFUSE and life.last_error is not None:
+                raise life.last_error.again()
+            if now >= deadline:
+                last = (waited_for and waited_for.last_error) or TransportError(
+                    self._requester.target, f"no token within {self._timeout:g} s"
+                )
+                raise last.again()
+            flight = self._flight or self._start(Flight(not_before=life.closed_until))
+            flight.deadline = max(flight.deadline, deadline)
+            return flight
+
+    def _start(self, flight: Flight) -> Flight:
+        self._flight = flight
+        # Not threading.Thread: its start() waits for the new thread to run, which would make a warm caller wait.
+        try:
+            _thread.start_new_thread(self._fly, (flight,))
+        except BaseException:
+            self._flight = None
+            raise
+        return flight
+
+    def _fly(self, flight: Flight) -> None:
+        """The flight's thread. Whatever happens in it, the waiters are woken and the next flight can start."""
+        try:
+            self._attempt_until_landed(flight)
+        finally:
+            with self._lock:
+                if self._flight is flight:
+                    self._flight = None
+            flight.landing.set()
+
+    def _attempt_until_landed(self, flight: Flight) -> None:
+        """Send the request until a token lands, or nobody is left who has time to wait for the next attempt."""
+        attempt = 0
+        pause = flight.not_before - self._clock()
+        while not flight.hurry.wait(max(0.0, pause)):
+            with self._lock:
+                epoch = self._life.epoch
+                self._counts.token_requests += 1
+            outcome = self._requester.fetch()
+            now = self._clock()
+            with self._lock:
+                if isinstance(outcome, AccessToken):
+                    self._counts.tokens += 1
+                    if self._life.land(outcome, epoch) or now >= flight.deadline:
+                        return
+                    pause = 0.0
+                    continue
+                self._counts.failures += 1
+                flight.last_error = outcome
+                pause = pause_after(outcome, attempt, random.random())
+                attempt += 1
+                over = not outcome.retryable or now + pause >= flight.deadline
+                if over:
+                    flight.error = outcome
+                    self._life.fail(outcome, now, random.random())
+            logger.warning(
+                "%s name=%s: %s", "token_request_failed" if over else "token_request_retried", self.name, outcome
+            )
+            if over:
+                return
+
+    def _after_fork_in_child(self) -> None:
+        """Share no lock, flight or socket with the parent; keep the token."""
+        self._lock = threading.Lock()
+        self._flight = None
+        self._requester.transport = self._requester.transport.in_child()
+
+
+# Weak, so that a provider lives no longer than its users; strong sets would also keep each secret for good.
+_providers: weakref.WeakSet[TokenProvider] = weakref.WeakSet()
+
+
+def _reset_after_fork() -> None:
+    for provider in list(_providers):
+        provider._after_fork_in_child()  # pyright: ignore[reportPrivateUsage]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

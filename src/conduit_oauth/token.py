@@ -1,0 +1,31 @@
+"""The access token as a value, and the arithmetic of its life. Pure: every moment is an argument.
+
+Moments are readings of `clock.elapsed`, in seconds; lengths of time are seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """An access token with the moments from which it is refreshed and from which it is void."""
+
+    value: str = field(repr=False)
+    refresh_at: float
+    expires_at: float
+    scope: str | None = None
+
+
+NO_TOKEN = AccessToken("", -math.inf, -math.inf)
+
+
+def moments(sent_at: float, lifetime: float, refresh_ahead: float) -> tuple[float, float]:
+    """`(refresh_at, expires_at)` of a token asked for at `sent_at`.
+
+    A life shorter than twice `refresh_ahead` is refreshed at its half, so that a short-lived token is not
+    fetched anew on each call.
+    """
+    return sent_at + max(lifetime - refresh_ahead, lifetime / 2), sent_at + lifetime

@@ -1,0 +1,99 @@
+"""Sends one request and reads one bounded answer: the only room of the core that touches the network.
+
+Law: no redirect is followed, no answer grows past `MAX_BYTES`, no attempt outlives its time, and no exception of the
+HTTP client leaves here: those carry the request, and the request carries the secret.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ._version import __version__
+from .errors import ConfigurationError, TransportError
+from .grant import Request, Response
+
+if TYPE_CHECKING:
+    import httpx2
+
+MAX_BYTES = 1 << 20
+CONNECT_TIMEOUT = 5.0
+
+
+class Transport:
+    """An HTTP client of our own, or one that the caller injected and keeps the ownership of."""
+
+    __slots__ = ("_client", "_injected", "_transport")
+
+    def __init__(self, client: httpx2.Client | None = None, transport: httpx2.BaseTransport | None = None) -> None:
+        self._injected = client
+        self._transport = transport
+        self._client = client
+
+    def in_child(self) -> Transport:
+        """The transport of a forked child, which shares no socket with its parent."""
+        if self._injected is None and self._transport is None:
+            return Transport()
+        return _Inherited()
+
+    def send(self, request: Request, timeout: float) -> Response:
+        """The answer to `request`, within about `timeout` seconds. Raises `TransportError`."""
+        import httpx2
+
+        if self._client is None:
+            self._client = httpx2.Client(transport=self._transport)
+        give_up_at = time.monotonic() + timeout
+        limits = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
+        # Built here and not by the client, so that an injected client's default headers add no second credential.
+        outgoing = httpx2.Request(
+            request.method,
+            request.url,
+            headers={"User-Agent": f"conduit-oauth/{__version__}", "Accept-Encoding": "identity", **request.headers},
+            content=request.content or None,
+            extensions={"timeout": limits.as_dict()},
+        )
+        try:
+            answer = self._client.send(outgoing, stream=True, auth=None, follow_redirects=False)
+            try:
+                content = _read(answer, request.url, give_up_at)
+            finally:
+                answer.close()
+            return Response(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)
+        except httpx2.TimeoutException:
+            problem = f"no whole answer within {timeout:.3g} s"
+        except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError) as error:
+            problem = f"{type(error).__name__}: {error}".rstrip(": ")
+        except RuntimeError as error:
+            # What httpx2 raises where its client was closed by its owner.
+            problem = str(error)
+        raise TransportError(request.url, problem)
+
+    def close(self) -> None:
+        """Close the client if it is ours."""
+        if self._injected is None and self._client is not None:
+            self._client.close()
+
+
+class _Inherited(Transport):
+    """An injected client after a fork: its sockets are the parent's, and we cannot make another of its kind."""
+
+    __slots__ = ()
+
+    def send(self, request: Request, timeout: float) -> Response:
+        raise ConfigurationError(
+            "http_client", "was injected before this process was forked", "Create the TokenProvider after the fork."
+        )
+
+
+def _read(answer: httpx2.Response, url: str, give_up_at: float) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    for chunk in answer.iter_bytes():
+        size += len(chunk)
+        if size > MAX_BYTES:
+            raise TransportError(url, f"the answer is larger than {MAX_BYTES} bytes")
+        # The client's own timeout counts from byte to byte: a server that drips would never meet it.
+        if time.monotonic() > give_up_at:
+            raise TransportError(url, "the answer came too slowly")
+        chunks.append(chunk)
+    return b"".join(chunks)
