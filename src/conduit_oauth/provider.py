@@ -140,13 +140,11 @@ class TokenProvider:
         # Bound to locals first: an attribute that is called in place is looked up as a method, at twice the cost.
         clock = self._clock
         token = self._life.token
-        now = clock()
-        if now < token.refresh_at:
+        if clock() < token.refresh_at:
             return token.value
-        if now < token.expires_at:
-            self._refresh(now)
-            return token.value
-        deadline, ticket = now + self._timeout, None
+        if (ticket := self._serve_in_window()) is not None:
+            return ticket
+        deadline = clock() + self._timeout
         while not isinstance(ticket := self._board(deadline, ticket), str):
             ticket.landing.wait(deadline - clock())
         return ticket
@@ -155,13 +153,11 @@ class TokenProvider:
         """As `get_token`, suspending the task instead of blocking; works under asyncio and trio."""
         clock = self._clock
         token = self._life.token
-        now = clock()
-        if now < token.refresh_at:
+        if clock() < token.refresh_at:
             return token.value
-        if now < token.expires_at:
-            self._refresh(now)
-            return token.value
-        deadline, ticket = now + self._timeout, None
+        if (ticket := self._serve_in_window()) is not None:
+            return ticket
+        deadline = clock() + self._timeout
         while not isinstance(ticket := self._board(deadline, ticket), str):
             await ticket.landing.wait_async(deadline - clock())
         return ticket
@@ -243,14 +239,18 @@ class TokenProvider:
     def __repr__(self) -> str:
         return f"<TokenProvider {self.name!r} client_id={self._requester.config.client_id!r}>"
 
-    def _refresh(self, now: float) -> None:
-        """Start the one refresh of a token in its window, unless it is under way or resting."""
+    def _serve_in_window(self) -> str | None:
+        """The token while it is valid, and its one refresh started unless it is under way or resting."""
+        now = self._clock()
+        token = self._life.token
+        if now >= token.expires_at:
+            return None
         # Looked at before the lock, so that callers in the window do not queue for it.
-        if self._flight is not None or now < self._life.quiet_until:
-            return
-        with self._lock:
-            if self._life.step(now, now, in_flight=self._flight is not None) is Step.REFRESH:
-                self._start(Flight())
+        if self._flight is None and now >= self._life.quiet_until:
+            with self._lock:
+                if self._life.step(now, now, in_flight=self._flight is not None) is Step.REFRESH:
+                    self._start(Flight())
+        return token.value
 
     def _board(self, deadline: float, waited_for: Flight | None) -> str | Flight:
         """A valid token, or the flight to wait for until `deadline`; raises what keeps us from both."""

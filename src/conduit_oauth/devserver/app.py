@@ -1,0 +1,102 @@
+"""The development server's routes: token endpoint, metadata, keys, the protected MCP server, and the admin endpoint."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from .control import Control
+from .gateway import ProtectedMcp
+from .token_endpoint import TokenEndpoint
+from .tokens import Mint
+
+
+def make_app(base_url: str, allowed_hosts: list[str], clients: dict[str, str], order: dict[str, Any]) -> Starlette:
+    """The application under `base_url`, set up by a first `order` of the admin endpoint's kind."""
+
+    def new_control() -> Control:
+        control = Control(dict(clients))
+        control.change(order)
+        return control
+
+    control = new_control()
+    mint = Mint()
+    mcp = ProtectedMcp(control, mint, base_url)
+
+    def gateway_url(gateway_id: str) -> str:
+        return f"{base_url}/servers/{gateway_id}"
+
+    async def server_metadata(request: Request) -> Response:
+        issuer = gateway_url(request.path_params["id"])
+        return JSONResponse(
+            {
+                "issuer": issuer,
+                "token_endpoint": f"{issuer}/oauth/token",
+                "jwks_uri": f"{issuer}/oauth/jwks",
+                "grant_types_supported": ["client_credentials"],
+                "response_types_supported": [],
+                "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+                "scopes_supported": control.scopes,
+            }
+        )
+
+    async def resource_metadata(request: Request) -> Response:
+        gateway = gateway_url(request.path_params["id"])
+        return JSONResponse(
+            {
+                "resource": f"{gateway}/mcp",
+                "authorization_servers": [gateway],
+                "scopes_supported": control.scopes,
+                "bearer_methods_supported": ["header"],
+            }
+        )
+
+    async def jwks(_: Request) -> Response:
+        return JSONResponse(mint.jwks())
+
+    async def admin(request: Request) -> Response:
+        # A page in a browser on this machine can post here; it cannot do so without an Origin.
+        if "origin" in request.headers:
+            return JSONResponse({"error": "not for browsers"}, 403)
+        if request.method == "POST":
+            try:
+                control.change(json.loads(await request.body()))
+            except (ValueError, TypeError) as error:
+                return JSONResponse({"error": str(error)}, 400)
+        elif request.method == "DELETE":
+            control.released.set()
+            fresh = new_control()
+            for name in ("clients", "latency", "lifetime", "faults", "token_requests", "revoked", "issued"):
+                setattr(control, name, getattr(fresh, name))
+        elif wanted := request.query_params.get("token_requests"):
+            await control.wait_for_requests(int(wanted))
+        return JSONResponse(
+            {
+                "latency": control.latency,
+                "lifetime": control.lifetime,
+                "faults": sum(fault.count for fault in control.faults),
+                "revoked": len(control.revoked),
+                "token_requests": control.token_requests,
+            }
+        )
+
+    token = TokenEndpoint(control, mint, gateway_url)
+    return Starlette(
+        routes=[
+            Route("/servers/{id}/oauth/token", token.__call__, methods=["POST"]),
+            Route("/servers/{id}/oauth/jwks", jwks),
+            Route("/servers/{id}/mcp", mcp),
+            Route("/.well-known/oauth-authorization-server/servers/{id}", server_metadata),
+            Route("/.well-known/oauth-protected-resource/servers/{id}/mcp", resource_metadata),
+            Route("/admin", admin, methods=["GET", "POST", "DELETE"]),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts)],
+        lifespan=lambda _: mcp.server.session_manager.run(),
+    )

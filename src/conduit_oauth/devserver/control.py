@@ -1,0 +1,94 @@
+"""What the development server is told to do, and what it saw: clients, faults on demand, the log of token requests."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Malformation = Literal["html", "truncated", "array", "no_token", "bad_token", "bad_expires_in"]
+
+# What a broken server, or a proxy in front of a good one, has been seen to answer with status 200.
+MALFORMED: dict[str, bytes] = {
+    "html": b"<html><body>Please sign in</body></html>",
+    "truncated": b'{"access_token": "abc',
+    "array": b"[]",
+    "no_token": b'{"token_type": "Bearer", "expires_in": 3600}',
+    "bad_token": b'{"access_token": "a b\\r\\nX-Injected: 1", "token_type": "Bearer"}',
+    "bad_expires_in": b'{"access_token": "abc", "token_type": "Bearer", "expires_in": -1}',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How the next `count` token requests go wrong: a status, a malformed body, or a connection dropped half-way."""
+
+    count: int = 1
+    status: int | None = None
+    retry_after: float | None = None
+    body: str = ""
+    malformed: Malformation | None = None
+    drop: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.status is not None) + (self.malformed is not None) + self.drop != 1:
+            raise ValueError("a fault has exactly one of status, malformed and drop")
+        if self.malformed is not None and self.malformed not in MALFORMED:
+            raise ValueError(f"malformed is one of {', '.join(MALFORMED)}")
+
+
+@dataclass(slots=True)
+class Control:
+    """The server's switches. `latency` and `lifetime` are seconds; a held server answers no token request."""
+
+    clients: dict[str, str]
+    scopes: tuple[str, ...] = ("mcp:read", "mcp:write")
+    latency: float = 0.0
+    lifetime: float = 3600.0
+    faults: deque[Fault] = field(default_factory=deque[Fault])
+    token_requests: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    revoked: set[str] = field(default_factory=set[str])
+    issued: list[str] = field(default_factory=list[str])
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def __post_init__(self) -> None:
+        self.released.set()
+
+    def next_fault(self) -> Fault | None:
+        """The fault due for this request, counted down."""
+        if not self.faults:
+            return None
+        fault = self.faults.popleft()
+        if fault.count > 1:
+            self.faults.appendleft(dataclasses.replace(fault, count=fault.count - 1))
+        return fault
+
+    def change(self, order: dict[str, Any]) -> None:
+        """Carry out an order of the admin endpoint; raises `ValueError` or `TypeError` for one that makes no sense."""
+        unknown = order.keys() - {"latency", "lifetime", "clients", "faults", "hold", "revoke"}
+        if unknown:
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        faults = [Fault(**fault) for fault in order.get("faults", [])]
+        self.latency = float(order.get("latency", self.latency))
+        self.lifetime = float(order.get("lifetime", self.lifetime))
+        self.clients.update(order.get("clients", {}))
+        if "faults" in order:
+            self.faults = deque(faults)
+        if "hold" in order:
+            (self.released.clear if order["hold"] else self.released.set)()
+        if "revoke" in order:
+            self.revoked.update(self.issued if order["revoke"] == "all" else [order["revoke"]])
+
+    async def log(self, entry: dict[str, Any]) -> None:
+        """Note a token request, and wake who waits for it."""
+        async with self.arrived:
+            self.token_requests.append(entry)
+            self.arrived.notify_all()
+
+    async def wait_for_requests(self, count: int) -> None:
+        """Wait until `count` token requests have come in."""
+        async with self.arrived:
+            await self.arrived.wait_for(lambda: len(self.token_requests) >= count)

@@ -1,0 +1,51 @@
+"""Starts the development server on a socket of its own and tells where it listens."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+
+from .app import make_app
+
+
+@dataclass(frozen=True, slots=True)
+class DevServerConfig:
+    """Where to listen, whom to know, and a first order to the admin endpoint (latency, lifetime, faults)."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    client_id: str = "demo"
+    client_secret: str = field(default="demo-secret", repr=False)
+    order: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def serve(config: DevServerConfig, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. Calls `on_ready` with the base URL once requests are answered.
+
+    Raises `OSError` where the port cannot be had, `ValueError` for a senseless order.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((config.host, config.port))
+    host = f"[{config.host}]" if family == socket.AF_INET6 else config.host
+    base_url = f"http://{host}:{listener.getsockname()[1]}"
+    app = make_app(
+        base_url, ["127.0.0.1", "localhost", "[::1]", host], {config.client_id: config.client_secret}, config.order
+    )
+    server = _Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1))
+    server.on_ready = lambda: on_ready(base_url)
+    server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    on_ready: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_ready()

@@ -1,0 +1,128 @@
+"""The token endpoint, as strict as RFC 6749 allows: what passes here passes elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from .control import MALFORMED, Control, Fault
+from .tokens import Mint
+
+
+class Refusal(Exception):  # noqa: N818 - an answer of the protocol, not a fault of ours
+    """An error response (RFC 6749 §5.2)."""
+
+    def __init__(self, error: str, description: str, status: int = 400) -> None:
+        super().__init__(description)
+        challenge = {"WWW-Authenticate": 'Basic realm="conduit-oauth dev-server"'} if status == 401 else {}
+        self.response = JSONResponse({"error": error, "error_description": description}, status, challenge)
+
+
+class HalfAnswer(Response):
+    """Announces a body, sends the start of it and lets the connection drop."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI call: returning before the body is whole makes the server close the connection."""
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"1000")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b'{"access_token": "abc', "more_body": True})
+
+
+class TokenEndpoint:
+    """Answers `POST /servers/{id}/oauth/token`."""
+
+    def __init__(self, control: Control, mint: Mint, gateway_url: Callable[[str], str]) -> None:
+        self._control = control
+        self._mint = mint
+        self._gateway_url = gateway_url
+
+    async def __call__(self, request: Request) -> Response:
+        """Log the request, be as slow and as faulty as told, then grant or refuse."""
+        form = parse_qsl((await request.body()).decode(), keep_blank_values=True)
+        method = "client_secret_basic" if "authorization" in request.headers else "client_secret_post"
+        shown = {name: value for name, value in form if name != "client_secret"}
+        await self._control.log({"gateway": request.path_params["id"], "method": method, "form": shown})
+        if self._control.latency:
+            await asyncio.sleep(self._control.latency)
+        await self._control.released.wait()
+        fault = self._control.next_fault()
+        if fault is not None:
+            return _faulty(fault)
+        try:
+            return self._grant(request, form)
+        except Refusal as refusal:
+            return refusal.response
+
+    def _grant(self, request: Request, form: list[tuple[str, str]]) -> Response:
+        if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
+            raise Refusal("invalid_request", "the content type is application/x-www-form-urlencoded")
+        parameters = dict(form)
+        if len(parameters) != len(form):
+            raise Refusal("invalid_request", "a parameter is repeated")
+        client_id = self._authenticate(request.headers.get("authorization"), parameters)
+        if parameters.get("grant_type") != "client_credentials":
+            raise Refusal("unsupported_grant_type", "this server grants client_credentials only")
+        gateway = self._gateway_url(request.path_params["id"])
+        resource = parameters.get("resource", f"{gateway}/mcp")
+        if not f"{resource}/".startswith(f"{gateway}/"):
+            raise Refusal("invalid_target", "the resource is not of this gateway")
+        asked = parameters.get("scope", " ".join(self._control.scopes)).split()
+        if not set(asked) <= set(self._control.scopes):
+            raise Refusal("invalid_scope", f"this client may have {' '.join(self._control.scopes)}")
+        lifetime = self._control.lifetime
+        token = self._mint.sign(
+            issuer=gateway,
+            audience=parameters.get("audience", resource),
+            client_id=client_id,
+            scope=" ".join(asked),
+            lifetime=lifetime,
+        )
+        self._control.issued.append(token)
+        body: dict[str, Any] = {
+            "access_token": token,
+            "token_type": "Bearer",
+            "expires_in": int(lifetime) if lifetime.is_integer() else lifetime,
+            "scope": " ".join(asked),
+        }
+        return JSONResponse(body, headers={"Cache-Control": "no-store"})
+
+    def _authenticate(self, authorization: str | None, parameters: dict[str, str]) -> str:
+        if authorization is None:
+            client_id, secret = parameters.get("client_id", ""), parameters.get("client_secret", "")
+        elif "client_secret" in parameters:
+            raise Refusal("invalid_request", "the client authenticates by more than one method")
+        else:
+            client_id, secret = _basic(authorization)
+        known = self._control.clients.get(client_id)
+        if known is None or not hmac.compare_digest(known.encode(), secret.encode()):
+            raise Refusal("invalid_client", "unknown client or wrong secret", 401)
+        return client_id
+
+
+def _basic(authorization: str) -> tuple[str, str]:
+    """RFC 6749 §2.3.1: both parts were form-encoded before base64, and are decoded here for what they are."""
+    try:
+        user, _, password = (
+            base64.b64decode(authorization.removeprefix("Basic "), validate=True).decode().partition(":")
+        )
+    except (binascii.Error, UnicodeDecodeError):
+        raise Refusal("invalid_client", "the Authorization header is not Basic", 401) from None
+    return unquote_plus(user), unquote_plus(password)
+
+
+def _faulty(fault: Fault) -> Response:
+    if fault.drop:
+        return HalfAnswer()
+    if fault.malformed is not None:
+        return Response(MALFORMED[fault.malformed], media_type="application/json")
+    headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+    return Response(fault.body, fault.status or 500, headers)

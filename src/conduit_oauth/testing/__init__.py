@@ -1,0 +1,27 @@
+"""For the tests of programs that use this library: a real authorization server, as a child process and a fixture.
+
+Loaded by pytest as a plugin wherever the package is installed, so it imports nothing heavy before a fixture is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .authorization_server import AuthorizationServer
+
+__all__ = ["AuthorizationServer", "authorization_server"]
+
+
+@pytest.fixture(scope="session")
+def _authorization_server_process() -> Iterator[AuthorizationServer]:  # pyright: ignore[reportUnusedFunction]
+    with AuthorizationServer() as server:
+        yield server
+
+
+@pytest.fixture
+def authorization_server(_authorization_server_process: AuthorizationServer) -> AuthorizationServer:
+    """A development authorization server (one process per session), as good as new for each test."""
+    _authorization_server_process.reset()
+    return _authorization_server_process
