@@ -57,10 +57,14 @@ def client_config(
     """Check every setting; raises `ConfigurationError` naming the first that will not do."""
     _text(client_id, "client_id", "Pass the identifier that the authorization server gave this client.")
     _text(client_secret, "client_secret", "Pass the secret that belongs to client_id.")
-    if scope is not None and not _SCOPE.fullmatch(scope):
-        raise ConfigurationError("scope", "is empty or malformed", "Separate scope names by single spaces.")
+    if scope is not None:
+        _text(scope, "scope", "Leave it out, or name the scope to ask for.")
+        if not _SCOPE.fullmatch(scope):
+            raise ConfigurationError("scope", "is malformed", "Separate scope names by single spaces (RFC 6749 §3.3).")
     if audience is not None:
         _text(audience, "audience", "Leave it out, or name the audience the token is for.")
+    if resource is not None:
+        _text(resource, "resource", "Leave it out, or name the resource the token is for.")
     if token_endpoint_auth_method is not None and token_endpoint_auth_method not in METHODS:
         raise ConfigurationError("token_endpoint_auth_method", "is unknown", f"Use one of {', '.join(METHODS)}.")
     if mcp_url is not None and resource is None and audience is None:

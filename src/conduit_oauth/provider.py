@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .auth.httpx2 import TokenAuth
 
 logger = logging.getLogger("conduit_oauth")
+logger.addHandler(logging.NullHandler())
 
 
 class TokenProvider:

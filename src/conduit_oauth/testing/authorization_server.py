@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from types import TracebackType
@@ -48,19 +49,19 @@ class AuthorizationServer:
 
     def stop(self) -> None:
         """Stop the process with SIGTERM and wait for its end."""
-        self._end(lambda process: process.terminate())
+        self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the process, as a crash would; `start` brings it back on the same port, with new keys."""
-        self._end(lambda process: process.kill())
+        self._end(signal.SIGKILL)
 
-    def _end(self, how: Any) -> None:
+    def _end(self, number: signal.Signals) -> None:
         if self._admin is not None:
             self._admin.close()
             self._admin = None
         if self._process is not None:
             with self._process as process:
-                how(process)
+                process.send_signal(number)
             self._process = None
 
     @property

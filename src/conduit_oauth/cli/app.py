@@ -1,0 +1,231 @@
+"""The commands of `conduit-oauth`, their options and exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..discovery import discover as discover_steps
+from ..errors import (
+    ConfigurationError,
+    DiscoveryError,
+    InvalidTokenResponse,
+    OAuthError,
+    TokenRequestError,
+    TransportError,
+)
+from ..grant import parse_json_object
+from ..requester import drive
+from ..transport import Transport
+from .output import claims_table, discovery_tree, err, expiry_line, out, plain
+from .profile import Options
+
+EXIT_CODES: tuple[tuple[type[OAuthError], int], ...] = (
+    (ConfigurationError, 2),
+    (TokenRequestError, 3),
+    (TransportError, 4),
+    (InvalidTokenResponse, 5),
+    (DiscoveryError, 6),
+    (OAuthError, 1),
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a traceback with locals shows secrets
+    help="OAuth 2.1 access tokens for machines (client credentials).",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused by the server, 4 not reachable, "
+    "5 invalid answer, 6 discovery failed. "
+    "Settings come from options, then CONDUIT_OAUTH_* variables, then the profile.",
+)
+
+
+class Format(StrEnum):
+    """How a token is printed."""
+
+    TOKEN = "token"  # noqa: S105
+    JSON = "json"
+    HEADER = "header"
+
+
+ClientId = Annotated[str | None, typer.Option(help="Client identifier.", metavar="ID")]
+SecretFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the client secret; - reads standard input. Else CONDUIT_OAUTH_CLIENT_SECRET, or a prompt."
+    ),
+]
+Endpoint = Annotated[str | None, typer.Option(help="Token endpoint.", metavar="URL")]
+McpUrl = Annotated[str | None, typer.Option(help="MCP endpoint; the token endpoint is derived from it.", metavar="URL")]
+Issuer = Annotated[str | None, typer.Option(help="Issuer; its metadata names the token endpoint.", metavar="URL")]
+Scope = Annotated[str | None, typer.Option(help="Scope to ask for, space-separated.")]
+Resource = Annotated[str | None, typer.Option(help="Resource indicator (RFC 8707).", metavar="URI")]
+Audience = Annotated[str | None, typer.Option(help="Audience, where a server wants it instead of a resource.")]
+AuthMethod = Annotated[str | None, typer.Option(help="client_secret_post or client_secret_basic.", metavar="METHOD")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds to wait for the token at most.")]
+Profile = Annotated[str | None, typer.Option(help="Profile of the configuration file ('default' if there is one).")]
+Config = Annotated[Path | None, typer.Option(help="Configuration file (TOML).")]
+
+
+@app.command()
+def token(
+    client_id: ClientId = None,
+    client_secret_file: SecretFile = None,
+    token_endpoint: Endpoint = None,
+    mcp_url: McpUrl = None,
+    issuer: Issuer = None,
+    scope: Scope = None,
+    resource: Resource = None,
+    audience: Audience = None,
+    token_endpoint_auth_method: AuthMethod = None,
+    timeout: Timeout = None,
+    profile: Profile = None,
+    config: Config = None,
+    format: Annotated[Format, typer.Option(help="What to print.")] = Format.TOKEN,  # noqa: A002
+) -> None:
+    """Fetch an access token and print it alone, for $(conduit-oauth token …)."""
+    options = Options(
+        {
+            "client_id": client_id,
+            "token_endpoint": token_endpoint,
+            "mcp_url": mcp_url,
+            "issuer": issuer,
+            "scope": scope,
+            "resource": resource,
+            "audience": audience,
+        },
+        client_secret_file,
+        token_endpoint_auth_method,
+        timeout,
+        profile,
+        config,
+    )
+    with options.provider() as provider:
+        value = provider.get_token()
+        state = provider.state()
+    if format is Format.HEADER:
+        plain(f"Authorization: Bearer {value}")
+    elif format is Format.JSON:
+        expires_at = state.expires_at and state.expires_at.isoformat(timespec="seconds")
+        scope = state.granted_scope
+        plain(json.dumps({"access_token": value, "token_type": "Bearer", "expires_at": expires_at, "scope": scope}))
+    else:
+        plain(value)
+
+
+@app.command()
+def discover(
+    url: Annotated[str, typer.Argument(help="URL of an MCP endpoint or another protected resource.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show where the token endpoint of URL is, and every location that was asked on the way."""
+    transport = Transport()
+    try:
+        found = drive(discover_steps(url), transport, 10.0)
+    finally:
+        transport.close()
+    if as_json:
+        plain(json.dumps(dataclasses.asdict(found), indent=2))
+    else:
+        out.print(discovery_tree(found))
+    if found.token_endpoint is None:
+        raise DiscoveryError("token endpoint", url, "leads to none", "metadata, or a URL that ends in /mcp or /jsonrpc")
+
+
+@app.command()
+def inspect(
+    token_file: Annotated[Path, typer.Argument(help="File with the token; - reads standard input.")] = Path("-"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the claims of a JWT and when it expires: conduit-oauth token | conduit-oauth inspect."""
+    from joserfc import jws
+    from joserfc.errors import JoseError
+
+    try:
+        text = sys.stdin.read() if str(token_file) == "-" else token_file.read_text(encoding="utf-8")
+        parsed = jws.extract_compact(text.strip().encode())
+        claims = parse_json_object(parsed.payload)
+        if claims is None:
+            raise ValueError("its payload is no JSON object")
+    except (OSError, ValueError, JoseError) as error:
+        reason = str(error) if isinstance(error, OSError) else "is not a JWT; an opaque token has nothing to show"
+        raise ConfigurationError("token", reason, "Pass a signed JWT in compact form.") from None
+    header = dict(parsed.headers())
+    now = datetime.now(UTC)
+    if as_json:
+        plain(json.dumps({"header": header, "claims": claims}, indent=2))
+        return
+    out.print(claims_table(header, claims, now))
+    out.print(expiry_line(claims, now))
+
+
+@app.command("dev-server")
+def dev_server(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but loopback is reachable by others.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8080,
+    client_id: Annotated[str, typer.Option(help="The client that it knows.")] = "demo",
+    latency: Annotated[float, typer.Option(help="Seconds each token request takes.", min=0)] = 0.0,
+    lifetime: Annotated[float, typer.Option(help="Seconds a token lives.", min=0)] = 3600.0,
+    fail: Annotated[int, typer.Option(help="How many of the first token requests fail.", min=0)] = 0,
+    fail_status: Annotated[int, typer.Option(help="The status they fail with.", min=300, max=599)] = 503,
+    malform: Annotated[int, typer.Option(help="How many of the first token requests get a malformed body.", min=0)] = 0,
+    drop: Annotated[int, typer.Option(help="How many of the first token requests lose their connection.", min=0)] = 0,
+) -> None:
+    """Serve a development authorization server with a protected MCP server behind it, under /servers/{id}/."""
+    try:
+        from ..devserver import DevServerConfig, serve
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError(
+            "dev-server", f"{missing.name} is not installed", "Install conduit-oauth[dev]."
+        ) from None
+    faults: list[dict[str, Any]] = [
+        *([{"status": fail_status, "count": fail}] if fail else []),
+        *([{"malformed": "html", "count": malform}] if malform else []),
+        *([{"drop": True, "count": drop}] if drop else []),
+    ]
+    secret = os.environ.get("CONDUIT_OAUTH_CLIENT_SECRET", "demo-secret")
+
+    def show(url: str) -> None:
+        out.print(f"[bold green]Development authorization server[/] on {url} (Ctrl-C stops it). Not for production.\n")
+        shown = secret if secret == "demo-secret" else "…"  # noqa: S105 - the default is public
+        for name, value in (("CLIENT_ID", client_id), ("CLIENT_SECRET", shown), ("MCP_URL", f"{url}/servers/demo/mcp")):
+            plain(f"export CONDUIT_OAUTH_{name}={value}")
+        out.print(
+            f'\nFaults on demand: curl -d \'{{"latency": 2, "faults": [{{"status": 503}}]}}\' {url}/admin', markup=False
+        )
+
+    order = {"latency": latency, "lifetime": lifetime, "faults": faults}
+    try:
+        serve(DevServerConfig(host, port, client_id, secret, order), show)
+    except OSError as error:
+        raise ConfigurationError("port", f"{host}:{port}: {error.strerror}", "Choose another with --port.") from None
+
+
+@app.command()
+def demo() -> None:
+    """Show the main job on real parts: a development server, an MCP tool call, caching, refresh, an outage."""
+    try:
+        from .demo import run_demo
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError("demo", f"{missing.name} is not installed", "Install conduit-oauth[dev].") from None
+    raise typer.Exit(0 if run_demo(out) else 1)
+
+
+def run() -> int:
+    """Run the command line; the exit status."""
+    try:
+        app()
+    except OAuthError as error:
+        err.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
+        err.out(str(error), highlight=False)
+        return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+    return 0

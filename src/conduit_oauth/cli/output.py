@@ -1,0 +1,80 @@
+"""What the command line shows people: claims, discovery, errors. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+from ..discovery import Discovery
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_TIMES = {"exp": "expires", "iat": "issued", "nbf": "not before", "auth_time": "authenticated"}
+
+
+def plain(text: str) -> None:
+    """Print `text` alone: unwrapped and without a colour, for a program to read."""
+    out.out(text)
+
+
+def claims_table(header: dict[str, Any], claims: dict[str, Any], now: datetime) -> Table:
+    """The claims of a JWT for a human, times spelt out."""
+    table = Table(title="JWT (signature not verified)", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in {**{f"header {k}": v for k, v in header.items()}, **claims}.items():
+        table.add_row(
+            name, _moment(value, now) if name in _TIMES else value if isinstance(value, str) else json.dumps(value)
+        )
+    return table
+
+
+def expiry_line(claims: dict[str, Any], now: datetime) -> str:
+    """Whether the token lives, in a sentence."""
+    if "exp" not in claims:
+        return "It does not say when it expires."
+    left = float(claims["exp"]) - now.timestamp()
+    return f"[green]It expires in {span(left)}.[/]" if left > 0 else f"[red]It expired {span(-left)} ago.[/]"
+
+
+def discovery_tree(found: Discovery) -> Tree:
+    """Every location that was asked, in order, and what follows from them."""
+    tree = Tree(f"[bold]{found.url}[/]")
+    for finding in found.findings:
+        colour = "green" if finding.outcome == "found" else "yellow"
+        tree.add(f"{finding.step}\n{finding.url}\n[{colour}]{finding.outcome}[/]")
+    for server in found.servers:
+        node = tree.add(f"[bold]authorization server[/] {server.issuer}")
+        node.add(f"client authentication: {', '.join(server.token_endpoint_auth_methods)}")
+        node.add(f"scopes: {' '.join(server.scopes) or 'not published'}")
+    tree.add(f"[bold]token endpoint[/] {found.token_endpoint or '[red]not found[/]'}")
+    return tree
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two largest units."""
+    left = round(seconds)
+    parts: list[str] = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "less than a second"
+
+
+def _moment(value: Any, now: datetime) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    try:
+        moment = datetime.fromtimestamp(value, UTC)
+    except (OverflowError, ValueError, OSError):
+        return str(value)
+    away = moment - now
+    relative = f"in {span(away.total_seconds())}" if away > timedelta() else f"{span(-away.total_seconds())} ago"
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC ({relative})"
