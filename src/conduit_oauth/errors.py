@@ -156,8 +156,13 @@ def mask(text: str, secrets: Iterable[str]) -> str:
         }
         for form in sorted(forms, key=len, reverse=True):
             text = text.replace(form, "***")
-    text = _CONTROL.sub(" ", text).strip()
+    text = clean(text)
     return text if len(text) <= EXCERPT_LENGTH else text[:EXCERPT_LENGTH] + "…"
+
+
+def clean(text: str) -> str:
+    """`text` as one line without control characters: nothing that forges a log line or drives a terminal."""
+    return _CONTROL.sub(" ", text).strip()
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

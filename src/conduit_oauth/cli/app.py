@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -182,7 +183,7 @@ def dev_server(
 ) -> None:
     """Serve a development authorization server with a protected MCP server behind it, under /servers/{id}/."""
     try:
-        from ..devserver import DevServerConfig, serve
+        from ..devserver import DEFAULT_SECRET, DevServerConfig, serve
     except ModuleNotFoundError as missing:
         raise ConfigurationError(
             "dev-server", f"{missing.name} is not installed", "Install conduit-oauth[dev]."
@@ -192,16 +193,16 @@ def dev_server(
         *([{"malformed": "html", "count": malform}] if malform else []),
         *([{"drop": True, "count": drop}] if drop else []),
     ]
-    secret = os.environ.get("CONDUIT_OAUTH_CLIENT_SECRET", "demo-secret")
+    secret = os.environ.get("CONDUIT_OAUTH_CLIENT_SECRET") or DEFAULT_SECRET
 
     def show(url: str) -> None:
-        out.print(f"[bold green]Development authorization server[/] on {url} (Ctrl-C stops it). Not for production.\n")
-        shown = secret if secret == "demo-secret" else "…"  # noqa: S105 - the default is public
-        for name, value in (("CLIENT_ID", client_id), ("CLIENT_SECRET", shown), ("MCP_URL", f"{url}/servers/demo/mcp")):
-            plain(f"export CONDUIT_OAUTH_{name}={value}")
-        out.print(
-            f'\nFaults on demand: curl -d \'{{"latency": 2, "faults": [{{"status": 503}}]}}\' {url}/admin', markup=False
-        )
+        out.print(f"[bold green]Development authorization server[/] on {url}, not for production. Ctrl-C stops it.\n")
+        plain(f"export CONDUIT_OAUTH_CLIENT_ID={shlex.quote(client_id)}")
+        if secret == DEFAULT_SECRET:
+            plain(f"export CONDUIT_OAUTH_CLIENT_SECRET={secret}")
+        plain(f"export CONDUIT_OAUTH_MCP_URL={url}/servers/demo/mcp")
+        out.print("\nFaults on demand, for instance:")
+        plain(f"""curl -d '{{"latency": 2, "faults": [{{"status": 503, "count": 3}}]}}' {url}/admin""")
 
     order = {"latency": latency, "lifetime": lifetime, "faults": faults}
     try:

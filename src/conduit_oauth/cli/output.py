@@ -7,15 +7,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from ..discovery import Discovery
+from ..errors import clean
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-_TIMES = {"exp": "expires", "iat": "issued", "nbf": "not before", "auth_time": "authenticated"}
+_TIMES = frozenset({"exp", "iat", "nbf", "auth_time"})
 
 
 def plain(text: str) -> None:
@@ -29,9 +32,9 @@ def claims_table(header: dict[str, Any], claims: dict[str, Any], now: datetime) 
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in {**{f"header {k}": v for k, v in header.items()}, **claims}.items():
-        table.add_row(
-            name, _moment(value, now) if name in _TIMES else value if isinstance(value, str) else json.dumps(value)
-        )
+        shown = _moment(value, now) if name in _TIMES else value if isinstance(value, str) else json.dumps(value)
+        # A token is anybody's text: no markup and no terminal codes of its making.
+        table.add_row(Text(clean(name)), Text(clean(shown)))
     return table
 
 
@@ -45,15 +48,15 @@ def expiry_line(claims: dict[str, Any], now: datetime) -> str:
 
 def discovery_tree(found: Discovery) -> Tree:
     """Every location that was asked, in order, and what follows from them."""
-    tree = Tree(f"[bold]{found.url}[/]")
+    tree = Tree(f"[bold]{escape(found.url)}[/]")
     for finding in found.findings:
         colour = "green" if finding.outcome == "found" else "yellow"
-        tree.add(f"{finding.step}\n{finding.url}\n[{colour}]{finding.outcome}[/]")
+        tree.add(f"{finding.step}\n{escape(finding.url)}\n[{colour}]{finding.outcome}[/]")
     for server in found.servers:
-        node = tree.add(f"[bold]authorization server[/] {server.issuer}")
-        node.add(f"client authentication: {', '.join(server.token_endpoint_auth_methods)}")
-        node.add(f"scopes: {' '.join(server.scopes) or 'not published'}")
-    tree.add(f"[bold]token endpoint[/] {found.token_endpoint or '[red]not found[/]'}")
+        node = tree.add(f"[bold]authorization server[/] {escape(server.issuer)}")
+        node.add(f"client authentication: {escape(clean(', '.join(server.token_endpoint_auth_methods)))}")
+        node.add(f"scopes: {escape(clean(' '.join(server.scopes))) or 'not published'}")
+    tree.add(f"[bold]token endpoint[/] {escape(found.token_endpoint or 'not found')}")
     return tree
 
 

@@ -3,6 +3,6 @@
 Not for production: its keys live as long as the process, and anyone who reaches it can make it misbehave.
 """
 
-from .server import DevServerConfig, serve
+from .server import DEFAULT_SECRET, DevServerConfig, serve
 
-__all__ = ["DevServerConfig", "serve"]
+__all__ = ["DEFAULT_SECRET", "DevServerConfig", "serve"]

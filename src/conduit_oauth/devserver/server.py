@@ -11,6 +11,8 @@ import uvicorn
 
 from .app import make_app
 
+DEFAULT_SECRET = "demo-secret"  # noqa: S105 - known to everybody, of use to nobody
+
 
 @dataclass(frozen=True, slots=True)
 class DevServerConfig:
@@ -19,7 +21,7 @@ class DevServerConfig:
     host: str = "127.0.0.1"
     port: int = 0
     client_id: str = "demo"
-    client_secret: str = field(default="demo-secret", repr=False)
+    client_secret: str = field(default=DEFAULT_SECRET, repr=False)
     order: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
