@@ -26,10 +26,10 @@ def derive_token_endpoint(url: str) -> str:
     A trailing `/mcp` or `/jsonrpc`, with or without a final slash, becomes `/oauth/token`; query and fragment are
     dropped. A URL with neither suffix comes back unchanged. Raises `ConfigurationError` for what is no http(s) URL.
     """
-    parse_url(url, "mcp_url")
-    base = re.split(r"[?#]", url, maxsplit=1)[0]
-    derived = _SUFFIX.sub("/oauth/token", base)
-    return url if derived == base else derived
+    suffix = _SUFFIX.search(parse_url(url, "mcp_url").path)
+    if suffix is None:
+        return url
+    return re.split(r"[?#]", url, maxsplit=1)[0].removesuffix(suffix.group()) + "/oauth/token"
 
 
 @dataclass(frozen=True, slots=True)

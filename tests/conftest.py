@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from conduit_oauth import TokenProvider
+from conduit_oauth.testing import AuthorizationServer
+from tests.resource_server import ResourceServer
+
+pytest_plugins = ["pytester"]
+
+
+class FakeClock:
+    """A clock that stands still until it is told to move."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def step(self, seconds: float) -> None:
+        self.now += seconds
+
+
+MakeProvider = Callable[..., TokenProvider]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def make_provider(authorization_server: AuthorizationServer) -> Iterator[MakeProvider]:
+    """Makes providers for the development server, closed at the end of the test."""
+    made: list[TokenProvider] = []
+
+    def make(**options: Any) -> TokenProvider:
+        settings: dict[str, Any] = {
+            "client_id": authorization_server.client_id,
+            "client_secret": authorization_server.client_secret,
+            **options,
+        }
+        if not settings.keys() & {"token_endpoint", "mcp_url", "issuer"}:
+            settings["token_endpoint"] = authorization_server.token_endpoint()
+        made.append(TokenProvider(**settings))
+        return made[-1]
+
+    yield make
+    for provider in made:
+        provider.close()
+
+
+@pytest.fixture
+def resource_server() -> Iterator[ResourceServer]:
+    with ResourceServer() as server:
+        yield server
+
+
+@pytest.fixture
+def other_origin() -> Iterator[ResourceServer]:
+    with ResourceServer() as server:
+        yield server

@@ -1,0 +1,77 @@
+"""A protected HTTP API on a real socket: refuses the tokens it is told to, redirects, and keeps what it was sent."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any, Self
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+
+class ResourceServer:
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.refused: set[str] = set()
+        self.refuse_all = False
+        app = Starlette(
+            routes=[
+                Route("/echo", self._echo, methods=["GET", "POST"]),
+                Route("/redirect", self._redirect, methods=["GET", "POST"]),
+            ]
+        )
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        startup = self._server.startup
+
+        async def announced(sockets: list[socket.socket] | None = None) -> None:
+            await startup(sockets)
+            self._up.set()
+
+        self._server.startup = announced  # type: ignore[method-assign]
+        self._server.run(sockets=[self._socket])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._up.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+    @property
+    def tokens(self) -> list[str | None]:
+        """The Authorization header of each request, in order."""
+        return [request["authorization"] for request in self.requests]
+
+    async def _note(self, request: Request) -> dict[str, Any]:
+        entry = {
+            "method": request.method,
+            "path": request.url.path,
+            "authorization": request.headers.get("authorization"),
+            "body": (await request.body()).decode(),
+        }
+        self.requests.append(entry)
+        return entry
+
+    async def _echo(self, request: Request) -> Response:
+        entry = await self._note(request)
+        token = (entry["authorization"] or "").removeprefix("Bearer ")
+        if self.refuse_all or not token or token in self.refused:
+            return JSONResponse({"error": "invalid_token"}, 401, {"WWW-Authenticate": "Bearer"})
+        return JSONResponse(entry)
+
+    async def _redirect(self, request: Request) -> Response:
+        await self._note(request)
+        return RedirectResponse(request.query_params["to"], 307)

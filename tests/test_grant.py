@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from conduit_oauth import InvalidTokenResponse, TokenRequestError
+from conduit_oauth.client_auth import client_secret_post
+from conduit_oauth.grant import (
+    MAX_LIFETIME,
+    Grant,
+    Response,
+    client_credentials_request,
+    judge_token_response,
+    parse_retry_after,
+)
+
+URL = "https://as.example/token"
+SECRET = "s3cr&t pässword/+"
+
+
+def judge(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Grant:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return judge_token_response(URL, Response(status, headers or {}, content), secrets=[SECRET], wall_now=0.0)
+
+
+def good(**changes: Any) -> dict[str, Any]:
+    return {"access_token": "abc", "token_type": "Bearer", "expires_in": 3600, **changes}
+
+
+def test_the_request_is_a_form_post_that_asks_for_json() -> None:
+    request = client_credentials_request(URL, client_secret_post("me", SECRET), [("scope", "a b")])
+    assert (request.method, request.url) == ("POST", URL)
+    assert request.headers["Accept"] == "application/json"
+    assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert parse_qsl(request.content.decode()) == [
+        ("grant_type", "client_credentials"),
+        ("client_id", "me"),
+        ("client_secret", SECRET),
+        ("scope", "a b"),
+    ]
+    assert SECRET not in repr(request)
+
+
+@pytest.mark.parametrize("token_type", ["Bearer", "bearer", "BEARER", "bEaReR"])
+def test_a_good_answer_in_any_case_of_bearer(token_type: str) -> None:
+    assert judge(good(token_type=token_type, scope="a")) == Grant("abc", 3600.0, "a")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(60, 60.0), (0, 0.0), (59.5, 59.5), ("60", 60.0), ("59.5", 59.5), (None, None), (MAX_LIFETIME, MAX_LIFETIME)],
+)
+def test_lifetimes_that_are_accepted(value: object, seconds: float | None) -> None:
+    assert judge(good(expires_in=value)).lifetime == seconds
+
+
+@pytest.mark.parametrize(
+    "value", ["-1", "soon", "", "1e3", "0x10", "1_000", "٣", "NaN", "inf", True, False, [], {}, -1, -0.5, 1e300, 10**400]
+)
+def test_lifetimes_that_are_refused(value: object) -> None:
+    with pytest.raises(InvalidTokenResponse) as caught:
+        judge(good(expires_in=value))
+    assert caught.value.field == "expires_in"
+
+
+@pytest.mark.parametrize("literal", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+def test_number_literals_that_json_does_not_have(literal: bytes) -> None:
+    with pytest.raises(InvalidTokenResponse):
+        judge(b'{"access_token": "abc", "token_type": "Bearer", "expires_in": ' + literal + b"}")
+
+
+@pytest.mark.parametrize("token", [None, "", 5, ["abc"], "a b", "a\r\nX: 1", "tökén", "=abc", "a=b", "a\x00"])
+def test_access_tokens_that_are_refused(token: object) -> None:
+    with pytest.raises(InvalidTokenResponse) as caught:
+        judge(good(access_token=token))
+    assert caught.value.field == "access_token"
+
+
+@pytest.mark.parametrize("token_type", [None, "", "mac", "DPoP", "Bearer ", 1])
+def test_token_types_that_are_refused(token_type: object) -> None:
+    with pytest.raises(InvalidTokenResponse) as caught:
+        judge(good(token_type=token_type))
+    assert caught.value.field == "token_type"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"null", b'"abc"', b"{", b"\xff\xfe{}", b"[" * 100_000, b'{"a":' * 100_000]
+)
+def test_bodies_that_are_no_json_object(body: bytes) -> None:
+    with pytest.raises(InvalidTokenResponse) as caught:
+        judge(body)
+    assert caught.value.field == "body"
+    assert len(str(caught.value)) < 600
+
+
+def test_a_broken_success_body_is_not_quoted() -> None:
+    with pytest.raises(InvalidTokenResponse) as caught:
+        judge(b'{"access_token": "tok-123", "token_type": "Bea')
+    assert "tok-123" not in str(caught.value)
+
+
+def test_a_scope_list_is_read_as_the_scope_it_means() -> None:
+    assert judge(good(scope=["a", "b"])).scope == "a b"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_an_error_answer(status: int) -> None:
+    body = {"error": "invalid_client", "error_description": "unknown\r\nclient", "error_uri": "https://as.example/e"}
+    with pytest.raises(TokenRequestError) as caught:
+        judge(body, status)
+    error = caught.value
+    assert (error.error, error.error_description, error.error_uri) == (
+        "invalid_client",
+        "unknown client",
+        "https://as.example/e",
+    )
+    assert error.status == status
+    assert not error.retryable
+    assert "client_secret" in str(error)
+
+
+@pytest.mark.parametrize(("status", "retryable"), [(400, False), (302, False), (429, True), (500, True), (503, True)])
+def test_an_error_answer_that_is_no_json(status: int, retryable: bool) -> None:
+    with pytest.raises(TokenRequestError) as caught:
+        judge(b"<h1>no</h1>" * 10_000, status, {"retry-after": "7"})
+    error = caught.value
+    assert (error.error, error.status, error.retryable, error.retry_after) == (None, status, retryable, 7.0)
+    assert len(str(error)) < 600
+
+
+def test_a_redirect_says_what_to_do() -> None:
+    with pytest.raises(TokenRequestError, match="never followed"):
+        judge(b"", 307)
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        SECRET,
+        "s3cr%26t+p%C3%A4ssword%2F%2B",
+        "s3cr%26t%20p%C3%A4ssword%2F%2B",
+        "s3cr&amp;t pässword/+",
+        json.dumps(SECRET)[1:-1],
+    ],
+)
+@pytest.mark.parametrize("wrap", ['{"error": "%s"}', '{"error": "x", "error_description": "your secret %s"}', "<p>%s</p>"])
+def test_a_server_that_echoes_the_secret_does_not_get_it_into_an_error(echo: str, wrap: str) -> None:
+    body = wrap % (echo.replace("\\", "\\\\") if wrap.startswith("{") else echo)
+    with pytest.raises(TokenRequestError) as caught:
+        judge(body.encode(), 400)
+    shown = f"{caught.value} {caught.value!r} {vars(caught.value)}"
+    assert echo not in shown
+    assert "***" in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("5", 5.0),
+        (" 1.5 ", 1.5),
+        ("Thu, 01 Jan 1970 00:00:30 GMT", 30.0),
+        ("Wed, 31 Dec 1969 23:00:00 GMT", 0.0),
+        ("soon", None),
+        ("-5", None),
+        ("", None),
+        ("Thu, 01 Jan 9999999 00:00:30 GMT", None),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, 0.0) == seconds
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+members = st.sampled_from(["access_token", "token_type", "expires_in", "scope", "other"])
+bodies = (
+    st.dictionaries(members, json_values | st.sampled_from(["abc", "Bearer", "60"])).map(json.dumps).map(str.encode)
+    | st.binary(max_size=60)
+    | json_values.map(json.dumps).map(str.encode)
+)
+
+
+@given(body=bodies, status=st.integers(200, 599))
+@example(body=json.dumps(good()).encode(), status=200)
+@example(body=b'{"access_token":"a","token_type":"bearer","expires_in":"0"}', status=201)
+def test_any_answer_is_a_sound_grant_or_a_typed_error(body: bytes, status: int) -> None:
+    try:
+        grant = judge(body, status)
+    except InvalidTokenResponse as error:
+        assert 200 <= status < 300
+        assert error.field in {"body", "access_token", "token_type", "expires_in", "scope"}
+    except TokenRequestError as error:
+        assert not 200 <= status < 300
+        assert error.status == status
+        assert len(str(error)) < 1200
+    else:
+        assert 200 <= status < 300
+        assert re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", grant.access_token)
+        assert grant.lifetime is None or (math.isfinite(grant.lifetime) and 0 <= grant.lifetime <= MAX_LIFETIME)
+
+
+@given(st.text(max_size=40), st.floats(0, 1e10))
+def test_any_retry_after_is_a_length_of_time_or_nothing(value: str, now: float) -> None:
+    seconds = parse_retry_after(value, now)
+    assert seconds is None or (seconds >= 0 and math.isfinite(seconds))
