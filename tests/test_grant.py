@@ -62,7 +62,8 @@ def test_lifetimes_that_are_accepted(value: object, seconds: float | None) -> No
 
 
 @pytest.mark.parametrize(
-    "value", ["-1", "soon", "", "1e3", "0x10", "1_000", "٣", "NaN", "inf", True, False, [], {}, -1, -0.5, 1e300, 10**400]
+    "value",
+    ["-1", "soon", "", "1e3", "0x10", "1_000", "٣", "NaN", "inf", True, False, [], {}, -1, -0.5, 1e300, 10**400],
 )
 def test_lifetimes_that_are_refused(value: object) -> None:
     with pytest.raises(InvalidTokenResponse) as caught:
@@ -150,7 +151,9 @@ def test_a_redirect_says_what_to_do() -> None:
         json.dumps(SECRET)[1:-1],
     ],
 )
-@pytest.mark.parametrize("wrap", ['{"error": "%s"}', '{"error": "x", "error_description": "your secret %s"}', "<p>%s</p>"])
+@pytest.mark.parametrize(
+    "wrap", ['{"error": "%s"}', '{"error": "x", "error_description": "your secret %s"}', "<p>%s</p>"]
+)
 def test_a_server_that_echoes_the_secret_does_not_get_it_into_an_error(echo: str, wrap: str) -> None:
     body = wrap % (echo.replace("\\", "\\\\") if wrap.startswith("{") else echo)
     with pytest.raises(TokenRequestError) as caught:

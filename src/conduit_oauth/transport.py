@@ -26,6 +26,8 @@ class Transport:
     __slots__ = ("_client", "_injected", "_transport")
 
     def __init__(self, client: httpx2.Client | None = None, transport: httpx2.BaseTransport | None = None) -> None:
+        if client is not None or transport is not None:
+            _check_injected(client, transport)
         self._injected = client
         self._transport = transport
         self._client = client
@@ -72,6 +74,18 @@ class Transport:
         """Close the client if it is ours."""
         if self._injected is None and self._client is not None:
             self._client.close()
+
+
+def _check_injected(client: object, transport: object) -> None:
+    import httpx2
+
+    advice = "Token requests run on a thread of the provider's own, whoever waits for them: inject a synchronous one."
+    if client is not None and not isinstance(client, httpx2.Client):
+        raise ConfigurationError("http_client", "is not an httpx2.Client", advice)
+    if transport is not None and not isinstance(transport, httpx2.BaseTransport):
+        raise ConfigurationError("transport", "is not an httpx2.BaseTransport", advice)
+    if client is not None and transport is not None:
+        raise ConfigurationError("transport", "is given beside http_client", "Give the client that transport instead.")
 
 
 class _Inherited(Transport):
