@@ -1,0 +1,269 @@
+"""The adapters, one behaviour at a time, each against every client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, NamedTuple
+
+import aiohttp
+import httpx
+import httpx2
+import pytest
+import requests
+
+import conduit_oauth.auth.aiohttp
+import conduit_oauth.auth.httpx
+import conduit_oauth.auth.requests
+from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
+from conduit_oauth.testing import AuthorizationServer
+from tests.conftest import MakeProvider
+from tests.resource_server import ResourceServer
+
+
+class Answer(NamedTuple):
+    status: int
+    text: str
+
+
+Send = Callable[..., Answer]
+
+
+def chunks(content: bytes) -> Iterator[bytes]:
+    yield content
+
+
+async def async_chunks(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+def with_httpx_client(module: Any, auth: Callable[[TokenProvider], Any]) -> Send:
+    def send(provider: TokenProvider, method: str, url: str, content: bytes = b"", stream: bool = False) -> Answer:
+        with module.Client(auth=auth(provider), follow_redirects=True) as client:
+            response = client.request(method, url, content=chunks(content) if stream else content)
+            return Answer(response.status_code, response.text)
+
+    return send
+
+
+def with_httpx_async_client(module: Any, auth: Callable[[TokenProvider], Any]) -> Send:
+    def send(provider: TokenProvider, method: str, url: str, content: bytes = b"", stream: bool = False) -> Answer:
+        async def main() -> Answer:
+            async with module.AsyncClient(auth=auth(provider), follow_redirects=True) as client:
+                response = await client.request(method, url, content=async_chunks(content) if stream else content)
+                return Answer(response.status_code, response.text)
+
+        return asyncio.run(main())
+
+    return send
+
+
+def with_requests(
+    provider: TokenProvider, method: str, url: str, content: bytes = b"", stream: bool = False
+) -> Answer:
+    with requests.Session() as session:
+        session.auth = conduit_oauth.auth.requests.TokenAuth(provider)
+        response = session.request(method, url, data=chunks(content) if stream else content)
+        return Answer(response.status_code, response.text)
+
+
+def with_aiohttp(provider: TokenProvider, method: str, url: str, content: bytes = b"", stream: bool = False) -> Answer:
+    async def main() -> Answer:
+        auth = conduit_oauth.auth.aiohttp.TokenAuth(provider)
+        async with (
+            aiohttp.ClientSession(middlewares=(auth,)) as session,
+            session.request(method, url, data=async_chunks(content) if stream else content) as response,
+        ):
+            return Answer(response.status, await response.text())
+
+    return asyncio.run(main())
+
+
+SENDERS = {
+    "httpx2": with_httpx_client(httpx2, TokenProvider.auth),
+    "httpx2-async": with_httpx_async_client(httpx2, TokenProvider.auth),
+    "httpx": with_httpx_client(httpx, conduit_oauth.auth.httpx.TokenAuth),
+    "httpx-async": with_httpx_async_client(httpx, conduit_oauth.auth.httpx.TokenAuth),
+    "requests": with_requests,
+    "aiohttp": with_aiohttp,
+}
+
+
+@pytest.fixture(params=SENDERS)
+def send(request: pytest.FixtureRequest) -> Send:
+    return SENDERS[request.param]
+
+
+def test_the_request_carries_the_token(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer
+) -> None:
+    provider = make_provider()
+    assert send(provider, "POST", f"{resource_server.url}/echo", b"hello").status == 200
+    (request,) = resource_server.requests
+    assert request["authorization"] == f"Bearer {provider.get_token()}"
+    assert request["body"] == "hello"
+
+
+def test_a_401_replaces_that_token_and_replays_the_request_once(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    provider = make_provider()
+    old = provider.get_token()
+    resource_server.refused.add(old)
+    assert send(provider, "POST", f"{resource_server.url}/echo", b"hello").status == 200
+    assert resource_server.tokens == [f"Bearer {old}", f"Bearer {provider.get_token()}"]
+    assert [request["body"] for request in resource_server.requests] == ["hello", "hello"]
+    assert len(authorization_server.token_requests) == 2
+
+
+def test_a_second_401_is_the_callers(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    resource_server.refuse_all = True
+    assert send(make_provider(), "GET", f"{resource_server.url}/echo").status == 401
+    assert len(resource_server.requests) == 2
+    assert len(authorization_server.token_requests) == 2
+
+
+def test_a_late_401_for_an_old_token_throws_no_new_one_away(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    provider = make_provider()
+    old = provider.get_token()
+    provider.invalidate()
+    new = provider.get_token()
+    resource_server.refused.add(old)
+
+    class Late(TokenProvider):
+        """Hands the old token out first, as if it had been taken before the other one came."""
+
+        __slots__ = ("given",)
+
+        def get_token(self) -> str:
+            first, self.given = not getattr(self, "given", False), True
+            return old if first else provider.get_token()
+
+        async def get_token_async(self) -> str:
+            return self.get_token()
+
+        def invalidate(self, token: str | None = None) -> None:
+            provider.invalidate(token)
+
+    late = Late("demo", "x", token_endpoint=authorization_server.token_endpoint())
+    assert send(late, "GET", f"{resource_server.url}/echo").status == 200
+    assert resource_server.tokens == [f"Bearer {old}", f"Bearer {new}"]
+    assert provider.get_token() == new
+    assert len(authorization_server.token_requests) == 2
+
+
+def test_a_streamed_body_is_not_replayed_but_the_token_is_replaced(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer
+) -> None:
+    provider = make_provider()
+    old = provider.get_token()
+    resource_server.refused.add(old)
+    assert send(provider, "POST", f"{resource_server.url}/echo", b"hello", stream=True).status == 401
+    assert len(resource_server.requests) == 1
+    assert provider.get_token() != old
+
+
+def test_a_redirect_within_the_origin_keeps_the_token(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer
+) -> None:
+    assert send(make_provider(), "GET", f"{resource_server.url}/redirect?to=/echo").status == 200
+
+
+def test_a_redirect_to_another_origin_loses_the_token(
+    send: Send,
+    make_provider: MakeProvider,
+    resource_server: ResourceServer,
+    other_origin: ResourceServer,
+    authorization_server: AuthorizationServer,
+) -> None:
+    provider = make_provider()
+    token = provider.get_token()
+    answer = send(provider, "GET", f"{resource_server.url}/redirect?to={other_origin.url}/echo%23top")
+    assert answer.status == 401
+    assert other_origin.tokens == [None]
+    # A stranger's 401 says nothing of our token.
+    assert provider.get_token() == token
+    assert len(authorization_server.token_requests) == 1
+
+
+def test_the_token_does_not_come_back_along_a_chain_of_redirects(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, other_origin: ResourceServer
+) -> None:
+    hop = f"{other_origin.url}/redirect?to={other_origin.url}/echo"
+    send(make_provider(), "GET", f"{resource_server.url}/redirect?to={requests.utils.quote(hop, safe='')}")
+    assert other_origin.tokens == [None, None]
+
+
+def test_without_a_token_nothing_is_sent(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer
+) -> None:
+    with pytest.raises(TokenRequestError):
+        send(make_provider(client_secret="wrong"), "GET", f"{resource_server.url}/echo")
+    assert resource_server.requests == []
+
+
+def test_when_the_replay_finds_no_token_the_caller_gets_the_typed_error(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    provider = make_provider()
+    resource_server.refused.add(provider.get_token())
+    authorization_server.fail(400, body='{"error": "unauthorized_client"}')
+    with pytest.raises(TokenRequestError):
+        send(provider, "GET", f"{resource_server.url}/echo")
+    assert len(resource_server.requests) == 1
+
+
+def test_the_token_goes_to_its_own_origin_only(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    provider = make_provider(mcp_url=authorization_server.mcp_url())
+    with pytest.raises(ConfigurationError, match="was obtained for"):
+        send(provider, "GET", f"{resource_server.url}/echo")
+    assert resource_server.requests == []
+
+
+def test_the_token_does_not_travel_in_plain_text(send: Send, make_provider: MakeProvider) -> None:
+    with pytest.raises(ConfigurationError, match="plain http"):
+        send(make_provider(), "GET", "http://api.example.invalid/echo")
+
+
+def test_requests_do_not_wait_for_each_other(make_provider: MakeProvider) -> None:
+    """Twenty requests are all on their way before the first is answered."""
+    arrived = 0
+    everybody = asyncio.Event()
+
+    async def meet(_: httpx2.Request) -> httpx2.Response:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 20:
+            everybody.set()
+        await everybody.wait()
+        return httpx2.Response(200)
+
+    async def main() -> None:
+        auth = make_provider().auth()
+        async with httpx2.AsyncClient(auth=auth, transport=httpx2.MockTransport(meet)) as client, asyncio.timeout(30):
+            await asyncio.gather(*(client.get("https://api.example/") for _ in range(20)))
+
+    asyncio.run(main())
+    assert arrived == 20
+
+
+def test_aiohttp_authorizes_a_request_that_merely_follows_another_to_a_new_origin(
+    make_provider: MakeProvider, resource_server: ResourceServer, other_origin: ResourceServer
+) -> None:
+    async def main() -> None:
+        auth = conduit_oauth.auth.aiohttp.TokenAuth(make_provider())
+        async with aiohttp.ClientSession(middlewares=(auth,)) as session:
+            for url in (f"{resource_server.url}/redirect?to={other_origin.url}/echo", f"{other_origin.url}/echo"):
+                async with session.get(url) as response:
+                    await response.read()
+
+    asyncio.run(main())
+    stripped, deliberate = other_origin.tokens
+    assert stripped is None
+    assert deliberate is not None
