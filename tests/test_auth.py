@@ -58,9 +58,7 @@ def with_httpx_async_client(module: Any, auth: Callable[[TokenProvider], Any]) -
     return send
 
 
-def with_requests(
-    provider: TokenProvider, method: str, url: str, content: bytes = b"", stream: bool = False
-) -> Answer:
+def with_requests(provider: TokenProvider, method: str, url: str, content: bytes = b"", stream: bool = False) -> Answer:
     with requests.Session() as session:
         session.auth = conduit_oauth.auth.requests.TokenAuth(provider)
         response = session.request(method, url, data=chunks(content) if stream else content)

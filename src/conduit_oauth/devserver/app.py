@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ..grant import parse_json_object
 from .control import Control
 from .gateway import ProtectedMcp
 from .token_endpoint import TokenEndpoint
@@ -66,8 +66,11 @@ def make_app(base_url: str, allowed_hosts: list[str], clients: dict[str, str], o
         if "origin" in request.headers:
             return JSONResponse({"error": "not for browsers"}, 403)
         if request.method == "POST":
+            change = parse_json_object(await request.body())
+            if change is None:
+                return JSONResponse({"error": "the body is not a JSON object"}, 400)
             try:
-                control.change(json.loads(await request.body()))
+                control.change(change)
             except (ValueError, TypeError) as error:
                 return JSONResponse({"error": str(error)}, 400)
         elif request.method == "DELETE":

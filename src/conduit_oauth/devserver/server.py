@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,7 +42,9 @@ def serve(config: DevServerConfig, on_ready: Callable[[str], None]) -> None:
     )
     server = _Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1))
     server.on_ready = lambda: on_ready(base_url)
-    server.run(sockets=[listener])
+    # Ctrl-C is how a person ends it: nothing to report.
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

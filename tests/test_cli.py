@@ -1,0 +1,239 @@
+"""The command line as a shell runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from conduit_oauth.testing import AuthorizationServer
+
+COMMAND = Path(sys.executable).with_name("conduit-oauth")
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def environment(authorization_server: AuthorizationServer, tmp_path: Path) -> dict[str, str]:
+    return {
+        "HOME": str(tmp_path),
+        "CONDUIT_OAUTH_CLIENT_ID": authorization_server.client_id,
+        "CONDUIT_OAUTH_CLIENT_SECRET": authorization_server.client_secret,
+        "CONDUIT_OAUTH_MCP_URL": authorization_server.mcp_url(),
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
+    def run(*arguments: object, stdin: str = "", **changes: str | None) -> subprocess.CompletedProcess[str]:
+        env = {name: value for name, value in {**environment, **changes}.items() if value is not None}
+        command = [COMMAND, *map(str, arguments)]
+        return subprocess.run(command, env=env, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+
+    return run
+
+
+def assert_token(text: str) -> None:
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    assert len(text.split(".")) == 3
+
+
+def test_token_prints_the_token_alone(run: Run) -> None:
+    done = run("token")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_token(done.stdout)
+
+
+def test_formats(run: Run) -> None:
+    assert run("token", "--format", "header").stdout.startswith("Authorization: Bearer ey")
+    shown = json.loads(run("token", "--format", "json", "--scope", "mcp:read").stdout)
+    assert shown.keys() == {"access_token", "token_type", "expires_at", "scope"}
+    assert (shown["token_type"], shown["scope"]) == ("Bearer", "mcp:read")
+
+
+def test_options_go_before_the_environment_and_that_before_the_profile(
+    run: Run, authorization_server: AuthorizationServer, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[profiles.default]\nclient_id = "nobody"\nscope = "mcp:read"\n'
+        f'token_endpoint = "{authorization_server.token_endpoint("profile")}"\n'
+        f'[profiles.other]\nclient_id = "demo"\nissuer = "{authorization_server.issuer("other")}"\ntimeout = 5\n'
+    )
+    endpoint = authorization_server.token_endpoint("option")
+    for arguments, changes in (
+        ([], {}),
+        (["--token-endpoint", endpoint, "--scope", "mcp:write"], {}),
+        (["--profile", "other"], {"CONDUIT_OAUTH_MCP_URL": None, "CONDUIT_OAUTH_CLIENT_ID": None}),
+    ):
+        done = run("token", "--config", config, *arguments, **changes)
+        assert done.returncode == 0, done.stderr
+    first, second, third = authorization_server.token_requests
+    assert (first["gateway"], first["form"]["scope"], first["form"]["client_id"]) == ("demo", "mcp:read", "demo")
+    assert (second["gateway"], second["form"]["scope"]) == ("option", "mcp:write")
+    assert third["gateway"] == "other"
+
+
+def test_the_secret_from_a_file_or_standard_input(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("demo-secret\n")
+    nothing = {"CONDUIT_OAUTH_CLIENT_SECRET": None}
+    assert_token(run("token", "--client-secret-file", file, **nothing).stdout)
+    assert_token(run("token", "--client-secret-file", "-", stdin="demo-secret\n", **nothing).stdout)
+    assert_token(run("token", CONDUIT_OAUTH_CLIENT_SECRET_FILE=str(file), **nothing).stdout)
+
+
+def test_the_secret_from_a_prompt_that_does_not_echo(environment: dict[str, str]) -> None:
+    del environment["CONDUIT_OAUTH_CLIENT_SECRET"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(COMMAND, [COMMAND, "token"], environment)  # noqa: S606
+    seen = b""
+    while b"Client secret: " not in seen:
+        seen += os.read(terminal, 1024)
+    os.write(terminal, b"demo-secret\n")
+    try:
+        while piece := os.read(terminal, 1024):
+            seen += piece
+    except OSError:  # how Linux says that the other side of a terminal has closed
+        pass
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert b"demo-secret" not in seen
+    assert seen.rstrip().count(b".") >= 2
+
+
+def test_there_is_no_option_for_the_secret_itself(run: Run) -> None:
+    done = run("token", "--client-secret", "demo-secret")
+    assert done.returncode == 2
+    assert "--client-secret" not in run("token", "--help").stdout.replace("--client-secret-file", "")
+
+
+def test_a_secret_in_the_profile_is_refused(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[profiles.default]\nclient_secret = "very-secret"\n')
+    done = run("token", "--config", config)
+    assert done.returncode == 2
+    assert "client_secret_file" in done.stderr
+    assert "very-secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "status", "said"),
+    [
+        (["token"], {"CONDUIT_OAUTH_CLIENT_ID": None}, 2, "client_id"),
+        (["token"], {"CONDUIT_OAUTH_CLIENT_SECRET": None}, 2, "CONDUIT_OAUTH_CLIENT_SECRET"),
+        (["token"], {"CONDUIT_OAUTH_MCP_URL": None}, 2, "token_endpoint"),
+        (["token"], {"CONDUIT_OAUTH_TIMEOUT": "soon"}, 2, "timeout"),
+        (["token", "--profile", "absent"], {}, 2, "absent"),
+        (["token", "--config", "/absent.toml"], {}, 2, "/absent.toml"),
+        (["token", "--client-secret-file", "/absent"], {}, 2, "/absent"),
+        (["token"], {"CONDUIT_OAUTH_CLIENT_SECRET": "wrong-one"}, 3, "invalid_client"),
+        (["token", "--scope", "admin"], {}, 3, "invalid_scope"),
+        (["token", "--token-endpoint", "http://127.0.0.1:1/", "--timeout", "0.2"], {}, 4, "127.0.0.1:1"),
+        (["discover", "gateway.example"], {}, 2, "URL"),
+        (["inspect"], {}, 2, "token"),
+        (["frobnicate"], {}, 2, "frobnicate"),
+    ],
+)
+def test_exit_codes_and_one_clear_line(
+    arguments: list[str], changes: dict[str, str | None], status: int, said: str, run: Run
+) -> None:
+    done = run(*arguments, **changes)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "wrong-one" not in done.stderr
+    if arguments != ["frobnicate"]:
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_an_invalid_answer_has_its_own_exit_code(run: Run, authorization_server: AuthorizationServer) -> None:
+    authorization_server.malform("array")
+    assert run("token").returncode == 5
+
+
+def test_discover_shows_every_step(run: Run, authorization_server: AuthorizationServer) -> None:
+    shown = run("discover", authorization_server.mcp_url("42")).stdout
+    assert "oauth-protected-resource/servers/42/mcp" in shown
+    assert "oauth-authorization-server/servers/42" in shown
+    assert authorization_server.token_endpoint("42") in shown
+    found = json.loads(run("discover", "--json", authorization_server.mcp_url("42")).stdout)
+    assert found["token_endpoint"] == authorization_server.token_endpoint("42")
+    assert [finding["outcome"] for finding in found["findings"]] == ["found", "found"]
+
+
+def test_discover_that_leads_nowhere_fails(run: Run, authorization_server: AuthorizationServer) -> None:
+    done = run("discover", f"{authorization_server.url}/nothing")
+    assert done.returncode == 6
+    assert "leads to none" in done.stderr
+
+
+def test_inspect_shows_the_claims_to_a_human_and_to_a_program(run: Run) -> None:
+    token = run("token").stdout
+    shown = run("inspect", stdin=token).stdout
+    assert "signature not verified" in shown
+    assert "UTC (in " in shown
+    assert "It expires in 59 min" in shown or "It expires in 1 h" in shown
+    claims = json.loads(run("inspect", "--json", stdin=token).stdout)["claims"]
+    assert claims["client_id"] == "demo"
+
+
+def test_a_token_cannot_drive_the_terminal(run: Run) -> None:
+    # {"alg":"none"} . {"sub":"\u001b[31m[bold]x","exp":1}
+    token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJcdTAwMWJbMzFtW2JvbGRdeCIsImV4cCI6MX0."
+    shown = run("inspect", stdin=token).stdout
+    assert "\x1b" not in shown
+    assert "[bold]x" in shown
+    assert "It expired" in shown
+
+
+def test_dev_server_prints_what_the_other_commands_need_and_stops_on_a_signal(run: Run) -> None:
+    process = subprocess.Popen(
+        [COMMAND, "dev-server", "--port", "0", "--fail", "1", "--lifetime", "90"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+    )
+    with process:
+        assert process.stdout is not None
+        settings: dict[str, str] = {}
+        for line in process.stdout:
+            if line.startswith("export "):
+                name, _, value = line.removeprefix("export ").strip().partition("=")
+                settings[name] = value
+            if line.startswith("curl"):
+                break
+        try:
+            assert_token(run("token", **settings).stdout)
+            admin = settings["CONDUIT_OAUTH_MCP_URL"].replace("/servers/demo/mcp", "/admin")
+            state = httpx2.get(admin).json()
+            assert (state["lifetime"], len(state["token_requests"])) == (90, 2)
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+
+
+def test_a_taken_port_is_a_clear_error(run: Run, authorization_server: AuthorizationServer) -> None:
+    port = authorization_server.url.rpartition(":")[2]
+    done = run("dev-server", "--port", port)
+    assert done.returncode == 2
+    assert port in done.stderr
+
+
+def test_the_demo_observes_each_of_its_steps(run: Run) -> None:
+    done = run("demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" yes ") == 6
+    assert " NO " not in done.stdout

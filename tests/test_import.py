@@ -1,0 +1,51 @@
+"""What an import costs: no HTTP client, no JOSE library, no pydantic, no event loop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import conduit_oauth
+
+HEAVY = (
+    "httpx2",
+    "httpx",
+    "requests",
+    "aiohttp",
+    "joserfc",
+    "cryptography",
+    "pydantic",
+    "anyio",
+    "asyncio",
+    "ssl",
+    "rich",
+)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import conduit_oauth",
+        "from conduit_oauth import TokenProvider",
+        "from conduit_oauth import TokenProvider; TokenProvider('a', 'b', mcp_url='https://g.example/mcp').state()",
+    ],
+)
+def test_heavy_libraries_come_with_the_first_use(code: str) -> None:
+    code = f"import sys; {code}; print([name for name in {HEAVY} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_every_public_name_is_there_and_listed() -> None:
+    for name in conduit_oauth.__all__:
+        assert getattr(conduit_oauth, name) is not None
+    assert set(dir(conduit_oauth)) == set(conduit_oauth.__all__)
+    with pytest.raises(AttributeError):
+        conduit_oauth.nothing  # noqa: B018
+
+
+def test_every_public_object_is_documented() -> None:
+    public = [getattr(conduit_oauth, name) for name in conduit_oauth.__all__ if name != "__version__"]
+    members = [value for thing in public for name, value in vars(thing).items() if callable(value) and name[0] != "_"]
+    assert [thing for thing in [*public, *members] if not thing.__doc__] == []

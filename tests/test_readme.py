@@ -1,0 +1,56 @@
+"""What the README shows is run as it stands, against the development server that it names."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from conduit_oauth.cli.app import EXIT_CODES
+from conduit_oauth.testing import AuthorizationServer
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PROGRAMS = [block for block in BLOCKS if "def test_" not in block]
+TESTS = [block for block in BLOCKS if "def test_" in block]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_program_runs(program: str, authorization_server: AuthorizationServer) -> None:
+    program = program.replace("http://127.0.0.1:8080", authorization_server.url)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert authorization_server.token_requests
+
+
+def test_its_test_passes(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(*TESTS)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_its_profile_is_one(tmp_path: Path) -> None:
+    (profile,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    config = tmp_path / "config.toml"
+    config.write_text(profile)
+    assert tomllib.loads(profile)["profiles"]["default"]["client_secret_file"]
+    command = Path(sys.executable).with_name("conduit-oauth")
+    run = subprocess.run(
+        [command, "token", "--config", config], capture_output=True, text=True, check=False, timeout=60
+    )
+    # Every setting was understood; only the file with the secret is not on this machine.
+    assert "client_secret_file" in run.stderr
+
+
+def test_the_exit_codes_are_those_of_the_program() -> None:
+    documented = {int(code) for code in re.findall(r"^\| (\d) \|", README, re.MULTILINE)}
+    assert documented == {0, *(code for _, code in EXIT_CODES)}
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
