@@ -5,11 +5,10 @@ Names are loaded on first use, so that importing the package costs next to nothi
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from ._version import __version__
 
+# Not typing's: importing typing costs more than all the rest of this file. Type checkers know the name.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .discovery import derive_token_endpoint
     from .errors import (
@@ -47,7 +46,9 @@ _ROOMS = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_ROOMS.get(name, 'errors')}", __name__), name)

@@ -5,9 +5,7 @@ Law: no message holds a secret. Whoever builds one from a server's bytes passes 
 
 from __future__ import annotations
 
-import base64
 import copy
-import html
 import json
 import re
 from collections.abc import Iterable
@@ -145,6 +143,9 @@ _TOKEN_LIKE = re.compile(r"(?=[a-z._~+/=%-]*[0-9A-Z])[A-Za-z0-9._~+/=%-]{20,}")
 
 def mask(text: str, secrets: Iterable[str]) -> str:
     """One bounded line of a server's text, without the known secrets in any encoding, without control characters."""
+    import base64
+    import html
+
     for secret in secrets:
         forms = {
             secret,

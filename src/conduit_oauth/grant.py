@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -148,6 +147,8 @@ def parse_retry_after(value: str | None, wall_now: float) -> float | None:
         return None
     if _NUMBER.fullmatch(value.strip()):
         return float(value)
+    import email.utils  # brings half of the email package, for a header that is hardly ever a date
+
     try:
         moment = email.utils.parsedate_to_datetime(value)
         # A date in -0000 comes back naive, and means UTC (RFC 5322 §3.3).

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 from typing import Any, ClassVar
 
 from ..provider import TokenProvider
-from ._rules import bearer, check_destination, is_rejection
+from ._rules import Destinations, bearer, is_rejection
 
 
 class HttpxFlow:
@@ -16,10 +16,11 @@ class HttpxFlow:
 
     def __init__(self, provider: TokenProvider) -> None:
         self._provider = provider
+        self._destinations = Destinations(provider)
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """For `Client`."""
-        check_destination(self._provider, str(request.url))
+        self._check(request.url)
         token = self._provider.get_token()
         request.headers["Authorization"] = bearer(token)
         if self._shall_replay(request, (yield request), token):
@@ -28,12 +29,15 @@ class HttpxFlow:
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """For `AsyncClient`."""
-        check_destination(self._provider, str(request.url))
+        self._check(request.url)
         token = await self._provider.get_token_async()
         request.headers["Authorization"] = bearer(token)
         if self._shall_replay(request, (yield request), token):
             request.headers["Authorization"] = bearer(await self._provider.get_token_async())
             yield request
+
+    def _check(self, url: Any) -> None:
+        self._destinations.check(url.scheme, url.raw_host.decode("ascii"), url.port)
 
     def _shall_replay(self, request: Any, response: Any, token: str) -> bool:
         # The answer's own request: the client follows redirects within the flow, and drops the header on the way.

@@ -7,15 +7,30 @@ from ..provider import TokenProvider
 from ..urls import origin_of, parse_secure_url
 
 
-def check_destination(provider: TokenProvider, url: str) -> None:
-    """Raise `ConfigurationError` unless the token may be sent to `url`: the provider's origin, over TLS or loopback."""
-    origin = origin_of(parse_secure_url(url, "request URL"))
-    if provider.origin not in (None, origin):
-        raise ConfigurationError(
-            "request URL",
-            f"is at {origin}, and the token of {provider.name!r} was obtained for {provider.origin}",
-            "Use a provider whose mcp_url or resource is at that origin.",
-        )
+class Destinations:
+    """The origins that a provider's token may be sent to. Each is judged once, as the HTTP client itself read it."""
+
+    def __init__(self, provider: TokenProvider) -> None:
+        self._provider = provider
+        self._judged: set[tuple[str, str, int | None]] = set()
+
+    def check(self, scheme: str, host: str, port: int | None) -> None:
+        """Raise `ConfigurationError` unless the token may go there: the provider's origin, over TLS or loopback."""
+        destination = scheme, host, port
+        if destination in self._judged:
+            return
+        bracketed = f"[{host}]" if ":" in host else host
+        authority = bracketed if port is None else f"{bracketed}:{port}"
+        origin = origin_of(parse_secure_url(f"{scheme}://{authority}", "request URL"))
+        if self._provider.origin not in (None, origin):
+            raise ConfigurationError(
+                "request URL",
+                f"is at {origin}, and the token of {self._provider.name!r} was obtained for {self._provider.origin}",
+                "Use a provider whose mcp_url or resource is at that origin.",
+            )
+        # A crawler's worth of origins would grow without bound; a service has a handful.
+        if len(self._judged) < 256:
+            self._judged.add(destination)
 
 
 def bearer(token: str) -> str:

@@ -8,7 +8,7 @@ from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 from yarl import URL
 
 from ..provider import TokenProvider
-from ._rules import bearer, check_destination, is_rejection
+from ._rules import Destinations, bearer, is_rejection
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # aiohttp runs the middleware anew for each hop and does not say that it is one. This is where the task's last answer
@@ -21,6 +21,7 @@ class TokenAuth:
 
     def __init__(self, provider: TokenProvider) -> None:
         self._provider = provider
+        self._destinations = Destinations(provider)
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """The middleware."""
@@ -29,7 +30,7 @@ class TokenAuth:
             # Stripped once, stripped for the rest of the chain, even where it leads back.
             _foreign_hop.set(_redirect_target(response))
             return response
-        check_destination(self._provider, str(request.url))
+        self._destinations.check(request.url.scheme, request.url.raw_host or "", request.url.port)
         token = await self._provider.get_token_async()
         request.headers[hdrs.AUTHORIZATION] = bearer(token)
         response = await handler(request)

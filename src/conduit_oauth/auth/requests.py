@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar  # pyright: ignore[reportUnknownVariableType]
 
 from ..provider import TokenProvider
-from ._rules import bearer, check_destination, is_rejection
+from ._rules import Destinations, bearer, is_rejection
 
 
 class TokenAuth(AuthBase):
@@ -18,10 +19,12 @@ class TokenAuth(AuthBase):
 
     def __init__(self, provider: TokenProvider) -> None:
         self._provider = provider
+        self._destinations = Destinations(provider)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Add the token, and a hook that answers a 401."""
-        check_destination(self._provider, request.url or "")
+        url = urlsplit(request.url or "")
+        self._destinations.check(url.scheme, url.hostname or "", url.port)
         token = self._provider.get_token()
         request.headers["Authorization"] = bearer(token)
         request.register_hook("response", partial(self._on_response, token))  # pyright: ignore[reportUnknownMemberType]
