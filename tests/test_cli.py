@@ -201,7 +201,7 @@ def test_a_token_cannot_drive_the_terminal(run: Run) -> None:
 
 def test_dev_server_prints_what_the_other_commands_need_and_stops_on_a_signal(run: Run) -> None:
     process = subprocess.Popen(
-        [COMMAND, "dev-server", "--port", "0", "--fail", "1", "--lifetime", "90"],
+        [COMMAND, "dev-server", "--port", "0", "--fail", "1", "--revoke", "1", "--lifetime", "90"],
         stdout=subprocess.PIPE,
         text=True,
         env={"PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
@@ -219,7 +219,7 @@ def test_dev_server_prints_what_the_other_commands_need_and_stops_on_a_signal(ru
             assert_token(run("token", **settings).stdout)
             admin = settings["CONDUIT_OAUTH_MCP_URL"].replace("/servers/demo/mcp", "/admin")
             state = httpx2.get(admin).json()
-            assert (state["lifetime"], len(state["token_requests"])) == (90, 2)
+            assert (state["lifetime"], len(state["token_requests"]), state["revoked"]) == (90, 2, 1)
         finally:
             process.send_signal(signal.SIGINT)
     assert process.returncode == 0

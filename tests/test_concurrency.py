@@ -109,7 +109,7 @@ def test_nobody_waits_while_a_token_in_its_window_is_refreshed(
     assert in_threads([lambda: [provider.get_token() for _ in range(100)]] * 100) == {old}
     assert set(asyncio.run(gather(provider, 10_000))) == {old}
     authorization_server.wait_for_token_requests(2)
-    flight = provider._flight
+    flight = provider._control.flight
     assert flight is not None
     authorization_server.release()
     flight.landing.wait(10)
@@ -211,7 +211,7 @@ def test_a_child_forked_in_mid_flight_waits_for_no_flight_and_no_lock_of_its_par
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(provider.get_token)
         authorization_server.wait_for_token_requests(1)
-        with provider._lock:
+        with provider._control.lock:
             assert in_child(lambda: provider.state().refreshing) is False
         authorization_server.release()
         assert waiting.result(30)

@@ -116,7 +116,7 @@ class Lifecycle(RuleBasedStateMachine):
 
         def still() -> bool:
             open_calls = sum(not call.done() for call in self.calls)
-            if self.provider._flight is None:
+            if self.provider._control.flight is None:
                 return open_calls == 0
             return self.transport.pending > 0 and open_calls == CountedLanding.waiting
 
@@ -149,7 +149,7 @@ class Lifecycle(RuleBasedStateMachine):
                 assert not self.provider.state().cached, "an error in spite of a valid token"
 
     def begin(self, call: Future[str]) -> None:
-        idle = self.provider._flight is None
+        idle = self.provider._control.flight is None
         self.calls.append(call)
         self.settle()
         if idle and self.transport.pending:

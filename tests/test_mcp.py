@@ -49,6 +49,15 @@ def test_a_session_outlives_its_token(authorization_server: AuthorizationServer,
     assert len(authorization_server.token_requests) >= 3
 
 
+def test_tokens_revoked_at_their_birth_are_refused(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider
+) -> None:
+    authorization_server.issue_revoked(count=2)
+    with httpx2.Client(auth=make_provider(mcp_url=authorization_server.mcp_url()).auth()) as client:
+        assert client.post(authorization_server.mcp_url(), json={}).status_code == 401
+        assert client.post(authorization_server.mcp_url(), json={}).status_code != 401
+
+
 def test_a_token_of_one_gateway_does_not_open_another(
     authorization_server: AuthorizationServer, make_provider: MakeProvider
 ) -> None:

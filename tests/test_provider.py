@@ -226,7 +226,7 @@ def test_an_error_is_raised_only_when_the_token_has_really_expired(
 
 def wait_for_landing(provider: TokenProvider) -> None:
     """Wait for the refresh that a call has just started."""
-    flight = provider._flight
+    flight = provider._control.flight
     if flight is not None:
         flight.landing.wait(10)
 
@@ -377,6 +377,24 @@ def test_an_issuer_without_metadata_is_a_discovery_error(
 ) -> None:
     with pytest.raises(DiscoveryError, match="publishes none"):
         make_provider(issuer=f"{authorization_server.url}/nobody").get_token()
+
+
+def test_a_process_out_of_threads_serves_what_is_valid_and_says_so_after(
+    make_provider: MakeProvider, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_threads(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    provider = make_provider(clock=clock)
+    token = provider.get_token()
+    with monkeypatch.context() as patch:
+        patch.setattr("conduit_oauth.flight._thread.start_new_thread", out_of_threads)
+        clock.step(3545)
+        assert provider.get_token() == token
+        clock.step(60)
+        with pytest.raises(TransportError, match="no thread"):
+            provider.get_token()
+    assert provider.get_token() != token
 
 
 def test_every_error_is_an_oauth_error() -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
-from conduit_oauth import TransportError
+from conduit_oauth import ConfigurationError, TransportError
 from conduit_oauth.grant import Request
 from conduit_oauth.testing import AuthorizationServer
 from conduit_oauth.transport import MAX_BYTES, Transport
@@ -80,10 +80,10 @@ def test_what_is_not_http_is_a_transport_error() -> None:
         send(url, 0.5)
 
 
-def test_an_injected_client_that_was_closed_is_a_transport_error(authorization_server: AuthorizationServer) -> None:
+def test_an_injected_client_that_was_closed_is_not_tried_again(authorization_server: AuthorizationServer) -> None:
     client = httpx2.Client()
     client.close()
-    with pytest.raises(TransportError, match="closed"):
+    with pytest.raises(ConfigurationError, match="closed"):
         send(authorization_server.token_endpoint(), transport=Transport(client))
 
 

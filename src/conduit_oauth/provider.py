@@ -1,18 +1,11 @@
 """`TokenProvider`: one client's token at one authorization server, for every thread, task and event loop of a process.
 
-Law: a warm call takes no lock; under the lock nothing waits; there is at most one flight; and while a valid token is
-cached, nobody waits for the network or sees an error.
+Law: a warm call takes no lock; and while a valid token is cached, nobody waits for the network or sees an error.
 """
 
 from __future__ import annotations
 
-import _thread
 import dataclasses
-import logging
-import os
-import random
-import threading
-import weakref
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -20,21 +13,16 @@ from typing import TYPE_CHECKING, Self
 
 from .clock import Clock, elapsed
 from .config import client_config, seconds
-from .errors import ProviderClosedError, TransportError
-from .flight import Flight
-from .life import Life, Step, pause_after
+from .flight import FlightControl
+from .life import Life
 from .requester import Requester
-from .state import Counts, ProviderState
-from .token import AccessToken
+from .state import ProviderState
 from .transport import Transport
 
 if TYPE_CHECKING:
     import httpx2
 
     from .auth.httpx2 import TokenAuth
-
-logger = logging.getLogger("conduit_oauth")
-logger.addHandler(logging.NullHandler())
 
 
 class TokenProvider:
@@ -67,18 +55,7 @@ class TokenProvider:
         ConfigurationError: a setting is missing, empty or malformed; its `field` is named.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_clock",
-        "_closed",
-        "_counts",
-        "_flight",
-        "_life",
-        "_lock",
-        "_requester",
-        "_timeout",
-        "name",
-    )
+    __slots__ = ("__weakref__", "_clock", "_control", "_life", "_requester", "_timeout", "name")
 
     def __init__(
         self,
@@ -124,12 +101,8 @@ class TokenProvider:
             attempt_timeout=self._timeout / 2,
         )
         self._clock = clock
-        self._counts = Counts()
         self._life = Life()
-        self._lock = threading.Lock()
-        self._flight: Flight | None = None
-        self._closed = False
-        _providers.add(self)
+        self._control = FlightControl(self.name, self._life, self._requester, clock, self._timeout)
 
     def get_token(self) -> str:
         """A valid access token; blocks only while there is none.
@@ -143,10 +116,10 @@ class TokenProvider:
         token = self._life.token
         if clock() < token.refresh_at:
             return token.value
-        if (ticket := self._serve_in_window()) is not None:
+        if (ticket := self._control.serve_in_window()) is not None:
             return ticket
         deadline = clock() + self._timeout
-        while not isinstance(ticket := self._board(deadline, ticket), str):
+        while not isinstance(ticket := self._control.board(deadline, ticket), str):
             ticket.landing.wait(deadline - clock())
         return ticket
 
@@ -156,10 +129,10 @@ class TokenProvider:
         token = self._life.token
         if clock() < token.refresh_at:
             return token.value
-        if (ticket := self._serve_in_window()) is not None:
+        if (ticket := self._control.serve_in_window()) is not None:
             return ticket
         deadline = clock() + self._timeout
-        while not isinstance(ticket := self._board(deadline, ticket), str):
+        while not isinstance(ticket := self._control.board(deadline, ticket), str):
             await ticket.landing.wait_async(deadline - clock())
         return ticket
 
@@ -168,8 +141,7 @@ class TokenProvider:
 
         An answer to a request that was sent before is not cached after it.
         """
-        with self._lock:
-            self._counts.invalidations += self._life.invalidate(token)
+        self._control.invalidate(token)
 
     def auth(self) -> TokenAuth:
         """An auth object for `httpx2.Client` and `httpx2.AsyncClient`; see `conduit_oauth.auth` for other clients."""
@@ -185,7 +157,8 @@ class TokenProvider:
     def state(self) -> ProviderState:
         """A snapshot of what the provider knows, without secrets."""
         config = self._requester.config
-        with self._lock:
+        control = self._control
+        with control.lock:
             now, wall = self._clock(), datetime.now(UTC)
             token = self._life.token
             cached = now < token.expires_at
@@ -202,21 +175,15 @@ class TokenProvider:
                 granted_scope=token.scope if cached else None,
                 refresh_at=wall + timedelta(seconds=token.refresh_at - now) if cached else None,
                 expires_at=wall + timedelta(seconds=token.expires_at - now) if cached else None,
-                refreshing=self._flight is not None,
-                closed=self._closed,
+                refreshing=control.flight is not None,
+                closed=control.closed,
                 last_error=self._life.last_error,
-                counts=dataclasses.replace(self._counts),
+                counts=dataclasses.replace(control.counts),
             )
 
     def close(self) -> None:
         """Forget the token, wake everybody who waits with `ProviderClosedError`, close our HTTP client."""
-        with self._lock:
-            self._closed = True
-            self._life.invalidate()
-            flight = self._flight
-        if flight is not None:
-            flight.hurry.set()
-            flight.landing.set()
+        self._control.close()
         self._requester.transport.close()
 
     async def aclose(self) -> None:
@@ -239,109 +206,3 @@ class TokenProvider:
 
     def __repr__(self) -> str:
         return f"<TokenProvider {self.name!r} client_id={self._requester.config.client_id!r}>"
-
-    def _serve_in_window(self) -> str | None:
-        """The token while it is valid, and its one refresh started unless it is under way or resting."""
-        now = self._clock()
-        token = self._life.token
-        if now >= token.expires_at:
-            return None
-        # Looked at before the lock, so that callers in the window do not queue for it.
-        if self._flight is None and now >= self._life.quiet_until:
-            with self._lock:
-                if self._life.step(now, now, in_flight=self._flight is not None) is Step.REFRESH:
-                    self._start(Flight())
-        return token.value
-
-    def _board(self, deadline: float, waited_for: Flight | None) -> str | Flight:
-        """A valid token, or the flight to wait for until `deadline`; raises what keeps us from both."""
-        with self._lock:
-            if self._closed:
-                raise ProviderClosedError(self.name)
-            now = self._clock()
-            life = self._life
-            step = life.step(now, deadline, in_flight=self._flight is not None)
-            if step in (Step.SERVE, Step.REFRESH):
-                return life.token.value
-            if waited_for is not None and waited_for.error is not None:
-                raise waited_for.error.again()
-            if step is Step.REFUSE and life.last_error is not None:
-                raise life.last_error.again()
-            if now >= deadline:
-                last = (waited_for and waited_for.last_error) or TransportError(
-                    self._requester.target, f"no token within {self._timeout:g} s"
-                )
-                raise last.again()
-            flight = self._flight or self._start(Flight(not_before=life.closed_until))
-            flight.deadline = max(flight.deadline, deadline)
-            return flight
-
-    def _start(self, flight: Flight) -> Flight:
-        self._flight = flight
-        # Not threading.Thread: its start() waits for the new thread to run, which would make a warm caller wait.
-        try:
-            _thread.start_new_thread(self._fly, (flight,))
-        except BaseException:
-            self._flight = None
-            raise
-        return flight
-
-    def _fly(self, flight: Flight) -> None:
-        """The flight's thread. Whatever happens in it, the waiters are woken and the next flight can start."""
-        try:
-            self._attempt_until_landed(flight)
-        finally:
-            with self._lock:
-                if self._flight is flight:
-                    self._flight = None
-            flight.landing.set()
-
-    def _attempt_until_landed(self, flight: Flight) -> None:
-        """Send the request until a token lands, or nobody is left who has time to wait for the next attempt."""
-        attempt = 0
-        pause = flight.not_before - self._clock()
-        while not flight.hurry.wait(max(0.0, pause)):
-            with self._lock:
-                epoch = self._life.epoch
-                self._counts.token_requests += 1
-            outcome = self._requester.fetch()
-            now = self._clock()
-            with self._lock:
-                if isinstance(outcome, AccessToken):
-                    self._counts.tokens += 1
-                    if self._life.land(outcome, epoch) or now >= flight.deadline:
-                        return
-                    pause = 0.0
-                    continue
-                self._counts.failures += 1
-                flight.last_error = outcome
-                pause = pause_after(outcome, attempt, random.random())
-                attempt += 1
-                over = not outcome.retryable or now + pause >= flight.deadline
-                if over:
-                    flight.error = outcome
-                    self._life.fail(outcome, now, random.random())
-            logger.warning(
-                "%s name=%s: %s", "token_request_failed" if over else "token_request_retried", self.name, outcome
-            )
-            if over:
-                return
-
-    def _after_fork_in_child(self) -> None:
-        """Share no lock, flight or socket with the parent; keep the token."""
-        self._lock = threading.Lock()
-        self._flight = None
-        self._requester.transport = self._requester.transport.in_child()
-
-
-# Weak, so that a provider lives no longer than its users; strong sets would also keep each secret for good.
-_providers: weakref.WeakSet[TokenProvider] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for provider in list(_providers):
-        provider._after_fork_in_child()  # pyright: ignore[reportPrivateUsage]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -66,8 +66,8 @@ class Transport:
         except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError) as error:
             problem = f"{type(error).__name__}: {error}".rstrip(": ")
         except RuntimeError as error:
-            # What httpx2 raises where its client was closed by its owner.
-            problem = str(error)
+            # What httpx2 raises where the client was closed by its owner: no use in trying again.
+            raise ConfigurationError("http_client", str(error), "Keep it open while the provider is.") from None
         raise TransportError(request.url, problem)
 
     def close(self) -> None:

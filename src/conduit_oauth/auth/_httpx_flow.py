@@ -37,7 +37,7 @@ class HttpxFlow:
             yield request
 
     def _check(self, url: Any) -> None:
-        self._destinations.check(url.scheme, url.raw_host.decode("ascii"), url.port)
+        self._destinations.check(url.scheme, url.netloc.decode("ascii"))
 
     def _shall_replay(self, request: Any, response: Any, token: str) -> bool:
         # The answer's own request: the client follows redirects within the flow, and drops the header on the way.

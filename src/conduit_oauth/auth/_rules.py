@@ -12,15 +12,13 @@ class Destinations:
 
     def __init__(self, provider: TokenProvider) -> None:
         self._provider = provider
-        self._judged: set[tuple[str, str, int | None]] = set()
+        self._judged: set[tuple[str, str]] = set()
 
-    def check(self, scheme: str, host: str, port: int | None) -> None:
+    def check(self, scheme: str, authority: str) -> None:
         """Raise `ConfigurationError` unless the token may go there: the provider's origin, over TLS or loopback."""
-        destination = scheme, host, port
+        destination = scheme, authority
         if destination in self._judged:
             return
-        bracketed = f"[{host}]" if ":" in host else host
-        authority = bracketed if port is None else f"{bracketed}:{port}"
         origin = origin_of(parse_secure_url(f"{scheme}://{authority}", "request URL"))
         if self._provider.origin not in (None, origin):
             raise ConfigurationError(

@@ -30,7 +30,7 @@ class TokenAuth:
             # Stripped once, stripped for the rest of the chain, even where it leads back.
             _foreign_hop.set(_redirect_target(response))
             return response
-        self._destinations.check(request.url.scheme, request.url.raw_host or "", request.url.port)
+        self._destinations.check(request.url.scheme, request.url.authority)
         token = await self._provider.get_token_async()
         request.headers[hdrs.AUTHORIZATION] = bearer(token)
         response = await handler(request)

@@ -24,10 +24,10 @@ class TokenAuth(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Add the token, and a hook that answers a 401."""
         url = urlsplit(request.url or "")
-        self._destinations.check(url.scheme, url.hostname or "", url.port)
+        self._destinations.check(url.scheme, url.netloc)
         token = self._provider.get_token()
         request.headers["Authorization"] = bearer(token)
-        request.register_hook("response", partial(self._on_response, token))  # pyright: ignore[reportUnknownMemberType]
+        request.hooks["response"].append(partial(self._on_response, token))
         return request
 
     def _on_response(self, token: str, response: requests.Response, **settings: Any) -> requests.Response:

@@ -179,6 +179,7 @@ def dev_server(
     fail: Annotated[int, typer.Option(help="How many of the first token requests fail.", min=0)] = 0,
     fail_status: Annotated[int, typer.Option(help="The status they fail with.", min=300, max=599)] = 503,
     malform: Annotated[int, typer.Option(help="How many of the first token requests get a malformed body.", min=0)] = 0,
+    revoke: Annotated[int, typer.Option(help="How many of the first tokens are revoked at once.", min=0)] = 0,
     drop: Annotated[int, typer.Option(help="How many of the first token requests lose their connection.", min=0)] = 0,
 ) -> None:
     """Serve a development authorization server with a protected MCP server behind it, under /servers/{id}/."""
@@ -191,6 +192,7 @@ def dev_server(
     faults: list[dict[str, Any]] = [
         *([{"status": fail_status, "count": fail}] if fail else []),
         *([{"malformed": "html", "count": malform}] if malform else []),
+        *([{"revoked": True, "count": revoke}] if revoke else []),
         *([{"drop": True, "count": drop}] if drop else []),
     ]
     secret = os.environ.get("CONDUIT_OAUTH_CLIENT_SECRET") or DEFAULT_SECRET

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 
 import httpx2
-from mcp import Client
-from mcp.client.streamable_http import streamable_http_client
 from rich.console import Console
 from rich.table import Table
 
@@ -88,6 +87,9 @@ class Demo:
 
     def tool_call(self) -> str:
         """Call a tool on the protected MCP server, with and without a token."""
+        from mcp import Client
+        from mcp.client.streamable_http import streamable_http_client
+
         status = httpx2.post(self.server.mcp_url(), json={}, trust_env=False).status_code
         expect(status == 401, f"without a token the server answered {status}")
 
@@ -181,6 +183,8 @@ def run_demo(console: Console) -> bool:
     for column in ("step", "seen", "what", "time"):
         table.add_column(column, overflow="fold")
     seen = True
+    # The SDK takes seconds to import, and the server to start: let them take the same ones.
+    threading.Thread(target=import_module, args=("mcp.client.streamable_http",)).start()
     with console.status("starting the development server…") as status, AuthorizationServer() as server:
         demo = Demo(server)
         for step in (demo.first_token, demo.tool_call, demo.cache, demo.refresh, demo.invalidate, demo.outage):

@@ -23,7 +23,10 @@ MALFORMED: dict[str, bytes] = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """How the next `count` token requests go wrong: a status, a malformed body, or a connection dropped half-way."""
+    """How the next `count` token requests go wrong, in one of four ways.
+
+    An error `status`, a `malformed` body, a connection that is dropped half-way, or a token revoked at its birth.
+    """
 
     count: int = 1
     status: int | None = None
@@ -31,10 +34,11 @@ class Fault:
     body: str = ""
     malformed: Malformation | None = None
     drop: bool = False
+    revoked: bool = False
 
     def __post_init__(self) -> None:
-        if (self.status is not None) + (self.malformed is not None) + self.drop != 1:
-            raise ValueError("a fault has exactly one of status, malformed and drop")
+        if (self.status is not None) + (self.malformed is not None) + self.drop + self.revoked != 1:
+            raise ValueError("a fault has exactly one of status, malformed, drop and revoked")
         if self.malformed is not None and self.malformed not in MALFORMED:
             raise ValueError(f"malformed is one of {', '.join(MALFORMED)}")
 

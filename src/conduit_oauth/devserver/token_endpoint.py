@@ -55,14 +55,14 @@ class TokenEndpoint:
             await asyncio.sleep(self._control.latency)
         await self._control.released.wait()
         fault = self._control.next_fault()
-        if fault is not None:
+        if fault is not None and not fault.revoked:
             return _faulty(fault)
         try:
-            return self._grant(request, form)
+            return self._grant(request, form, revoked=fault is not None)
         except Refusal as refusal:
             return refusal.response
 
-    def _grant(self, request: Request, form: list[tuple[str, str]]) -> Response:
+    def _grant(self, request: Request, form: list[tuple[str, str]], *, revoked: bool) -> Response:
         if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
             raise Refusal("invalid_request", "the content type is application/x-www-form-urlencoded")
         parameters = dict(form)
@@ -87,6 +87,8 @@ class TokenEndpoint:
             lifetime=lifetime,
         )
         self._control.issued.append(token)
+        if revoked:
+            self._control.revoked.add(token)
         body: dict[str, Any] = {
             "access_token": token,
             "token_type": "Bearer",

@@ -112,6 +112,10 @@ class AuthorizationServer:
         """Drop the connection in the middle of the next `count` answers."""
         self._order({"faults": [{"drop": True, "count": count}]})
 
+    def issue_revoked(self, *, count: int = 1) -> None:
+        """Revoke the tokens of the next `count` token requests as they are issued."""
+        self._order({"faults": [{"revoked": True, "count": count}]})
+
     def recover(self) -> None:
         """Call off the faults that are still due."""
         self._order({"faults": []})
