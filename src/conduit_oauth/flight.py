@@ -51,13 +51,13 @@ class FlightControl:
     __slots__ = (
         "__weakref__",
         "_clock",
+        "_life",
         "_name",
         "_requester",
         "_timeout",
         "closed",
         "counts",
         "flight",
-        "life",
         "lock",
     )
 
