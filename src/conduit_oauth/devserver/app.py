@@ -17,9 +17,11 @@ from .gateway import ProtectedMcp
 from .token_endpoint import TokenEndpoint
 from .tokens import Mint
 
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
-def make_app(base_url: str, allowed_hosts: list[str], clients: dict[str, str], order: dict[str, Any]) -> Starlette:
-    """The application under `base_url`, set up by a first `order` of the admin endpoint's kind."""
+
+def make_app(base_url: str, host: str, clients: dict[str, str], order: dict[str, Any]) -> Starlette:
+    """The application under `base_url`, listening on `host`, set up by a first `order` of the admin endpoint's kind."""
 
     def new_control() -> Control:
         control = Control(dict(clients))
@@ -28,7 +30,7 @@ def make_app(base_url: str, allowed_hosts: list[str], clients: dict[str, str], o
 
     control = new_control()
     mint = Mint()
-    mcp = ProtectedMcp(control, mint, base_url)
+    mcp = ProtectedMcp(control, mint, base_url, host)
 
     def gateway_url(gateway_id: str) -> str:
         return f"{base_url}/servers/{gateway_id}"
@@ -90,6 +92,8 @@ def make_app(base_url: str, allowed_hosts: list[str], clients: dict[str, str], o
             }
         )
 
+    # On loopback a page in a browser must not reach us by a name of its own (DNS rebinding); elsewhere any name may.
+    hosts = [*LOOPBACK_HOSTS, "[::1]"] if host in LOOPBACK_HOSTS else ["*"]
     token = TokenEndpoint(control, mint, gateway_url)
     return Starlette(
         routes=[
@@ -100,6 +104,6 @@ def make_app(base_url: str, allowed_hosts: list[str], clients: dict[str, str], o
             Route("/.well-known/oauth-protected-resource/servers/{id}/mcp", resource_metadata),
             Route("/admin", admin, methods=["GET", "POST", "DELETE"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts)],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
         lifespan=lambda _: mcp.server.session_manager.run(),
     )

@@ -62,10 +62,10 @@ class Verifier:
 class ProtectedMcp:
     """The ASGI endpoint `/servers/{id}/mcp`: one MCP server for all gateways, each with tokens of its own."""
 
-    def __init__(self, control: Control, mint: Mint, base_url: str) -> None:
+    def __init__(self, control: Control, mint: Mint, base_url: str, host: str) -> None:
         self.server = mcp_server()
         # Made for its session manager; its single fixed path is of no use here.
-        self.app = self.server.streamable_http_app()
+        self.app = self.server.streamable_http_app(host=host)
 
         @lru_cache(maxsize=64)
         def protected(gateway_id: str) -> ASGIApp:

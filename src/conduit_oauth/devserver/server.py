@@ -12,6 +12,7 @@ import uvicorn
 
 from .app import make_app
 
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 DEFAULT_SECRET = "demo-secret"  # noqa: S105 - known to everybody, of use to nobody
 
 
@@ -35,11 +36,11 @@ def serve(config: DevServerConfig, on_ready: Callable[[str], None]) -> None:
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((config.host, config.port))
-    host = f"[{config.host}]" if family == socket.AF_INET6 else config.host
+    # The wildcard address is no name to reach the server by.
+    name = socket.gethostname() if config.host in _WILDCARDS else config.host
+    host = f"[{name}]" if ":" in name else name
     base_url = f"http://{host}:{listener.getsockname()[1]}"
-    app = make_app(
-        base_url, ["127.0.0.1", "localhost", "[::1]", host], {config.client_id: config.client_secret}, config.order
-    )
+    app = make_app(base_url, config.host, {config.client_id: config.client_secret}, config.order)
     server = _Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1))
     server.on_ready = lambda: on_ready(base_url)
     # Ctrl-C is how a person ends it: nothing to report.
