@@ -78,7 +78,7 @@ def test_options_go_before_the_environment_and_that_before_the_profile(
         done = run("token", "--config", config, *arguments, **changes)
         assert done.returncode == 0, done.stderr
     first, second, third = authorization_server.token_requests
-    assert (first["gateway"], first["form"]["scope"], first["form"]["client_id"]) == ("demo", "mcp:read", "demo")
+    assert (first["gateway"], first["form"]["scope"], first["client_id"]) == ("demo", "mcp:read", "demo")
     assert (second["gateway"], second["form"]["scope"]) == ("option", "mcp:write")
     assert third["gateway"] == "other"
 
@@ -170,14 +170,15 @@ def test_discover_shows_every_step(run: Run, authorization_server: Authorization
     assert "oauth-authorization-server/servers/42" in shown
     assert authorization_server.token_endpoint("42") in shown
     found = json.loads(run("discover", "--json", authorization_server.mcp_url("42")).stdout)
-    assert found["token_endpoint"] == authorization_server.token_endpoint("42")
-    assert [finding["outcome"] for finding in found["findings"]] == ["found", "found"]
+    assert found["found"]["token_endpoint"] == authorization_server.token_endpoint("42")
+    assert [step["outcome"] for step in found["steps"]] == ["found"] * 3
 
 
 def test_discover_that_leads_nowhere_fails(run: Run, authorization_server: AuthorizationServer) -> None:
     done = run("discover", f"{authorization_server.url}/nothing")
-    assert done.returncode == 6
-    assert "leads to none" in done.stderr
+    assert done.returncode == 2
+    assert "publishes no metadata" in done.stderr
+    assert done.stdout.count("404") == 3
 
 
 def test_inspect_shows_the_claims_to_a_human_and_to_a_program(run: Run) -> None:

@@ -41,7 +41,7 @@ def test_a_wrong_secret_is_refused_by_either_method(method: str, make_provider: 
 def test_post_is_the_default_where_nothing_is_known(
     authorization_server: AuthorizationServer, make_provider: MakeProvider
 ) -> None:
-    make_provider(mcp_url=authorization_server.mcp_url()).get_token()
+    make_provider(mcp_url=authorization_server.mcp_url(), discovery=False).get_token()
     assert authorization_server.token_requests[0]["method"] == "client_secret_post"
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conduit_oauth import ConfigurationError, DiscoveryError, derive_token_endpoint
-from conduit_oauth.discovery import Finding, discover, server_metadata
+from conduit_oauth.discovery import MAX_SERVERS, Discovery, Finding, discover_resource, server_metadata
 from conduit_oauth.grant import Request, Response
 
 T = TypeVar("T")
@@ -80,13 +80,16 @@ def test_derivation_answers_or_names_the_field(url: str) -> None:
 
 
 def drive(steps: Generator[Request, Response, T], site: dict[str, Any]) -> tuple[T, list[str]]:
-    """Answer a step's requests from `site`, a mapping of URL to JSON, bytes, or a status."""
+    """Answer a step's requests from `site`, a mapping of URL to JSON, bytes, a status, or a challenge."""
     asked: list[str] = []
     try:
         request = next(steps)
         while True:
             asked.append(request.url)
             page = site.get(request.url, 404)
+            if isinstance(page, str):
+                request = steps.send(Response(401, {"www-authenticate": page}, b""))
+                continue
             content = page if isinstance(page, bytes) else json.dumps(page).encode()
             request = steps.send(Response(page if isinstance(page, int) else 200, {}, content))
     except StopIteration as stop:
@@ -143,9 +146,17 @@ def test_a_server_in_trouble_is_not_a_server_without_metadata() -> None:
 
 
 URL = "https://g.example/servers/42/mcp"
-RESOURCE = {"resource": URL, "authorization_servers": [ISSUER]}
+RESOURCE = {"resource": URL, "authorization_servers": [ISSUER], "scopes_supported": ["a", "b"]}
 AT_PATH = "https://g.example/.well-known/oauth-protected-resource/servers/42/mcp"
 AT_ROOT = "https://g.example/.well-known/oauth-protected-resource"
+ELSEWHERE = "https://g.example/custom/metadata.json"
+POINTER = f'Bearer error="invalid_token", resource_metadata="{ELSEWHERE}", scope="c"'
+
+
+def find(site: dict[str, Any], **options: Any) -> tuple[Discovery, list[str]]:
+    found, asked = drive(discover_resource(URL, [], **options), site)
+    assert asked[0] == URL
+    return found, asked[1:]
 
 
 @pytest.mark.parametrize(
@@ -153,25 +164,73 @@ AT_ROOT = "https://g.example/.well-known/oauth-protected-resource"
     [(AT_PATH, URL), (AT_ROOT, "https://g.example"), (AT_ROOT, "https://g.example/servers/42")],
 )
 def test_discovers_from_the_resource_to_the_token_endpoint(location: str, resource: str) -> None:
-    found, _ = drive(discover(URL), {location: {**RESOURCE, "resource": resource}, LOCATIONS[0]: METADATA})
-    assert found.token_endpoint == METADATA["token_endpoint"]
-    assert found.resource == resource
+    found, asked = find({location: {**RESOURCE, "resource": resource}, LOCATIONS[0]: METADATA})
+    assert (found.token_endpoint, found.issuer) == (METADATA["token_endpoint"], ISSUER)
+    assert (found.resource, found.scope) == (resource, "a b")
+    assert asked == [*[AT_PATH, AT_ROOT][: 1 + (location == AT_ROOT)], LOCATIONS[0]]
+
+
+def test_the_challenge_goes_before_the_well_known_locations_and_its_scope_before_the_published() -> None:
+    found, asked = find({URL: POINTER, ELSEWHERE: RESOURCE, AT_PATH: {}, LOCATIONS[0]: METADATA})
+    assert asked == [ELSEWHERE, LOCATIONS[0]]
+    assert found.scope == "c"
+
+
+def test_a_challenge_that_points_nowhere_is_an_error_and_no_reason_to_guess() -> None:
+    with pytest.raises(DiscoveryError, match="has no metadata"):
+        find({URL: POINTER, AT_PATH: RESOURCE})
 
 
 def test_falls_back_on_the_derived_endpoint() -> None:
-    found, asked = drive(discover(URL), {})
+    found, asked = find({})
     assert found.token_endpoint == "https://g.example/servers/42/oauth/token"
+    assert (found.issuer, found.token_endpoint_auth_methods) == (None, None)
     assert asked == [AT_PATH, AT_ROOT]
 
 
-@pytest.mark.parametrize(
-    "resource", ["https://evil.example/servers/42/mcp", "https://g.example/servers/4", "https://g.example/other", None]
-)
-def test_metadata_of_another_resource_is_refused(resource: str | None) -> None:
-    with pytest.raises(DiscoveryError, match="another resource"):
-        drive(discover(URL), {AT_PATH: {**RESOURCE, "resource": resource}})
+def test_nothing_published_and_nothing_to_derive_from() -> None:
+    with pytest.raises(ConfigurationError, match="neither"):
+        drive(discover_resource("https://g.example/api", []), {})
 
 
-def test_an_insecure_authorization_server_is_refused() -> None:
-    with pytest.raises(DiscoveryError, match="plain http"):
-        drive(discover(URL), {AT_PATH: {**RESOURCE, "authorization_servers": ["http://as.example"]}})
+SECOND = "https://two.example"
+SECOND_METADATA = {"issuer": SECOND, "token_endpoint": f"{SECOND}/token"}
+BOTH = {
+    AT_PATH: {**RESOURCE, "authorization_servers": [ISSUER, SECOND]},
+    LOCATIONS[0]: {**METADATA, "token_endpoint_auth_methods_supported": ["client_secret_post"]},
+    f"{SECOND}/.well-known/oauth-authorization-server": SECOND_METADATA,
+}
+
+
+def test_several_authorization_servers_are_listed_where_the_settings_leave_a_doubt() -> None:
+    with pytest.raises(DiscoveryError) as caught:
+        find(BOTH)
+    assert ISSUER in str(caught.value)
+    assert SECOND in str(caught.value)
+    assert "authorization_server" in str(caught.value)
+
+
+def test_several_authorization_servers_are_told_apart_by_an_option_or_by_the_method() -> None:
+    assert find(BOTH, authorization_server=SECOND)[0].issuer == SECOND
+    assert find(BOTH, method="client_secret_post")[0].issuer == ISSUER
+    with pytest.raises(DiscoveryError, match="the configured"):
+        find(BOTH, authorization_server="https://three.example")
+
+
+def test_metadata_is_relied_on_for_as_long_as_it_says() -> None:
+    ages = {AT_PATH: "max-age=7200", LOCATIONS[0]: "public, max-age=600"}
+    steps = discover_resource(URL, [])
+    request = next(steps)
+    try:
+        while True:
+            body = {AT_PATH: RESOURCE, LOCATIONS[0]: METADATA}.get(request.url)
+            headers = {"cache-control": ages.get(request.url, "")}
+            request = steps.send(Response(200 if body else 404, headers, json.dumps(body).encode()))
+    except StopIteration as stop:
+        assert stop.value.lifetime == 600.0
+
+
+def test_a_list_without_end_is_not_walked() -> None:
+    servers = [f"https://as{number}.example" for number in range(MAX_SERVERS + 1)]
+    with pytest.raises(DiscoveryError, match="lists 9 servers"):
+        find({AT_PATH: {**RESOURCE, "authorization_servers": servers}})

@@ -42,7 +42,7 @@ GOOD: dict[str, Any] = {
         ("token_endpoint", {"token_endpoint": "http://as.example/token"}),
         ("token_endpoint", {"token_endpoint": "https://as.example/token#x"}),
         ("mcp_url", {"token_endpoint": None, "mcp_url": ""}),
-        ("mcp_url", {"token_endpoint": None, "mcp_url": "https://g.example/api"}),
+        ("mcp_url", {"token_endpoint": None, "mcp_url": "https://g.example/api", "discovery": False}),
         ("mcp_url", {"mcp_url": "http://g.example/mcp"}),
         ("issuer", {"token_endpoint": None, "issuer": "as.example"}),
         ("issuer", {"token_endpoint": None, "issuer": "https://as.example?x"}),
@@ -86,9 +86,9 @@ def test_every_parameter_is_in_every_request(
     first, second = authorization_server.token_requests
     assert first == second
     assert first["gateway"] == "42"
+    assert first["client_id"] == "demo"
     assert first["form"] == {
         "grant_type": "client_credentials",
-        "client_id": "demo",
         "scope": "mcp:read",
         "resource": authorization_server.mcp_url("42"),
         "tenant": "blue",
@@ -395,6 +395,43 @@ def test_a_process_out_of_threads_serves_what_is_valid_and_says_so_after(
         with pytest.raises(TransportError, match="no thread"):
             provider.get_token()
     assert provider.get_token() != token
+
+
+def test_without_discovery_there_is_no_request_but_the_tokens_own(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider
+) -> None:
+    provider = make_provider(mcp_url=authorization_server.mcp_url(), discovery=False)
+    assert provider.state().token_endpoint == authorization_server.token_endpoint()
+    assert provider.get_token()
+    assert "scope" not in authorization_server.token_requests[0]["form"]
+
+
+def test_a_gateway_that_publishes_no_metadata_works_without_an_option(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider
+) -> None:
+    authorization_server.set(metadata=False)
+    provider = make_provider(mcp_url=authorization_server.mcp_url("42"))
+    assert provider.get_token()
+    assert provider.state().token_endpoint == authorization_server.token_endpoint("42")
+    assert authorization_server.token_requests[0]["method"] == "client_secret_post"
+
+
+def test_what_the_gateway_publishes_is_followed(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider
+) -> None:
+    provider = make_provider(mcp_url=authorization_server.mcp_url("42"))
+    assert provider.get_token()
+    assert provider.state().issuer == authorization_server.issuer("42")
+    (request,) = authorization_server.token_requests
+    assert request["method"] == "client_secret_basic"
+    assert request["form"]["scope"] == "mcp:read mcp:write"
+
+
+def test_an_mcp_url_that_leads_nowhere_says_so(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider
+) -> None:
+    with pytest.raises(ConfigurationError, match="neither /mcp nor /jsonrpc"):
+        make_provider(mcp_url=f"{authorization_server.url}/nothing").get_token()
 
 
 def test_every_error_is_an_oauth_error() -> None:

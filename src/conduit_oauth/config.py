@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from .client_auth import METHODS, ClientAuth
 from .discovery import derive_token_endpoint
 from .errors import ConfigurationError
+from .grant import is_scope
 from .urls import canonical_resource, origin_of, parse_secure_url, parse_url
 
-# RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[\x21-\x7e]+\Z")
 _PROTOCOL_PARAMETERS = frozenset(
     {"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type"}
@@ -34,6 +33,8 @@ class ClientConfig:
     audience: str | None
     method: str | None
     origin: str | None
+    mcp_url: str | None
+    authorization_server: str | None
     parameters: tuple[tuple[str, str], ...] = field(repr=False)
 
     def sign(self, method: str) -> ClientAuth:
@@ -53,13 +54,15 @@ def client_config(
     audience: str | None,
     extra_parameters: Mapping[str, str] | None,
     token_endpoint_auth_method: str | None,
+    discovery: bool,
+    authorization_server: str | None,
 ) -> ClientConfig:
     """Check every setting; raises `ConfigurationError` naming the first that will not do."""
     _text(client_id, "client_id", "Pass the identifier that the authorization server gave this client.")
     _text(client_secret, "client_secret", "Pass the secret that belongs to client_id.")
     if scope is not None:
         _text(scope, "scope", "Leave it out, or name the scope to ask for.")
-        if not _SCOPE.fullmatch(scope):
+        if not is_scope(scope):
             raise ConfigurationError("scope", "is malformed", "Separate scope names by single spaces (RFC 6749 §3.3).")
     if audience is not None:
         _text(audience, "audience", "Leave it out, or name the audience the token is for.")
@@ -70,22 +73,26 @@ def client_config(
     if mcp_url is not None and resource is None and audience is None:
         # The MCP authorization specification has the server's canonical URL sent as the resource indicator.
         resource = canonical_resource(parse_secure_url(mcp_url, "mcp_url"))
-    standard = (("scope", scope), ("resource", resource), ("audience", audience))
+    standard = (("resource", resource), ("audience", audience))
     return ClientConfig(
         client_id=str(client_id),
         client_secret=str(client_secret),
-        token_endpoint=_token_endpoint(token_endpoint, mcp_url, issuer),
-        issuer=_issuer(issuer),
+        token_endpoint=_token_endpoint(token_endpoint, mcp_url, issuer, discovery=discovery),
+        issuer=_issuer(issuer, "issuer"),
         scope=scope,
         resource=resource,
         audience=audience,
         method=token_endpoint_auth_method,
         origin=_origin(mcp_url, resource),
+        mcp_url=mcp_url,
+        authorization_server=_issuer(authorization_server, "authorization_server"),
         parameters=(*((k, v) for k, v in standard if v is not None), *_extra(extra_parameters or {})),
     )
 
 
-def _token_endpoint(token_endpoint: str | None, mcp_url: str | None, issuer: str | None) -> str | None:
+def _token_endpoint(
+    token_endpoint: str | None, mcp_url: str | None, issuer: str | None, *, discovery: bool
+) -> str | None:
     """The endpoint where it is known without asking; what was configured outright goes first."""
     if token_endpoint is not None:
         if parse_secure_url(token_endpoint, "token_endpoint").fragment:
@@ -98,17 +105,19 @@ def _token_endpoint(token_endpoint: str | None, mcp_url: str | None, issuer: str
             "token_endpoint", "is missing, as are mcp_url and issuer", "Pass one of token_endpoint, mcp_url and issuer."
         )
     parse_secure_url(mcp_url, "mcp_url")
+    if discovery:
+        return None
     derived = derive_token_endpoint(mcp_url)
     if derived == mcp_url:
         raise ConfigurationError("mcp_url", "ends in neither /mcp nor /jsonrpc", "Pass token_endpoint or issuer too.")
     return derived
 
 
-def _issuer(issuer: str | None) -> str | None:
+def _issuer(issuer: str | None, field: str) -> str | None:
     if issuer is not None:
-        parts = parse_secure_url(issuer, "issuer")
+        parts = parse_secure_url(issuer, field)
         if parts.query or parts.fragment:
-            raise ConfigurationError("issuer", "has a query or a fragment", "Leave it out (RFC 8414 §2).")
+            raise ConfigurationError(field, "has a query or a fragment", "Leave it out (RFC 8414 §2).")
     return issuer
 
 

@@ -1,23 +1,37 @@
-"""Where the token endpoint is: derived from the gateway's URL, or read from metadata (RFC 8414, RFC 9728).
+"""Where the token endpoint is: read from metadata (RFC 9728, RFC 8414), or derived from the gateway's URL.
 
-Pure: a step that needs the network is a generator that yields requests and is sent their responses.
+Pure: a step that needs the network is a generator that yields requests and is sent their responses. What an answer
+leads to is checked before it is followed, and each failure names its step and its URL.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
-from typing import Any, cast
-from urllib.parse import urlsplit
+from collections.abc import Generator
+from dataclasses import dataclass
 
+from .challenge import bearer_challenge
 from .errors import ConfigurationError, DiscoveryError
-from .grant import Request, Response, parse_json_object
-from .urls import canonical_resource, origin_of, parse_secure_url, parse_url
+from .grant import Request, Response, is_scope
+from .metadata import (
+    RESOURCE_STEP,
+    SERVER_STEP,
+    Document,
+    ServerMetadata,
+    followed,
+    judge_resource,
+    judge_server,
+    read_document,
+)
+from .urls import origin_of, parse_secure_url, parse_url
 
 _SUFFIX = re.compile(r"/(?:mcp|jsonrpc)/?\Z")
-_SERVER_STEP = "authorization server metadata (RFC 8414)"
-_RESOURCE_STEP = "protected resource metadata (RFC 9728)"
+# More than anybody has, and few enough to ask each.
+MAX_SERVERS = 8
+_PROBE_STEP = "challenge of the resource"
+_CHOICE_STEP = "choice of the authorization server"
+# What an MCP server that wants a token answers with 401, and one that wants none has no use for.
+_PROBE = b'{"jsonrpc":"2.0","id":0,"method":"ping"}'
 
 
 def derive_token_endpoint(url: str) -> str:
@@ -42,25 +56,62 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerMetadata:
-    """What the checked metadata of an authorization server (RFC 8414 §2) says that a client needs."""
-
-    issuer: str
-    token_endpoint: str
-    token_endpoint_auth_methods: tuple[str, ...]
-    scopes: tuple[str, ...]
-
-
-@dataclass(slots=True)
 class Discovery:
-    """All that is published about a protected resource; `token_endpoint` is None where nothing leads to one."""
+    """Where tokens come from. What is None was not published; `lifetime` is how many seconds this may be relied on."""
 
-    url: str
-    token_endpoint: str | None = None
+    token_endpoint: str
+    lifetime: float
+    issuer: str | None = None
+    token_endpoint_auth_methods: tuple[str, ...] | None = None
     resource: str | None = None
-    authorization_servers: tuple[str, ...] = ()
-    servers: list[ServerMetadata] = field(default_factory=list[ServerMetadata])
-    findings: list[Finding] = field(default_factory=list[Finding])
+    scope: str | None = None
+
+
+Steps = Generator[Request, Response, Discovery]
+
+
+def discover_issuer(issuer: str, findings: list[Finding]) -> Steps:
+    """From an issuer that was configured to its token endpoint (RFC 8414)."""
+    metadata = yield from server_metadata(issuer, findings)
+    if metadata is None:
+        raise DiscoveryError(SERVER_STEP, issuer, "publishes none", "metadata at a well-known location")
+    return Discovery(metadata.token_endpoint, metadata.lifetime, issuer, metadata.token_endpoint_auth_methods)
+
+
+def discover_resource(
+    url: str, findings: list[Finding], *, authorization_server: str | None = None, method: str | None = None
+) -> Steps:
+    """From the URL of an MCP endpoint, or another protected resource, to its authorization server's token endpoint.
+
+    In the order of the MCP authorization specification (2025-11-25): the resource's challenge, its metadata where the
+    challenge says, or at the well-known locations of path and root; then the authorization server's metadata; where
+    nothing is published, the derived endpoint. `authorization_server` and `method` decide between several.
+
+    Raises `DiscoveryError` for what must not be followed, `ConfigurationError` where all of it leads nowhere.
+    """
+    parse_secure_url(url, "mcp_url")
+    challenge = yield from _probe(url, findings)
+    document = yield from _resource_metadata(url, challenge.get("resource_metadata"), findings)
+    if document is None:
+        derived = derive_token_endpoint(url)
+        if derived == url:
+            raise ConfigurationError(
+                "mcp_url",
+                "publishes no metadata, and ends in neither /mcp nor /jsonrpc",
+                "Pass token_endpoint or issuer too.",
+            )
+        findings.append(Finding("derived from the URL", derived, "nothing is published"))
+        return Discovery(derived, lifetime=3600.0, scope=_known_scope(challenge.get("scope")))
+    resource = judge_resource(url, document)
+    metadata = yield from _choose(resource.authorization_servers, document.url, findings, authorization_server, method)
+    return Discovery(
+        metadata.token_endpoint,
+        min(document.lifetime, metadata.lifetime),
+        metadata.issuer,
+        metadata.token_endpoint_auth_methods,
+        resource.resource,
+        _known_scope(challenge.get("scope")) or _known_scope(" ".join(resource.scopes)),
+    )
 
 
 def server_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, Response, ServerMetadata | None]:
@@ -76,83 +127,70 @@ def server_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, 
     ]
     if path:
         locations.append(f"{origin}{path}/.well-known/openid-configuration")
-    for url in locations:
-        body = yield from _fetch(_SERVER_STEP, url, findings)
-        if body is not None:
-            return _judge_server(issuer, url, body)
+    for location in locations:
+        document = yield from _fetch(SERVER_STEP, location, findings)
+        if document is not None:
+            return judge_server(issuer, document)
     return None
 
 
-def discover(url: str) -> Generator[Request, Response, Discovery]:
-    """Read the metadata of the protected resource at `url` and of its authorization servers.
+def _probe(url: str, findings: list[Finding]) -> Generator[Request, Response, dict[str, str]]:
+    headers = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+    # Only the head of the answer is looked at: a server that wants no token may begin a stream.
+    response = yield Request("POST", url, headers, _PROBE, head_only=True)
+    challenge = bearer_challenge(response.headers.get("www-authenticate")) if response.status == 401 else None
+    findings.append(Finding(_PROBE_STEP, url, "found" if challenge else f"{response.status}, no challenge"))
+    return dict(challenge.parameters) if challenge else {}
 
-    Asks the path's well-known location, then the root's (RFC 9728 §3.1). Falls back on the derived endpoint.
-    """
-    parts = parse_secure_url(url, "URL")
-    found = Discovery(url)
+
+def _resource_metadata(
+    url: str, named: str | None, findings: list[Finding]
+) -> Generator[Request, Response, Document | None]:
+    """RFC 9728 §5.1: where the challenge says; else §3.1: at the well-known location of the path, then of the root."""
+    if named is not None:
+        location = followed(named, RESOURCE_STEP, url)
+        document = yield from _fetch(RESOURCE_STEP, location, findings)
+        if document is None:
+            raise DiscoveryError(RESOURCE_STEP, location, "has no metadata", "what the challenge points to")
+        return document
+    parts = parse_secure_url(url, "mcp_url")
     origin, path = origin_of(parts), parts.path.rstrip("/")
     for location in dict.fromkeys(f"{origin}/.well-known/oauth-protected-resource{tail}" for tail in (path, "")):
-        body = yield from _fetch(_RESOURCE_STEP, location, found.findings)
-        if body is not None:
-            found.resource = _judge_resource(url, location, body)
-            found.authorization_servers = tuple(_strings(body.get("authorization_servers")))
-            break
-    for issuer in found.authorization_servers:
-        metadata = yield from server_metadata(_secure(issuer, _RESOURCE_STEP, url), found.findings)
-        if metadata is not None:
-            found.servers.append(metadata)
-    derived = derive_token_endpoint(url)
-    if found.servers:
-        found.token_endpoint = found.servers[0].token_endpoint
-    elif derived != url:
-        found.token_endpoint = derived
-        found.findings.append(Finding("derived from the URL", derived, "no metadata leads elsewhere"))
-    return found
+        document = yield from _fetch(RESOURCE_STEP, location, findings)
+        if document is not None:
+            return document
+    return None
 
 
-def _fetch(step: str, url: str, findings: list[Finding]) -> Generator[Request, Response, dict[str, Any] | None]:
+def _choose(
+    servers: tuple[str, ...], location: str, findings: list[Finding], wanted: str | None, method: str | None
+) -> Generator[Request, Response, ServerMetadata]:
+    """The metadata of the one authorization server that the settings leave no doubt about."""
+    listed = ", ".join(servers) or "none"
+    if wanted is not None and wanted not in servers:
+        raise DiscoveryError(_CHOICE_STEP, location, f"lists {listed}", f"the configured {wanted}")
+    if wanted is None and len(servers) > MAX_SERVERS:
+        raise DiscoveryError(_CHOICE_STEP, location, f"lists {len(servers)} servers", f"at most {MAX_SERVERS}")
+    candidates: list[ServerMetadata] = []
+    for server in (wanted,) if wanted is not None else servers:
+        metadata = yield from server_metadata(followed(server, RESOURCE_STEP, location), findings)
+        if metadata is not None and (len(servers) == 1 or wanted or method in metadata.token_endpoint_auth_methods):
+            candidates.append(metadata)
+    if len(candidates) != 1:
+        problem = f"lists {listed}, of which {len(candidates)} can be used"
+        raise DiscoveryError(
+            _CHOICE_STEP, location, problem, "one with metadata; choose between several by authorization_server"
+        )
+    return candidates[0]
+
+
+def _fetch(step: str, url: str, findings: list[Finding]) -> Generator[Request, Response, Document | None]:
     response = yield Request("GET", url, {"Accept": "application/json"})
-    if response.status == 429 or response.status >= 500:
-        raise DiscoveryError(step, url, f"answered {response.status}", "metadata or 404", retryable=True)
-    # A page that is no JSON object is how many sites say 404; the next location is asked all the same.
-    body = parse_json_object(response.content) if response.status == 200 else None
-    outcome = "found" if body is not None else "not JSON" if response.status == 200 else str(response.status)
+    document, outcome = read_document(step, url, response)
     findings.append(Finding(step, url, outcome))
-    return body
+    return document
 
 
-def _judge_server(issuer: str, url: str, body: dict[str, Any]) -> ServerMetadata:
-    if body.get("issuer") != issuer:
-        raise DiscoveryError(_SERVER_STEP, url, "names another issuer", f"issuer {issuer}")
-    methods = body.get("token_endpoint_auth_methods_supported")
-    return ServerMetadata(
-        issuer=issuer,
-        token_endpoint=_secure(body.get("token_endpoint"), _SERVER_STEP, url),
-        # RFC 8414 §2: left out, it means client_secret_basic.
-        token_endpoint_auth_methods=("client_secret_basic",) if methods is None else tuple(_strings(methods)),
-        scopes=tuple(_strings(body.get("scopes_supported"))),
-    )
-
-
-def _judge_resource(url: str, location: str, body: dict[str, Any]) -> str:
-    resource = body.get("resource")
-    if isinstance(resource, str) and resource.startswith(("http://", "https://")):
-        asked, named = urlsplit(canonical_resource(urlsplit(url))), urlsplit(canonical_resource(urlsplit(resource)))
-        covers = asked.path == named.path or asked.path.startswith(named.path.rstrip("/") + "/")
-        if origin_of(asked) == origin_of(named) and covers:
-            return resource
-    raise DiscoveryError(_RESOURCE_STEP, location, "describes another resource", f"a resource that covers {url}")
-
-
-def _secure(url: object, step: str, location: str) -> str:
-    try:
-        parse_secure_url(url, "URL")
-    except ConfigurationError as error:
-        raise DiscoveryError(step, location, f"names an unsafe {error}", "an https URL") from None
-    return cast("str", url)
-
-
-def _strings(value: object) -> Iterator[str]:
-    return (
-        (item for item in cast("list[object]", value) if isinstance(item, str)) if isinstance(value, list) else iter(())
-    )
+def _known_scope(scope: str | None) -> str | None:
+    """A published scope, None where it is empty or could not be sent as it is."""
+    return scope if scope and is_scope(scope) else None

@@ -14,6 +14,8 @@ from .client_auth import ClientAuth, Form
 from .errors import InvalidTokenResponse, TokenRequestError, mask, redact
 
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 §2.1
+# RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
 # Ten years. What is longer is a mistake, mostly a Unix timestamp in the place of a duration.
 MAX_LIFETIME = 315_360_000.0
@@ -21,12 +23,13 @@ MAX_LIFETIME = 315_360_000.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request to be sent. Headers and content may hold credentials, so neither is in the repr."""
+    """An HTTP request to be sent; what may hold a credential is not in its repr. `head_only` leaves the body unread."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(default=b"", repr=False)
+    head_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,11 @@ class Grant:
     access_token: str = field(repr=False)
     lifetime: float | None
     scope: str | None
+
+
+def is_scope(text: str) -> bool:
+    """Whether `text` is a scope as the protocol spells it (RFC 6749 §3.3)."""
+    return _SCOPE.fullmatch(text) is not None
 
 
 def client_credentials_request(token_endpoint: str, sign: ClientAuth, parameters: Iterable[tuple[str, str]]) -> Request:

@@ -35,7 +35,8 @@ class TokenProvider:
         client_id, client_secret: the client's credential at the authorization server.
         token_endpoint: URL of the token endpoint, used as it is.
         mcp_url: URL of a gateway's MCP (or JSON-RPC) endpoint; without `token_endpoint` and `issuer` the token endpoint
-            is derived from it. It is also sent as `resource`, and is the only origin the adapters send the token to.
+            is found from it: by the metadata it leads to (RFC 9728, RFC 8414), or derived where there is none. It is
+            also sent as `resource`, and is the only origin the adapters send the token to.
         issuer: issuer of the authorization server; the token endpoint is read from its metadata (RFC 8414).
         scope: space-separated scope to ask for (RFC 6749 §3.3).
         resource: resource indicator (RFC 8707) in place of `mcp_url`.
@@ -47,6 +48,8 @@ class TokenProvider:
         timeout: seconds a call waits for a token at most, retries included; one request gets half of it.
         token_endpoint_auth_method: `client_secret_post` or `client_secret_basic`; by default what the issuer's
             metadata names, and `client_secret_post` where nothing is known of the server.
+        discovery: False derives the token endpoint from `mcp_url` without asking for metadata.
+        authorization_server: the issuer to use where the resource lists several.
         http_client, transport: an `httpx2.Client`, or a transport for our own, to send token requests with. They are
             used on the provider's own thread, whoever calls; an injected client stays yours to close.
         clock: seconds that never step back and count sleep; a test or a simulation passes its own.
@@ -74,6 +77,8 @@ class TokenProvider:
         default_lifetime: float = 3600.0,
         timeout: float = 30.0,
         token_endpoint_auth_method: str | None = None,
+        discovery: bool = True,
+        authorization_server: str | None = None,
         http_client: httpx2.Client | None = None,
         transport: httpx2.BaseTransport | None = None,
         clock: Clock = elapsed,
@@ -89,6 +94,8 @@ class TokenProvider:
             audience=audience,
             extra_parameters=extra_parameters,
             token_endpoint_auth_method=token_endpoint_auth_method,
+            discovery=discovery,
+            authorization_server=authorization_server,
         )
         self.name = name or client_id
         self._timeout = seconds(timeout, "timeout", at_least=0.001)
@@ -167,7 +174,7 @@ class TokenProvider:
                 client_id=config.client_id,
                 client_secret="***",  # noqa: S106
                 token_endpoint=self._requester.token_endpoint,
-                issuer=config.issuer,
+                issuer=self._requester.issuer,
                 scope=config.scope,
                 resource=config.resource,
                 audience=config.audience,

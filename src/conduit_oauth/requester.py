@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator
 from typing import TypeVar
@@ -9,7 +10,7 @@ from typing import TypeVar
 from .client_auth import choose_method
 from .clock import Clock
 from .config import ClientConfig
-from .discovery import ServerMetadata, server_metadata
+from .discovery import Discovery, Steps, discover_issuer, discover_resource
 from .errors import DiscoveryError, InvalidTokenResponse, OAuthError
 from .grant import Request, Response, client_credentials_request, judge_token_response
 from .token import AccessToken, moments
@@ -35,7 +36,8 @@ class Requester:
         "_attempt_timeout",
         "_clock",
         "_default_lifetime",
-        "_metadata",
+        "_found",
+        "_fresh_until",
         "_refresh_ahead",
         "config",
         "transport",
@@ -57,17 +59,23 @@ class Requester:
         self._refresh_ahead = refresh_ahead
         self._default_lifetime = default_lifetime
         self._attempt_timeout = attempt_timeout
-        self._metadata: ServerMetadata | None = None
+        self._found = Discovery(config.token_endpoint, math.inf, config.issuer) if config.token_endpoint else None
+        self._fresh_until = math.inf if self._found else -math.inf
 
     @property
     def token_endpoint(self) -> str | None:
         """The token endpoint, None while it still has to be discovered."""
-        return self.config.token_endpoint or (self._metadata and self._metadata.token_endpoint)
+        return self._found and self._found.token_endpoint
+
+    @property
+    def issuer(self) -> str | None:
+        """The authorization server's issuer, None while it is not known."""
+        return self._found.issuer if self._found else self.config.issuer
 
     @property
     def target(self) -> str:
         """The URL to name where something goes wrong."""
-        return self.token_endpoint or self.config.issuer or ""
+        return self.token_endpoint or self.config.issuer or self.config.mcp_url or ""
 
     def fetch(self) -> AccessToken | OAuthError:
         """One attempt. Errors are returned, without the traceback whose frames hold the credential."""
@@ -80,24 +88,54 @@ class Requester:
 
     def _fetch(self) -> AccessToken:
         config = self.config
-        endpoint = self.token_endpoint or self._discover().token_endpoint
-        known = config.method or (choose_method(self._metadata.token_endpoint_auth_methods) if self._metadata else None)
-        sign = config.sign(known or "client_secret_post")
-        request = client_credentials_request(endpoint, sign, config.parameters)
+        found = self._locate()
+        endpoint, published = found.token_endpoint, found.token_endpoint_auth_methods
+        method = config.method or (choose_method(published) if published is not None else "client_secret_post")
+        scope = config.scope or found.scope
+        parameters = (("scope", scope), *config.parameters) if scope else config.parameters
+        request = client_credentials_request(endpoint, config.sign(method), parameters)
         sent_at = self._clock()
         response = self.transport.send(request, self._attempt_timeout)
         grant = judge_token_response(endpoint, response, secrets=[config.client_secret], wall_now=time.time())
         lifetime = self._default_lifetime if grant.lifetime is None else grant.lifetime
-        token = AccessToken(
-            grant.access_token, *moments(sent_at, lifetime, self._refresh_ahead), grant.scope or config.scope
-        )
+        token = AccessToken(grant.access_token, *moments(sent_at, lifetime, self._refresh_ahead), grant.scope or scope)
         if self._clock() >= token.expires_at:
             raise InvalidTokenResponse(endpoint, "expires_in", f"is {lifetime:g} s: it had expired when it arrived")
         return token
 
-    def _discover(self) -> ServerMetadata:
-        issuer = self.config.issuer or ""
-        self._metadata = drive(server_metadata(issuer, []), self.transport, self._attempt_timeout)
-        if self._metadata is None:
-            raise DiscoveryError("authorization server metadata (RFC 8414)", issuer, "publishes none", "metadata")
-        return self._metadata
+    def _locate(self) -> Discovery:
+        """Where tokens come from: as found before while that holds, or while nobody can say anything newer."""
+        if self._found is not None and self._clock() < self._fresh_until:
+            return self._found
+        try:
+            found = drive(self._discovery(), self.transport, self._attempt_timeout)
+        except OAuthError as error:
+            if self._found is not None and error.retryable:
+                return self._found
+            raise
+        self._found = self._pinned(found)
+        self._fresh_until = self._clock() + found.lifetime
+        return found
+
+    def _discovery(self) -> Steps:
+        config = self.config
+        if config.issuer is not None:
+            return discover_issuer(config.issuer, [])
+        return discover_resource(
+            config.mcp_url or "", [], authorization_server=config.authorization_server, method=config.method
+        )
+
+    def _pinned(self, found: Discovery) -> Discovery:
+        """`found`, unless it would send the credential to another authorization server than the first time."""
+        before = self._found
+        if before is None or before.token_endpoint == found.token_endpoint:
+            return found
+        # An issuer may move its own endpoint; nobody may put another issuer in its place.
+        if before.issuer is not None and before.issuer == found.issuer:
+            return found
+        raise DiscoveryError(
+            "pinned authorization server",
+            self.config.mcp_url or "",
+            f"now leads to {found.issuer or found.token_endpoint}",
+            f"{before.issuer or before.token_endpoint}, as before; create a new provider if the move is meant",
+        )

@@ -57,7 +57,7 @@ class Transport:
         try:
             answer = self._client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
-                content = _read(answer, request.url, give_up_at)
+                content = b"" if request.head_only else _read(answer, request.url, give_up_at)
             finally:
                 answer.close()
             return Response(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)

@@ -54,6 +54,18 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_private(host: str) -> bool:
+    """Whether a host is, by its own words, not on the public network. Names are not resolved."""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        name = host.rstrip(".").lower()
+        last = name.rpartition(".")[2]
+        # An address in disguise (127.1, 0x7f000001), one label alone, or a name kept for inside (RFC 6761, 6762, 8375).
+        disguised = last.isdigit() or last.startswith("0x")
+        return disguised or "." not in name or name.endswith((".localhost", ".local", ".internal", ".home.arpa"))
+
+
 def origin_of(parts: SplitResult) -> str:
     """Scheme, host and port (RFC 6454 §4), the port left out where it is the scheme's own."""
     host = parts.hostname or ""

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..discovery import discover as discover_steps
+from ..discovery import Finding, discover_resource
 from ..errors import (
     ConfigurationError,
     DiscoveryError,
@@ -128,16 +128,17 @@ def discover(
 ) -> None:
     """Show where the token endpoint of URL is, and every location that was asked on the way."""
     transport = Transport()
+    findings: list[Finding] = []
+    found = None
     try:
-        found = drive(discover_steps(url), transport, 10.0)
+        found = drive(discover_resource(url, findings), transport, 10.0)
     finally:
         transport.close()
-    if as_json:
-        plain(json.dumps(dataclasses.asdict(found), indent=2))
-    else:
-        out.print(discovery_tree(found))
-    if found.token_endpoint is None:
-        raise DiscoveryError("token endpoint", url, "leads to none", "metadata, or a URL that ends in /mcp or /jsonrpc")
+        if as_json:
+            steps = [dataclasses.asdict(finding) for finding in findings]
+            plain(json.dumps({"url": url, "steps": steps, "found": found and dataclasses.asdict(found)}, indent=2))
+        elif findings:
+            out.print(discovery_tree(url, findings, found))
 
 
 @app.command()

@@ -75,7 +75,7 @@ class Demo:
 
     def __init__(self, server: AuthorizationServer) -> None:
         self.server = server
-        self.provider = TokenProvider(server.client_id, server.client_secret, mcp_url=server.mcp_url(), name="demo")
+        self.provider = TokenProvider(server.client_id, server.client_secret, mcp_url=server.mcp_url(), discovery=False)
 
     def first_token(self) -> str:
         """Derive the endpoint, fetch a token."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from ..discovery import Discovery
+from ..discovery import Discovery, Finding
 from ..errors import clean
 
 out = Console(highlight=False)
@@ -46,17 +46,20 @@ def expiry_line(claims: dict[str, Any], now: datetime) -> str:
     return f"[green]It expires in {span(left)}.[/]" if left > 0 else f"[red]It expired {span(-left)} ago.[/]"
 
 
-def discovery_tree(found: Discovery) -> Tree:
-    """Every location that was asked, in order, and what follows from them."""
-    tree = Tree(f"[bold]{escape(found.url)}[/]")
-    for finding in found.findings:
+def discovery_tree(url: str, findings: list[Finding], found: Discovery | None) -> Tree:
+    """Every location that was asked, in order, and what follows from them; `found` is None where they lead nowhere."""
+    tree = Tree(f"[bold]{escape(url)}[/]")
+    for finding in findings:
         colour = "green" if finding.outcome == "found" else "yellow"
         tree.add(f"{finding.step}\n{escape(finding.url)}\n[{colour}]{finding.outcome}[/]")
-    for server in found.servers:
-        node = tree.add(f"[bold]authorization server[/] {escape(server.issuer)}")
-        node.add(f"client authentication: {escape(clean(', '.join(server.token_endpoint_auth_methods)))}")
-        node.add(f"scopes: {escape(clean(' '.join(server.scopes))) or 'not published'}")
-    tree.add(f"[bold]token endpoint[/] {escape(found.token_endpoint or 'not found')}")
+    if found is not None:
+        node = tree.add(f"[bold]token endpoint[/] {escape(found.token_endpoint)}")
+        for name, value in (
+            ("issuer", found.issuer),
+            ("client authentication", ", ".join(found.token_endpoint_auth_methods or ())),
+            ("scope", found.scope),
+        ):
+            node.add(f"{name}: {escape(clean(value or 'not published'))}")
     return tree
 
 

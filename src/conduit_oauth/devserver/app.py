@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -36,6 +37,8 @@ def make_app(base_url: str, host: str, clients: dict[str, str], order: dict[str,
         return f"{base_url}/servers/{gateway_id}"
 
     async def server_metadata(request: Request) -> Response:
+        if not control.metadata:
+            raise HTTPException(404)
         issuer = gateway_url(request.path_params["id"])
         return JSONResponse(
             {
@@ -50,6 +53,8 @@ def make_app(base_url: str, host: str, clients: dict[str, str], order: dict[str,
         )
 
     async def resource_metadata(request: Request) -> Response:
+        if not control.metadata:
+            raise HTTPException(404)
         gateway = gateway_url(request.path_params["id"])
         return JSONResponse(
             {
@@ -78,7 +83,7 @@ def make_app(base_url: str, host: str, clients: dict[str, str], order: dict[str,
         elif request.method == "DELETE":
             control.released.set()
             fresh = new_control()
-            for name in ("clients", "latency", "lifetime", "faults", "token_requests", "revoked", "issued"):
+            for name in ("clients", "latency", "lifetime", "metadata", "faults", "token_requests", "revoked", "issued"):
                 setattr(control, name, getattr(fresh, name))
         elif wanted := request.query_params.get("token_requests"):
             await control.wait_for_requests(int(wanted))

@@ -45,12 +45,16 @@ class Fault:
 
 @dataclass(slots=True)
 class Control:
-    """The server's switches. `latency` and `lifetime` are seconds; a held server answers no token request."""
+    """The server's switches. `latency` and `lifetime` are seconds; a held server answers no token request.
+
+    Without `metadata` it publishes none, and its challenges point to none.
+    """
 
     clients: dict[str, str]
     scopes: tuple[str, ...] = ("mcp:read", "mcp:write")
     latency: float = 0.0
     lifetime: float = 3600.0
+    metadata: bool = True
     faults: deque[Fault] = field(default_factory=deque[Fault])
     token_requests: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     revoked: set[str] = field(default_factory=set[str])
@@ -72,12 +76,13 @@ class Control:
 
     def change(self, order: dict[str, Any]) -> None:
         """Carry out an order of the admin endpoint; raises `ValueError` or `TypeError` for one that makes no sense."""
-        unknown = order.keys() - {"latency", "lifetime", "clients", "faults", "hold", "revoke"}
+        unknown = order.keys() - {"latency", "lifetime", "metadata", "clients", "faults", "hold", "revoke"}
         if unknown:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         faults = [Fault(**fault) for fault in order.get("faults", [])]
         self.latency = float(order.get("latency", self.latency))
         self.lifetime = float(order.get("lifetime", self.lifetime))
+        self.metadata = bool(order.get("metadata", self.metadata))
         self.clients.update(order.get("clients", {}))
         if "faults" in order:
             self.faults = deque(faults)

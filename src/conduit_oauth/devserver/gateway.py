@@ -63,15 +63,18 @@ class ProtectedMcp:
     """The ASGI endpoint `/servers/{id}/mcp`: one MCP server for all gateways, each with tokens of its own."""
 
     def __init__(self, control: Control, mint: Mint, base_url: str, host: str) -> None:
+        self._control = control
         self.server = mcp_server()
         # Made for its session manager; its single fixed path is of no use here.
         self.app = self.server.streamable_http_app(host=host)
 
         @lru_cache(maxsize=64)
-        def protected(gateway_id: str) -> ASGIApp:
+        def protected(gateway_id: str, published: bool) -> ASGIApp:
             gateway = f"{base_url}/servers/{gateway_id}"
             metadata = f"{base_url}/.well-known/oauth-protected-resource/servers/{gateway_id}/mcp"
-            guard = RequireAuthMiddleware(self.server.session_manager.asgi_app, [], AnyHttpUrl(metadata))
+            guard = RequireAuthMiddleware(
+                self.server.session_manager.asgi_app, [], AnyHttpUrl(metadata) if published else None
+            )
             backend = BearerAuthBackend(
                 Verifier(control, mint, gateway), resource_server_url=AnyHttpUrl(f"{gateway}/mcp")
             )
@@ -81,4 +84,4 @@ class ProtectedMcp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the token of the gateway named in the path, then hand over to the SDK."""
-        await self._protected(scope["path_params"]["id"])(scope, receive, send)
+        await self._protected(scope["path_params"]["id"], self._control.metadata)(scope, receive, send)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 from collections.abc import Callable
 from typing import Any
@@ -48,9 +49,7 @@ class TokenEndpoint:
     async def __call__(self, request: Request) -> Response:
         """Log the request, be as slow and as faulty as told, then grant or refuse."""
         form = parse_qsl((await request.body()).decode(), keep_blank_values=True)
-        method = "client_secret_basic" if "authorization" in request.headers else "client_secret_post"
-        shown = {name: value for name, value in form if name != "client_secret"}
-        await self._control.log({"gateway": request.path_params["id"], "method": method, "form": shown})
+        await self._control.log(_log_entry(request, form))
         if self._control.latency:
             await asyncio.sleep(self._control.latency)
         await self._control.released.wait()
@@ -119,6 +118,17 @@ def _basic(authorization: str) -> tuple[str, str]:
     except (binascii.Error, UnicodeDecodeError):
         raise Refusal("invalid_client", "the Authorization header is not Basic", 401) from None
     return unquote_plus(user), unquote_plus(password)
+
+
+def _log_entry(request: Request, form: list[tuple[str, str]]) -> dict[str, Any]:
+    """What came, without the secret."""
+    shown = {name: value for name, value in form if name != "client_secret"}
+    method, client_id = "client_secret_post", shown.get("client_id")
+    if authorization := request.headers.get("authorization"):
+        method = "client_secret_basic"
+        with contextlib.suppress(Refusal):
+            client_id, _ = _basic(authorization)
+    return {"gateway": request.path_params["id"], "method": method, "client_id": client_id, "form": shown}
 
 
 def _faulty(fault: Fault) -> Response:

@@ -84,16 +84,16 @@ class AuthorizationServer:
 
     @property
     def token_requests(self) -> list[dict[str, Any]]:
-        """The token requests since the last reset: `gateway`, `method`, and the `form` without the secret."""
+        """The token requests since the last reset: `gateway`, `method`, `client_id`, and the `form` less the secret."""
         return self._ask("GET")["token_requests"]
 
     def wait_for_token_requests(self, count: int) -> None:
         """Wait until `count` token requests have come in, answered or not."""
         self._ask("GET", params={"token_requests": str(count)})
 
-    def set(self, *, latency: float | None = None, lifetime: float | None = None) -> None:
-        """Set how long a token request takes and how long its token lives, in seconds."""
-        given = {"latency": latency, "lifetime": lifetime}
+    def set(self, *, latency: float | None = None, lifetime: float | None = None, metadata: bool | None = None) -> None:
+        """Set how long a token request takes and its token lives, in seconds, and whether metadata is published."""
+        given = {"latency": latency, "lifetime": lifetime, "metadata": metadata}
         self._order({name: value for name, value in given.items() if value is not None})
 
     def add_client(self, client_id: str, client_secret: str) -> None:
