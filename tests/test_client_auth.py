@@ -1,22 +1,155 @@
 from __future__ import annotations
 
 import base64
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+from joserfc import jws, jwt
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from conduit_oauth import ConfigurationError, TokenRequestError
-from conduit_oauth.client_auth import choose_method, client_secret_basic
+from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
+from conduit_oauth.client_auth import METHODS, Signing, choose_method
+from conduit_oauth.credentials import Credentials
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider
 
 AWKWARD = ("client:with colon", "s3cr%t&=+ \u00e4/?")
 
 
+def sign(method: str, credentials: Credentials, **changes: Any) -> Signing:
+    settings: dict[str, Any] = {"algorithms": None, "client_id": "me", **changes}
+    signing = Signing(
+        credentials=credentials,
+        audience="https://as.example",
+        wall_now=1e9,
+        headers={},
+        form=[],
+        secrets=[],
+        **settings,
+    )
+    METHODS[method](signing)
+    return signing
+
+
 def test_basic_encodes_both_parts_before_base64() -> None:
-    headers: dict[str, str] = {}
-    client_secret_basic(*AWKWARD)(headers, [])
-    pair = base64.b64decode(headers["Authorization"].removeprefix("Basic ")).decode()
+    signing = sign("client_secret_basic", Credentials(AWKWARD[1]), client_id=AWKWARD[0])
+    pair = base64.b64decode(signing.headers["Authorization"].removeprefix("Basic ")).decode()
     assert pair == "client%3Awith+colon:s3cr%25t%26%3D%2B+%C3%A4%2F%3F"
+    assert signing.form == []
+
+
+KEYS = {
+    "RS256": RSAKey.generate_key(2048),
+    "ES256": ECKey.generate_key("P-256"),
+    "ES384": ECKey.generate_key("P-384"),
+    "ES512": ECKey.generate_key("P-521"),
+    "Ed25519": OKPKey.generate_key("Ed25519"),
+}
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+@pytest.mark.parametrize("form", ["pem", "jwk", "json", "file", "callable"])
+def test_a_key_of_any_kind_and_form_signs_a_fresh_assertion(algorithm: str, form: str, tmp_path: Path) -> None:
+    key = KEYS[algorithm]
+    pem, jwk = key.as_pem(private=True).decode(), dict(key.as_dict(private=True))
+    file = tmp_path / "key.pem"
+    file.write_text(pem)
+    source: Any = {"pem": pem, "jwk": jwk, "json": json.dumps(jwk), "file": file, "callable": lambda: pem}[form]
+    credentials = Credentials(private_key=source, key_id="key-1")
+    first, second = (dict(sign("private_key_jwt", credentials).form) for _ in range(2))
+    assert first["client_assertion_type"] == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+    token = jwt.decode(first["client_assertion"], key, algorithms=[algorithm])
+    assert (token.header["alg"], token.header["kid"]) == (algorithm, "key-1")
+    assert token.claims.items() >= {"iss": "me", "sub": "me", "aud": "https://as.example", "iat": 10**9}.items()
+    assert token.claims["iat"] < token.claims["exp"] <= token.claims["iat"] + 300
+    again = jwt.decode(second["client_assertion"], key, algorithms=[algorithm])
+    assert again.claims["jti"] != token.claims["jti"]
+
+
+def test_the_algorithm_is_the_one_chosen_or_the_first_in_common() -> None:
+    def algorithm(supported: tuple[str, ...] | None, chosen: str | None = None) -> str:
+        credentials = Credentials(private_key=KEYS["RS256"].as_pem(private=True).decode(), algorithm=chosen)
+        form = dict(sign("private_key_jwt", credentials, algorithms=supported).form)
+        return jws.extract_compact(form["client_assertion"].encode()).headers()["alg"]
+
+    assert algorithm(None) == "RS256"
+    assert algorithm(("ES256", "PS256")) == "PS256"
+    assert algorithm(("RS256",), "PS512") == "PS512"
+    with pytest.raises(ConfigurationError) as caught:
+        algorithm(("ES256",))
+    assert caught.value.field == "signing_algorithm"
+    with pytest.raises(ConfigurationError):
+        algorithm(None, "none")
+
+
+@pytest.mark.parametrize(
+    "material",
+    [
+        "nonsense",
+        "{}",
+        '{"kty": "RSA"}',
+        {"kty": "oct"},
+        KEYS["ES256"].as_pem(private=False).decode(),
+        dict(KEYS["RS256"].as_dict(private=False)),
+        "-----BEGIN PRIVATE KEY-----\nvery-secret\n-----END PRIVATE KEY-----",
+    ],
+)
+def test_what_is_no_private_key_is_refused_without_being_quoted(material: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        sign("private_key_jwt", Credentials(private_key=material))
+    assert caught.value.field == "private_key"
+    assert "very-secret" not in str(caught.value)
+
+
+def test_an_assertion_made_elsewhere_is_read_anew_at_each_use(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    for content in ("first", "second"):
+        file.write_text(f"{content}\n")
+        form = dict(sign("private_key_jwt", Credentials(client_assertion=file)).form)
+        assert form["client_assertion"] == content
+    file.unlink()
+    with pytest.raises(ConfigurationError) as caught:
+        sign("private_key_jwt", Credentials(client_assertion=file))
+    assert caught.value.field == "client_assertion"
+
+
+def test_a_secret_that_changes_on_disk_is_in_the_next_request(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("demo-secret\n")
+    provider = make_provider(client_secret=file)
+    provider.get_token()
+    file.write_text("rotated\n")
+    authorization_server.add_client("demo", "rotated")
+    provider.invalidate()
+    assert provider.get_token()
+
+
+def test_a_client_without_a_credential_only_says_who_it_is() -> None:
+    signing = sign("none", Credentials())
+    assert (signing.headers, signing.form) == ({}, [("client_id", "me")])
+
+
+@pytest.mark.parametrize(
+    ("field", "settings"),
+    [
+        ("client_secret", {}),
+        ("private_key", {"client_secret": "a", "private_key": "b"}),
+        ("client_assertion", {"private_key": "a", "client_assertion": "b"}),
+        ("private_key", {"private_key": ""}),
+        ("client_assertion", {"client_assertion": 5}),
+        ("token_endpoint_auth_method", {"client_secret": "a", "token_endpoint_auth_method": "private_key_jwt"}),
+        ("token_endpoint_auth_method", {"private_key": "a", "token_endpoint_auth_method": "client_secret_post"}),
+        ("token_endpoint_auth_method", {"client_secret": "a", "token_endpoint_auth_method": "none"}),
+    ],
+)
+def test_one_credential_that_goes_with_the_method(field: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        TokenProvider("me", token_endpoint="https://as.example/token", **settings)
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
@@ -50,7 +183,10 @@ def test_the_issuers_metadata_chooses(authorization_server: AuthorizationServer,
     assert authorization_server.token_requests[0]["method"] == "client_secret_basic"
 
 
-def test_a_server_that_supports_no_method_of_ours_is_named() -> None:
-    assert choose_method(["private_key_jwt", "client_secret_post"]) == "client_secret_post"
+def test_the_first_method_in_common_is_used_or_the_servers_are_listed() -> None:
+    secret = ("client_secret_basic", "client_secret_post", "client_secret_jwt")
+    assert choose_method(secret, ["private_key_jwt", "client_secret_post"]) == "client_secret_post"
+    assert choose_method(secret, None) == "client_secret_post"
+    assert choose_method(("private_key_jwt",), None) == "private_key_jwt"
     with pytest.raises(ConfigurationError, match="private_key_jwt"):
-        choose_method(["private_key_jwt"])
+        choose_method(secret, ["private_key_jwt"])

@@ -11,14 +11,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conduit_oauth import InvalidTokenResponse, TokenRequestError
-from conduit_oauth.client_auth import client_secret_post
 from conduit_oauth.grant import (
     MAX_LIFETIME,
     Grant,
     Response,
-    client_credentials_request,
+    client_credentials_form,
     judge_token_response,
     parse_retry_after,
+    token_request,
 )
 
 URL = "https://as.example/token"
@@ -35,16 +35,13 @@ def good(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_request_is_a_form_post_that_asks_for_json() -> None:
-    request = client_credentials_request(URL, client_secret_post("me", SECRET), [("scope", "a b")])
+    form = client_credentials_form([("scope", "a b"), ("client_secret", SECRET)])
+    request = token_request(URL, {"X": "1"}, form)
     assert (request.method, request.url) == ("POST", URL)
     assert request.headers["Accept"] == "application/json"
     assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
-    assert parse_qsl(request.content.decode()) == [
-        ("grant_type", "client_credentials"),
-        ("client_id", "me"),
-        ("client_secret", SECRET),
-        ("scope", "a b"),
-    ]
+    assert request.headers["X"] == "1"
+    assert parse_qsl(request.content.decode()) == [("grant_type", "client_credentials"), *form[1:]]
     assert SECRET not in repr(request)
 
 

@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from .client_auth import METHODS, ClientAuth
+from .client_auth import METHODS, usable_methods
+from .credentials import Credentials
 from .discovery import derive_token_endpoint
 from .errors import ConfigurationError
 from .grant import is_scope
@@ -22,10 +24,10 @@ _PROTOCOL_PARAMETERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """The checked settings of one client. The secret and the parameters stay out of its repr."""
+    """The checked settings of one client. Credentials and extra parameters stay out of its repr."""
 
     client_id: str
-    client_secret: str = field(repr=False)
+    credentials: Credentials
     token_endpoint: str | None
     issuer: str | None
     scope: str | None
@@ -37,15 +39,11 @@ class ClientConfig:
     authorization_server: str | None
     parameters: tuple[tuple[str, str], ...] = field(repr=False)
 
-    def sign(self, method: str) -> ClientAuth:
-        """The client authentication by `method` with this client's credential."""
-        return METHODS[method](self.client_id, self.client_secret)
-
 
 def client_config(
     *,
     client_id: object,
-    client_secret: object,
+    credentials: Credentials,
     token_endpoint: str | None,
     mcp_url: str | None,
     issuer: str | None,
@@ -59,7 +57,7 @@ def client_config(
 ) -> ClientConfig:
     """Check every setting; raises `ConfigurationError` naming the first that will not do."""
     _text(client_id, "client_id", "Pass the identifier that the authorization server gave this client.")
-    _text(client_secret, "client_secret", "Pass the secret that belongs to client_id.")
+    _credentials(credentials, token_endpoint_auth_method)
     if scope is not None:
         _text(scope, "scope", "Leave it out, or name the scope to ask for.")
         if not is_scope(scope):
@@ -68,15 +66,13 @@ def client_config(
         _text(audience, "audience", "Leave it out, or name the audience the token is for.")
     if resource is not None:
         _text(resource, "resource", "Leave it out, or name the resource the token is for.")
-    if token_endpoint_auth_method is not None and token_endpoint_auth_method not in METHODS:
-        raise ConfigurationError("token_endpoint_auth_method", "is unknown", f"Use one of {', '.join(METHODS)}.")
     if mcp_url is not None and resource is None and audience is None:
         # The MCP authorization specification has the server's canonical URL sent as the resource indicator.
         resource = canonical_resource(parse_secure_url(mcp_url, "mcp_url"))
     standard = (("resource", resource), ("audience", audience))
     return ClientConfig(
         client_id=str(client_id),
-        client_secret=str(client_secret),
+        credentials=credentials,
         token_endpoint=_token_endpoint(token_endpoint, mcp_url, issuer, discovery=discovery),
         issuer=_issuer(issuer, "issuer"),
         scope=scope,
@@ -142,6 +138,35 @@ def seconds(value: object, field: str, *, at_least: float = 0.0) -> float:
 def _text(value: object, field: str, advice: str) -> None:
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(field, "is missing or empty", advice)
+
+
+def _credentials(credentials: Credentials, method: str | None) -> None:
+    """One credential, of a type that can be read, for a method that can use it."""
+    if method is not None and method not in METHODS:
+        raise ConfigurationError("token_endpoint_auth_method", "is unknown", f"Use one of {', '.join(METHODS)}.")
+    given = {
+        name: value
+        for name in ("client_secret", "private_key", "client_assertion")
+        if (value := getattr(credentials, name)) is not None
+    }
+    if not given and method != "none":
+        raise ConfigurationError(
+            "client_secret",
+            "is missing, as are private_key and client_assertion",
+            "Pass one of them, or token_endpoint_auth_method='none' for a client without a credential.",
+        )
+    if len(given) > 1:
+        raise ConfigurationError(list(given)[1], f"is given beside {next(iter(given))}", "Pass one credential.")
+    for name, value in given.items():
+        if isinstance(value, Path) or callable(value) or (name == "private_key" and isinstance(value, Mapping)):
+            continue
+        _text(value, name, "Pass it as text, as a Path to a file that holds it, or as a callable that returns it.")
+    if method is not None and method not in usable_methods(credentials):
+        raise ConfigurationError(
+            "token_endpoint_auth_method",
+            f"{method} does not go with {next(iter(given), 'no credential')}",
+            f"Use {' or '.join(usable_methods(credentials))}, or pass the credential that {method} needs.",
+        )
 
 
 def _extra(parameters: Mapping[str, str]) -> list[tuple[str, str]]:

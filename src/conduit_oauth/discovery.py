@@ -63,6 +63,7 @@ class Discovery:
     lifetime: float
     issuer: str | None = None
     token_endpoint_auth_methods: tuple[str, ...] | None = None
+    token_endpoint_auth_signing_algs: tuple[str, ...] | None = None
     resource: str | None = None
     scope: str | None = None
 
@@ -75,7 +76,13 @@ def discover_issuer(issuer: str, findings: list[Finding]) -> Steps:
     metadata = yield from server_metadata(issuer, findings)
     if metadata is None:
         raise DiscoveryError(SERVER_STEP, issuer, "publishes none", "metadata at a well-known location")
-    return Discovery(metadata.token_endpoint, metadata.lifetime, issuer, metadata.token_endpoint_auth_methods)
+    return Discovery(
+        metadata.token_endpoint,
+        metadata.lifetime,
+        issuer,
+        metadata.token_endpoint_auth_methods,
+        metadata.token_endpoint_auth_signing_algs,
+    )
 
 
 def discover_resource(
@@ -109,6 +116,7 @@ def discover_resource(
         min(document.lifetime, metadata.lifetime),
         metadata.issuer,
         metadata.token_endpoint_auth_methods,
+        metadata.token_endpoint_auth_signing_algs,
         resource.resource,
         _known_scope(challenge.get("scope")) or _known_scope(" ".join(resource.scopes)),
     )

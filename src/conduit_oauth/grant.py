@@ -10,8 +10,9 @@ from datetime import UTC
 from typing import Any, NoReturn, cast
 from urllib.parse import urlencode
 
-from .client_auth import ClientAuth, Form
 from .errors import InvalidTokenResponse, TokenRequestError, mask, redact
+
+Form = list[tuple[str, str]]
 
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 §2.1
 # RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
@@ -55,12 +56,15 @@ def is_scope(text: str) -> bool:
     return _SCOPE.fullmatch(text) is not None
 
 
-def client_credentials_request(token_endpoint: str, sign: ClientAuth, parameters: Iterable[tuple[str, str]]) -> Request:
-    """The request of RFC 6749 §4.4.2, signed by the client's authentication method."""
-    headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
-    form: Form = [("grant_type", "client_credentials")]
-    sign(headers, form)
-    return Request("POST", token_endpoint, headers, urlencode([*form, *parameters]).encode())
+def client_credentials_form(parameters: Iterable[tuple[str, str]]) -> Form:
+    """The form of RFC 6749 §4.4.2, not yet signed by the client's authentication method."""
+    return [("grant_type", "client_credentials"), *parameters]
+
+
+def token_request(token_endpoint: str, headers: Mapping[str, str], form: Form) -> Request:
+    """The POST of a signed form to the token endpoint (RFC 6749 §3.2)."""
+    headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded", **headers}
+    return Request("POST", token_endpoint, headers, urlencode(form).encode())
 
 
 def judge_token_response(url: str, response: Response, *, secrets: Iterable[str], wall_now: float) -> Grant:

@@ -39,6 +39,7 @@ class ServerMetadata:
     issuer: str
     token_endpoint: str
     token_endpoint_auth_methods: tuple[str, ...]
+    token_endpoint_auth_signing_algs: tuple[str, ...] | None
     lifetime: float
 
 
@@ -71,11 +72,13 @@ def judge_server(issuer: str, document: Document) -> ServerMetadata:
     if body.get("issuer") != issuer:
         raise DiscoveryError(SERVER_STEP, document.url, "names another issuer", f"issuer {issuer}")
     methods = body.get("token_endpoint_auth_methods_supported")
+    algorithms = body.get("token_endpoint_auth_signing_alg_values_supported")
     return ServerMetadata(
         issuer=issuer,
         token_endpoint=followed(body.get("token_endpoint"), SERVER_STEP, document.url),
         # RFC 8414 §2: left out, it means client_secret_basic.
         token_endpoint_auth_methods=("client_secret_basic",) if methods is None else tuple(_strings(methods)),
+        token_endpoint_auth_signing_algs=None if algorithms is None else tuple(_strings(algorithms)),
         lifetime=document.lifetime,
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from .clock import Clock, elapsed
 from .config import client_config, seconds
+from .credentials import Credentials, KeySource, Source
 from .flight import FlightControl
 from .life import Life
 from .requester import Requester
@@ -32,7 +33,12 @@ class TokenProvider:
     one token request between them.
 
     Args:
-        client_id, client_secret: the client's credential at the authorization server.
+        client_id: the client's identifier at the authorization server.
+        client_secret, private_key, client_assertion: the client's credential, one of them, as text, as a `Path` to a
+            file, or as a callable; read anew for each request. A key is PEM or a JWK (also as a mapping); an assertion
+            is a JWT that was made elsewhere (a Kubernetes projected token).
+        private_key_id, signing_algorithm: `kid` and `alg` of the assertions that are signed with `private_key`; by
+            default the key's own, and the first that key and server have in common.
         token_endpoint: URL of the token endpoint, used as it is.
         mcp_url: URL of a gateway's MCP (or JSON-RPC) endpoint; without `token_endpoint` and `issuer` the token endpoint
             is found from it: by the metadata it leads to (RFC 9728, RFC 8414), or derived where there is none. It is
@@ -46,8 +52,9 @@ class TokenProvider:
         refresh_ahead: seconds before expiry from which the token is refreshed (at half of its life if that is later).
         default_lifetime: seconds a token is taken to live where the server does not say.
         timeout: seconds a call waits for a token at most, retries included; one request gets half of it.
-        token_endpoint_auth_method: `client_secret_post` or `client_secret_basic`; by default what the issuer's
-            metadata names, and `client_secret_post` where nothing is known of the server.
+        token_endpoint_auth_method: `client_secret_basic`, `client_secret_post`, `client_secret_jwt`,
+            `private_key_jwt` or `none`; by default the first that credential and metadata have in common, and
+            `client_secret_post` for a secret where nothing is known of the server.
         discovery: False derives the token endpoint from `mcp_url` without asking for metadata.
         authorization_server: the issuer to use where the resource lists several.
         http_client, transport: an `httpx2.Client`, or a transport for our own, to send token requests with. They are
@@ -63,8 +70,12 @@ class TokenProvider:
     def __init__(
         self,
         client_id: str,
-        client_secret: str,
+        client_secret: Source | None = None,
         *,
+        private_key: KeySource | None = None,
+        private_key_id: str | None = None,
+        signing_algorithm: str | None = None,
+        client_assertion: Source | None = None,
         token_endpoint: str | None = None,
         mcp_url: str | None = None,
         issuer: str | None = None,
@@ -85,7 +96,7 @@ class TokenProvider:
     ) -> None:
         config = client_config(
             client_id=client_id,
-            client_secret=client_secret,
+            credentials=Credentials(client_secret, private_key, client_assertion, private_key_id, signing_algorithm),
             token_endpoint=token_endpoint,
             mcp_url=mcp_url,
             issuer=issuer,

@@ -7,12 +7,12 @@ import time
 from collections.abc import Generator
 from typing import TypeVar
 
-from .client_auth import choose_method
+from .client_auth import METHODS, Signing, choose_method, usable_methods
 from .clock import Clock
 from .config import ClientConfig
 from .discovery import Discovery, Steps, discover_issuer, discover_resource
 from .errors import DiscoveryError, InvalidTokenResponse, OAuthError
-from .grant import Request, Response, client_credentials_request, judge_token_response
+from .grant import Request, Response, client_credentials_form, judge_token_response, token_request
 from .token import AccessToken, moments
 from .transport import Transport
 
@@ -89,18 +89,29 @@ class Requester:
     def _fetch(self) -> AccessToken:
         config = self.config
         found = self._locate()
-        endpoint, published = found.token_endpoint, found.token_endpoint_auth_methods
-        method = config.method or (choose_method(published) if published is not None else "client_secret_post")
         scope = config.scope or found.scope
         parameters = (("scope", scope), *config.parameters) if scope else config.parameters
-        request = client_credentials_request(endpoint, config.sign(method), parameters)
+        signing = Signing(
+            client_id=config.client_id,
+            credentials=config.credentials,
+            # RFC 7523bis: the issuer, which no other server can pass on; without one known, the endpoint.
+            audience=found.issuer or found.token_endpoint,
+            wall_now=time.time(),
+            algorithms=found.token_endpoint_auth_signing_algs,
+            headers={},
+            form=client_credentials_form(parameters),
+            secrets=[],
+        )
+        usable = usable_methods(config.credentials)
+        METHODS[config.method or choose_method(usable, found.token_endpoint_auth_methods)](signing)
+        request = token_request(found.token_endpoint, signing.headers, signing.form)
         sent_at = self._clock()
         response = self.transport.send(request, self._attempt_timeout)
-        grant = judge_token_response(endpoint, response, secrets=[config.client_secret], wall_now=time.time())
+        grant = judge_token_response(request.url, response, secrets=signing.secrets, wall_now=time.time())
         lifetime = self._default_lifetime if grant.lifetime is None else grant.lifetime
         token = AccessToken(grant.access_token, *moments(sent_at, lifetime, self._refresh_ahead), grant.scope or scope)
         if self._clock() >= token.expires_at:
-            raise InvalidTokenResponse(endpoint, "expires_in", f"is {lifetime:g} s: it had expired when it arrived")
+            raise InvalidTokenResponse(request.url, "expires_in", f"is {lifetime:g} s: it had expired when it arrived")
         return token
 
     def _locate(self) -> Discovery:

@@ -1,0 +1,55 @@
+"""What a client proves itself with, read anew at each use: what was changed on disk is in the next request.
+
+A source is the text itself, a `Path` to a file that holds it, or a callable that returns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigurationError
+
+Source = str | Path | Callable[[], str]
+KeySource = str | Path | Mapping[str, Any] | Callable[[], str | Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The sources that were configured, of which a method uses one. Never in a repr."""
+
+    client_secret: Source | None = field(default=None, repr=False)
+    private_key: KeySource | None = field(default=None, repr=False)
+    client_assertion: Source | None = field(default=None, repr=False)
+    key_id: str | None = None
+    algorithm: str | None = None
+
+
+def read_text(source: Source | None, name: str) -> str:
+    """The text of a source. Raises `ConfigurationError` naming `name` where there is none."""
+    value: object = source
+    if callable(source):
+        value = source()
+    elif isinstance(source, Path):
+        value = _read_file(source, name)
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(name, "is missing or empty", f"Pass it as text, a Path or a callable as {name}.")
+    return value
+
+
+def read_key(source: KeySource | None) -> str | Mapping[str, Any]:
+    """The text (PEM or JSON) or the JWK of a key source. Raises `ConfigurationError`."""
+    value = source() if callable(source) else source
+    if isinstance(value, Mapping):
+        return value
+    return read_text(value, "private_key")
+
+
+def _read_file(path: Path, name: str) -> str:
+    try:
+        # What an editor or `echo` leaves at the end of a line is not part of a secret.
+        return path.expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(name, f"cannot be read ({error})", "Name a readable text file.") from None
