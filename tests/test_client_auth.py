@@ -141,6 +141,8 @@ def test_a_client_without_a_credential_only_says_who_it_is() -> None:
         ("client_assertion", {"private_key": "a", "client_assertion": "b"}),
         ("private_key", {"private_key": ""}),
         ("client_assertion", {"client_assertion": 5}),
+        ("subject_token", {"assertion": "a", "subject_token": "b"}),
+        ("assertion", {"assertion": " "}),
         ("token_endpoint_auth_method", {"client_secret": "a", "token_endpoint_auth_method": "private_key_jwt"}),
         ("token_endpoint_auth_method", {"private_key": "a", "token_endpoint_auth_method": "client_secret_post"}),
         ("token_endpoint_auth_method", {"client_secret": "a", "token_endpoint_auth_method": "none"}),

@@ -17,8 +17,8 @@ from .urls import canonical_resource, origin_of, parse_secure_url, parse_url
 
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[\x21-\x7e]+\Z")
 _PROTOCOL_PARAMETERS = frozenset(
-    {"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type"}
-    | {"scope", "resource", "audience"}
+    {"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type", "assertion"}
+    | {"scope", "resource", "audience", "subject_token", "subject_token_type"}
 )
 
 
@@ -144,20 +144,19 @@ def _credentials(credentials: Credentials, method: str | None) -> None:
     """One credential, of a type that can be read, for a method that can use it."""
     if method is not None and method not in METHODS:
         raise ConfigurationError("token_endpoint_auth_method", "is unknown", f"Use one of {', '.join(METHODS)}.")
-    given = {
-        name: value
-        for name in ("client_secret", "private_key", "client_assertion")
-        if (value := getattr(credentials, name)) is not None
-    }
-    if not given and method != "none":
+    given = _given(credentials, "client_secret", "private_key", "client_assertion")
+    exchanged = _given(credentials, "assertion", "subject_token")
+    if not given and not exchanged and method != "none":
         raise ConfigurationError(
             "client_secret",
             "is missing, as are private_key and client_assertion",
             "Pass one of them, or token_endpoint_auth_method='none' for a client without a credential.",
         )
-    if len(given) > 1:
-        raise ConfigurationError(list(given)[1], f"is given beside {next(iter(given))}", "Pass one credential.")
-    for name, value in given.items():
+    for alternatives in (given, exchanged):
+        if len(alternatives) > 1:
+            first, second, *_ = alternatives
+            raise ConfigurationError(second, f"is given beside {first}", "Pass one of them.")
+    for name, value in (given | exchanged).items():
         if isinstance(value, Path) or callable(value) or (name == "private_key" and isinstance(value, Mapping)):
             continue
         _text(value, name, "Pass it as text, as a Path to a file that holds it, or as a callable that returns it.")
@@ -167,6 +166,10 @@ def _credentials(credentials: Credentials, method: str | None) -> None:
             f"{method} does not go with {next(iter(given), 'no credential')}",
             f"Use {' or '.join(usable_methods(credentials))}, or pass the credential that {method} needs.",
         )
+
+
+def _given(credentials: Credentials, *names: str) -> dict[str, object]:
+    return {name: value for name in names if (value := getattr(credentials, name)) is not None}
 
 
 def _extra(parameters: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigurationError
+from .grant import ACCESS_TOKEN_TYPE
 
 Source = str | Path | Callable[[], str]
 KeySource = str | Path | Mapping[str, Any] | Callable[[], str | Mapping[str, Any]]
@@ -18,11 +19,15 @@ KeySource = str | Path | Mapping[str, Any] | Callable[[], str | Mapping[str, Any
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The sources that were configured, of which a method uses one. Never in a repr."""
+    """The sources that were configured: at most one for the client, at most one for the grant. Never in a repr."""
 
     client_secret: Source | None = field(default=None, repr=False)
     private_key: KeySource | None = field(default=None, repr=False)
     client_assertion: Source | None = field(default=None, repr=False)
+    # What is exchanged for the token, in the grants that exchange something.
+    assertion: Source | None = field(default=None, repr=False)
+    subject_token: Source | None = field(default=None, repr=False)
+    subject_token_type: str = ACCESS_TOKEN_TYPE
     key_id: str | None = None
     algorithm: str | None = None
 

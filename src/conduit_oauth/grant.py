@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from .errors import InvalidTokenResponse, TokenRequestError, mask, redact
 
 Form = list[tuple[str, str]]
+ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 §3
 
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 §2.1
 # RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
@@ -59,6 +60,17 @@ def is_scope(text: str) -> bool:
 def client_credentials_form(parameters: Iterable[tuple[str, str]]) -> Form:
     """The form of RFC 6749 §4.4.2, not yet signed by the client's authentication method."""
     return [("grant_type", "client_credentials"), *parameters]
+
+
+def jwt_bearer_form(assertion: str, parameters: Iterable[tuple[str, str]]) -> Form:
+    """The form of RFC 7523 §2.1: a JWT that another party issued is the grant (workload identity federation)."""
+    return [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", assertion), *parameters]
+
+
+def token_exchange_form(subject_token: str, kind: str, parameters: Iterable[tuple[str, str]]) -> Form:
+    """The form of RFC 8693 §2.1: the caller's token, of type `kind`, is exchanged for one of our own."""
+    subject = [("subject_token", subject_token), ("subject_token_type", kind)]
+    return [("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"), *subject, *parameters]
 
 
 def token_request(token_endpoint: str, headers: Mapping[str, str], form: Form) -> Request:

@@ -15,6 +15,7 @@ from .clock import Clock, elapsed
 from .config import client_config, seconds
 from .credentials import Credentials, KeySource, Source
 from .flight import FlightControl
+from .grant import ACCESS_TOKEN_TYPE
 from .life import Life
 from .requester import Requester
 from .state import ProviderState
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class TokenProvider:
-    """Fetches, caches and refreshes the access token of one client (RFC 6749 §4.4, client credentials).
+    """Fetches, caches and refreshes the access token of one client (RFC 6749 §4.4, RFC 7523 §2.1, RFC 8693).
 
     Safe to share: any number of threads and of asyncio and trio event loops may use one provider at once, and cause
     one token request between them.
@@ -37,6 +38,10 @@ class TokenProvider:
         client_secret, private_key, client_assertion: the client's credential, one of them, as text, as a `Path` to a
             file, or as a callable; read anew for each request. A key is PEM or a JWK (also as a mapping); an assertion
             is a JWT that was made elsewhere (a Kubernetes projected token).
+        assertion: a JWT that is the grant itself, in place of client credentials (RFC 7523 §2.1, workload identity
+            federation): text, `Path` or callable, read anew for each request. The client's own credential is optional.
+        subject_token, subject_token_type: a token to exchange (RFC 8693), for a service that acts for its caller:
+            text, `Path` or callable; an access token unless the type says otherwise.
         private_key_id, signing_algorithm: `kid` and `alg` of the assertions that are signed with `private_key`; by
             default the key's own, and the first that key and server have in common.
         token_endpoint: URL of the token endpoint, used as it is.
@@ -76,6 +81,9 @@ class TokenProvider:
         private_key_id: str | None = None,
         signing_algorithm: str | None = None,
         client_assertion: Source | None = None,
+        assertion: Source | None = None,
+        subject_token: Source | None = None,
+        subject_token_type: str = ACCESS_TOKEN_TYPE,
         token_endpoint: str | None = None,
         mcp_url: str | None = None,
         issuer: str | None = None,
@@ -96,7 +104,16 @@ class TokenProvider:
     ) -> None:
         config = client_config(
             client_id=client_id,
-            credentials=Credentials(client_secret, private_key, client_assertion, private_key_id, signing_algorithm),
+            credentials=Credentials(
+                client_secret=client_secret,
+                private_key=private_key,
+                client_assertion=client_assertion,
+                assertion=assertion,
+                subject_token=subject_token,
+                subject_token_type=subject_token_type,
+                key_id=private_key_id,
+                algorithm=signing_algorithm,
+            ),
             token_endpoint=token_endpoint,
             mcp_url=mcp_url,
             issuer=issuer,

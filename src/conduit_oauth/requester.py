@@ -10,9 +10,19 @@ from typing import TypeVar
 from .client_auth import METHODS, Signing, choose_method, usable_methods
 from .clock import Clock
 from .config import ClientConfig
+from .credentials import read_text
 from .discovery import Discovery, Steps, discover_issuer, discover_resource
 from .errors import DiscoveryError, InvalidTokenResponse, OAuthError
-from .grant import Request, Response, client_credentials_form, judge_token_response, token_request
+from .grant import (
+    Form,
+    Request,
+    Response,
+    client_credentials_form,
+    judge_token_response,
+    jwt_bearer_form,
+    token_exchange_form,
+    token_request,
+)
 from .token import AccessToken, moments
 from .transport import Transport
 
@@ -27,6 +37,18 @@ def drive(steps: Generator[Request, Response, T], transport: Transport, timeout:
             request = steps.send(transport.send(request, timeout))
     except StopIteration as stop:
         return stop.value
+
+
+def _grant_form(signing: Signing, parameters: tuple[tuple[str, str], ...]) -> Form:
+    """The form of the grant that the configured material is for."""
+    credentials = signing.credentials
+    if credentials.assertion is not None:
+        signing.secrets.append(assertion := read_text(credentials.assertion, "assertion").strip())
+        return jwt_bearer_form(assertion, parameters)
+    if credentials.subject_token is not None:
+        signing.secrets.append(subject_token := read_text(credentials.subject_token, "subject_token").strip())
+        return token_exchange_form(subject_token, credentials.subject_token_type, parameters)
+    return client_credentials_form(parameters)
 
 
 class Requester:
@@ -99,9 +121,10 @@ class Requester:
             wall_now=time.time(),
             algorithms=found.token_endpoint_auth_signing_algs,
             headers={},
-            form=client_credentials_form(parameters),
+            form=[],
             secrets=[],
         )
+        signing.form.extend(_grant_form(signing, parameters))
         usable = usable_methods(config.credentials)
         METHODS[config.method or choose_method(usable, found.token_endpoint_auth_methods)](signing)
         request = token_request(found.token_endpoint, signing.headers, signing.form)
