@@ -3,9 +3,11 @@ PYTHON ?= python3
 UV := .venv/uv/bin/uv
 RUN := .venv/bin
 
-.PHONY: test lint demo bench format lock clean
+PEERS := tests/interop/node_modules/.package-lock.json
 
-test: .venv/ready
+.PHONY: test lint demo bench conformance format lock clean
+
+test: .venv/ready $(PEERS)
 	$(RUN)/pytest
 
 lint: .venv/ready
@@ -18,6 +20,9 @@ demo: .venv/ready
 
 bench: .venv/bench/ready
 	.venv/bench/bin/python bench/run.py
+
+conformance: .venv/ready $(PEERS)
+	$(RUN)/python -m tests.interop.conformance
 
 format: .venv/ready
 	$(RUN)/ruff check --fix .
@@ -36,6 +41,11 @@ $(UV):
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --python $(RUN)/python --require-hashes requirements/test.lock
 	$(UV) pip install --quiet --python $(RUN)/python --no-deps -e .
+	touch $@
+
+# The peers of the interop tests run on the Node that the virtual environment brought.
+$(PEERS): tests/interop/package-lock.json .venv/ready
+	cd tests/interop && PATH="$(CURDIR)/$(RUN):$$PATH" npm ci --silent --no-audit --no-fund
 	touch $@
 
 .venv/bench/ready: pyproject.toml requirements/bench.lock | $(UV)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .client_auth import METHODS, usable_methods
 from .credentials import Credentials
-from .discovery import derive_token_endpoint
+from .discovery import Discovery, derive_token_endpoint
 from .errors import ConfigurationError
 from .grant import is_scope
 from .urls import canonical_resource, origin_of, parse_secure_url, parse_url
@@ -37,7 +37,19 @@ class ClientConfig:
     origin: str | None
     mcp_url: str | None
     authorization_server: str | None
-    parameters: tuple[tuple[str, str], ...] = field(repr=False)
+    extra_parameters: tuple[tuple[str, str], ...] = field(repr=False)
+
+    def parameters(self, found: Discovery) -> list[tuple[str, str]]:
+        """The parameters of a token request beside the grant: what was configured, else what was found.
+
+        The MCP authorization specification has the resource sent by the name that it is published under, else by the
+        server's canonical URL; not where an `audience` says the same to a server that wants that instead.
+        """
+        resource = self.resource
+        if resource is None and self.audience is None and self.mcp_url is not None:
+            resource = found.resource or canonical_resource(parse_url(self.mcp_url, "mcp_url"))
+        standard = (("scope", self.scope or found.scope), ("resource", resource), ("audience", self.audience))
+        return [*((name, value) for name, value in standard if value is not None), *self.extra_parameters]
 
 
 def client_config(
@@ -66,10 +78,6 @@ def client_config(
         _text(audience, "audience", "Leave it out, or name the audience the token is for.")
     if resource is not None:
         _text(resource, "resource", "Leave it out, or name the resource the token is for.")
-    if mcp_url is not None and resource is None and audience is None:
-        # The MCP authorization specification has the server's canonical URL sent as the resource indicator.
-        resource = canonical_resource(parse_secure_url(mcp_url, "mcp_url"))
-    standard = (("resource", resource), ("audience", audience))
     return ClientConfig(
         client_id=str(client_id),
         credentials=credentials,
@@ -82,7 +90,7 @@ def client_config(
         origin=_origin(mcp_url, resource),
         mcp_url=mcp_url,
         authorization_server=_issuer(authorization_server, "authorization_server"),
-        parameters=(*((k, v) for k, v in standard if v is not None), *_extra(extra_parameters or {})),
+        extra_parameters=_extra(extra_parameters or {}),
     )
 
 
@@ -172,10 +180,10 @@ def _given(credentials: Credentials, *names: str) -> dict[str, object]:
     return {name: value for name in names if (value := getattr(credentials, name)) is not None}
 
 
-def _extra(parameters: Mapping[str, str]) -> list[tuple[str, str]]:
+def _extra(parameters: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     for name, value in parameters.items():
         if name in _PROTOCOL_PARAMETERS:
             raise ConfigurationError("extra_parameters", f"holds {name}", "Pass it by its own argument.")
         if not name or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError("extra_parameters", f"{name!r} is not text", "Pass a mapping of str to str.")
-    return list(parameters.items())
+    return tuple(parameters.items())

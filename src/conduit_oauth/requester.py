@@ -39,7 +39,7 @@ def drive(steps: Generator[Request, Response, T], transport: Transport, timeout:
         return stop.value
 
 
-def _grant_form(signing: Signing, parameters: tuple[tuple[str, str], ...]) -> Form:
+def _grant_form(signing: Signing, parameters: list[tuple[str, str]]) -> Form:
     """The form of the grant that the configured material is for."""
     credentials = signing.credentials
     if credentials.assertion is not None:
@@ -111,8 +111,7 @@ class Requester:
     def _fetch(self) -> AccessToken:
         config = self.config
         found = self._locate()
-        scope = config.scope or found.scope
-        parameters = (("scope", scope), *config.parameters) if scope else config.parameters
+        parameters = config.parameters(found)
         signing = Signing(
             client_id=config.client_id,
             credentials=config.credentials,
@@ -132,7 +131,11 @@ class Requester:
         response = self.transport.send(request, self._attempt_timeout)
         grant = judge_token_response(request.url, response, secrets=signing.secrets, wall_now=time.time())
         lifetime = self._default_lifetime if grant.lifetime is None else grant.lifetime
-        token = AccessToken(grant.access_token, *moments(sent_at, lifetime, self._refresh_ahead), grant.scope or scope)
+        token = AccessToken(
+            grant.access_token,
+            *moments(sent_at, lifetime, self._refresh_ahead),
+            grant.scope or dict(parameters).get("scope"),
+        )
         if self._clock() >= token.expires_at:
             raise InvalidTokenResponse(request.url, "expires_in", f"is {lifetime:g} s: it had expired when it arrived")
         return token

@@ -18,11 +18,17 @@ from conduit_oauth import TokenProvider
 async def main(mcp_url: str) -> None:
     context = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT") or "{}")
     key = context.get("private_key_pem")
+    assertion = context.get("valid_jwt")
+    secret = context.get("client_secret")
+    # Scenarios that register a client or ask a person give no credential: a client without one shows how far we come.
+    method = None if secret or key or assertion else "none"
     async with (
         TokenProvider(
             context.get("client_id", "conformance-client"),
-            None if key else context.get("client_secret", "conformance-secret"),
+            secret,
             private_key=key,
+            token_endpoint_auth_method=method,
+            assertion=assertion,
             signing_algorithm=context.get("signing_algorithm"),
             mcp_url=mcp_url,
             timeout=10,

@@ -1,0 +1,29 @@
+"""The MCP conformance suite's verdict on our client (docs/conformance.md has the whole table)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.interop.conformance import METADATA, MIGRATION, WHOLE, run
+
+BROWSER_ONLY = {"client-registration", "authorization-request", "resource-parameter-in-authorization"}
+
+
+@pytest.mark.parametrize("scenario", WHOLE)
+def test_scenarios_for_machines_pass_whole(scenario: str) -> None:
+    checks = run(scenario)
+    assert checks
+    assert [check for check in checks if check.status != "SUCCESS"] == []
+
+
+@pytest.mark.parametrize("scenario", METADATA)
+def test_every_metadata_location_is_found_and_no_trap_is_stepped_into(scenario: str) -> None:
+    checks = run(scenario)
+    assert {check.id for check in checks if check.status != "SUCCESS"} == BROWSER_ONLY
+    assert {"authorization-server-metadata", "token-request", "valid-bearer-token"} <= {check.id for check in checks}
+
+
+def test_credentials_never_reach_the_authorization_server_that_came_later() -> None:
+    status = {check.id: check.status for check in run(MIGRATION)}
+    assert status["sep-2352-no-reuse-on-as-change"] == "SUCCESS"
+    assert status["sep-2352-no-cross-as-credential-reuse"] == "SUCCESS"
