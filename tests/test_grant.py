@@ -27,7 +27,9 @@ SECRET = "s3cr&t pässword/+"
 
 def judge(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Grant:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return judge_token_response(URL, Response(status, headers or {}, content), secrets=[SECRET], wall_now=0.0)
+    return judge_token_response(
+        URL, Response(status, headers or {}, content), secrets=[SECRET], wall_now=0.0, token_type="Bearer"
+    )
 
 
 def good(**changes: Any) -> dict[str, Any]:

@@ -79,18 +79,27 @@ def token_request(token_endpoint: str, headers: Mapping[str, str], form: Form) -
     return Request("POST", token_endpoint, headers, urlencode(form).encode())
 
 
-def judge_token_response(url: str, response: Response, *, secrets: Iterable[str], wall_now: float) -> Grant:
+def judge_token_response(
+    url: str, response: Response, *, secrets: Iterable[str], wall_now: float, token_type: str
+) -> Grant:
     """The grant in a token response, or the error it amounts to.
 
     Raises `TokenRequestError` for a status other than 2xx (RFC 6749 §5.2) and `InvalidTokenResponse` for a success
-    that breaks §5.1. `wall_now` (Unix seconds) is what a `Retry-After` date is compared with.
+    that breaks §5.1, or is no token of `token_type`. `wall_now` (Unix seconds) is what a `Retry-After` date is
+    compared with.
     """
     if not 200 <= response.status < 300:
         raise _refusal(url, response, list(secrets), wall_now)
     body = parse_json_object(response.content)
     if body is None:
         raise InvalidTokenResponse(url, "body", _not_an_object(response.content, secrets))
-    return Grant(_access_token(url, body), _lifetime(url, body), _scope(url, body))
+    return Grant(_access_token(url, body, token_type), _lifetime(url, body), _scope(url, body))
+
+
+def wants_nonce(response: Response) -> bool:
+    """Whether the authorization server refused for want of a DPoP nonce that it sends along (RFC 9449 §8)."""
+    body = (parse_json_object(response.content) or {}) if response.status in (400, 401) else {}
+    return body.get("error") == "use_dpop_nonce" and "dpop-nonce" in response.headers
 
 
 def parse_json_object(content: bytes) -> dict[str, Any] | None:
@@ -113,15 +122,15 @@ def _not_an_object(content: bytes, secrets: Iterable[str]) -> str:
     return f"is not a JSON object ({len(content)} bytes{shown})"
 
 
-def _access_token(url: str, body: dict[str, Any]) -> str:
+def _access_token(url: str, body: dict[str, Any], token_type: str) -> str:
     token = body.get("access_token")
     if not isinstance(token, str) or not token:
         raise InvalidTokenResponse(url, "access_token", "is missing, empty or not a string")
     if not _B64TOKEN.fullmatch(token):
         raise InvalidTokenResponse(url, "access_token", "has characters that RFC 6750 does not allow in a bearer token")
     kind = body.get("token_type")
-    if not isinstance(kind, str) or kind.lower() != "bearer":
-        raise InvalidTokenResponse(url, "token_type", "is not Bearer" if kind else "is missing")
+    if not isinstance(kind, str) or kind.lower() != token_type.lower():
+        raise InvalidTokenResponse(url, "token_type", f"is not {token_type}" if kind else "is missing")
     return token
 
 

@@ -64,8 +64,7 @@ def sign_assertion(
     key: Key, claims: dict[str, Any], *, key_id: str | None, algorithm: str | None, supported: tuple[str, ...] | None
 ) -> str:
     """A signed JWT by the algorithm that was chosen, else the first of the key's that the server supports."""
-    curve = key.as_dict(private=False).get("crv") if isinstance(key, ECKey | OKPKey) else None
-    possible = _ALGORITHMS.get(str(curve or key.key_type), ())
+    possible = _possible(key)
     wanted = (algorithm,) if algorithm else supported or possible
     usable = [name for name in possible if name in wanted]
     if not usable:
@@ -78,3 +77,22 @@ def sign_assertion(
     if kid := key_id or key.kid:
         header["kid"] = kid
     return jwt.encode(header, claims, key, algorithms=usable)
+
+
+def generate_key() -> Key:
+    """A key for proofs of possession (RFC 9449), as long-lived as the process."""
+    return ECKey.generate_key("P-256")
+
+
+def sign_proof(key: Key, claims: dict[str, Any]) -> str:
+    """A DPoP proof (RFC 9449 §4.2), with the public key that verifies it in its header."""
+    usable = [name for name in _possible(key) if not name.startswith("HS")]
+    if not usable:
+        raise ConfigurationError("dpop", "is no key for signatures by a key pair", "Use an EC, RSA or Ed25519 key.")
+    header = {"typ": "dpop+jwt", "alg": usable[0], "jwk": key.as_dict(private=False)}
+    return jwt.encode(header, claims, key, algorithms=usable)
+
+
+def _possible(key: Key) -> tuple[str, ...]:
+    curve = key.as_dict(private=False).get("crv") if isinstance(key, ECKey | OKPKey) else None
+    return _ALGORITHMS.get(str(curve or key.key_type), ())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from .clock import Clock, elapsed
 from .config import client_config, seconds
 from .credentials import Credentials, KeySource, Source
+from .dpop import Dpop
 from .flight import FlightControl
 from .grant import ACCESS_TOKEN_TYPE
 from .life import Life
@@ -60,6 +61,8 @@ class TokenProvider:
         token_endpoint_auth_method: `client_secret_basic`, `client_secret_post`, `client_secret_jwt`,
             `private_key_jwt` or `none`; by default the first that credential and metadata have in common, and
             `client_secret_post` for a secret where nothing is known of the server.
+        dpop: True binds the tokens to a key made here, a key (PEM, JWK, `Path` or callable) to that one (RFC 9449); the
+            adapters then send a fresh proof with each request.
         discovery: False derives the token endpoint from `mcp_url` without asking for metadata.
         authorization_server: the issuer to use where the resource lists several.
         http_client, transport: an `httpx2.Client`, or a transport for our own, to send token requests with. They are
@@ -96,6 +99,7 @@ class TokenProvider:
         default_lifetime: float = 3600.0,
         timeout: float = 30.0,
         token_endpoint_auth_method: str | None = None,
+        dpop: bool | KeySource = False,
         discovery: bool = True,
         authorization_server: str | None = None,
         http_client: httpx2.Client | None = None,
@@ -134,6 +138,7 @@ class TokenProvider:
             refresh_ahead=seconds(refresh_ahead, "refresh_ahead"),
             default_lifetime=seconds(default_lifetime, "default_lifetime", at_least=1.0),
             attempt_timeout=self._timeout / 2,
+            dpop=None if dpop is False else Dpop(None if dpop is True else dpop),
         )
         self._clock = clock
         self._life = Life()
@@ -188,6 +193,11 @@ class TokenProvider:
     def origin(self) -> str | None:
         """The only origin the token may be sent to, None where neither `mcp_url` nor `resource` tells it."""
         return self._requester.config.origin
+
+    @property
+    def dpop(self) -> Dpop | None:
+        """What makes the proofs that the tokens need, None for bearer tokens."""
+        return self._requester.dpop
 
     def state(self) -> ProviderState:
         """A snapshot of what the provider knows, without secrets."""

@@ -12,6 +12,7 @@ from .clock import Clock
 from .config import ClientConfig
 from .credentials import read_text
 from .discovery import Discovery, Steps, discover_issuer, discover_resource
+from .dpop import Dpop
 from .errors import DiscoveryError, InvalidTokenResponse, OAuthError
 from .grant import (
     Form,
@@ -22,6 +23,7 @@ from .grant import (
     jwt_bearer_form,
     token_exchange_form,
     token_request,
+    wants_nonce,
 )
 from .token import AccessToken, moments
 from .transport import Transport
@@ -62,6 +64,7 @@ class Requester:
         "_fresh_until",
         "_refresh_ahead",
         "config",
+        "dpop",
         "transport",
     )
 
@@ -74,8 +77,10 @@ class Requester:
         refresh_ahead: float,
         default_lifetime: float,
         attempt_timeout: float,
+        dpop: Dpop | None,
     ) -> None:
         self.config = config
+        self.dpop = dpop
         self.transport = transport
         self._clock = clock
         self._refresh_ahead = refresh_ahead
@@ -109,36 +114,53 @@ class Requester:
             return OAuthError(f"{self.target}: the token request broke down with {type(error).__name__}. Report this.")
 
     def _fetch(self) -> AccessToken:
-        config = self.config
         found = self._locate()
-        parameters = config.parameters(found)
+        parameters = self.config.parameters(found)
+        signing, request = self._signed(found, parameters)
+        sent_at = self._clock()
+        response = self.transport.send(request, self._attempt_timeout)
+        if self.dpop is not None:
+            nonce = response.headers.get("dpop-nonce")
+            if self.dpop.remember(request.url, nonce, resource=False) and wants_nonce(response):
+                signing, request = self._signed(found, parameters)
+                sent_at = self._clock()
+                response = self.transport.send(request, self._attempt_timeout)
+                self.dpop.remember(request.url, response.headers.get("dpop-nonce"), resource=False)
+        grant = judge_token_response(
+            request.url,
+            response,
+            secrets=signing.secrets,
+            wall_now=time.time(),
+            token_type="DPoP" if self.dpop else "Bearer",
+        )
+        lifetime = self._default_lifetime if grant.lifetime is None else grant.lifetime
+        scope = grant.scope or dict(parameters).get("scope")
+        token = AccessToken(grant.access_token, *moments(sent_at, lifetime, self._refresh_ahead), scope)
+        if self._clock() >= token.expires_at:
+            raise InvalidTokenResponse(request.url, "expires_in", f"is {lifetime:g} s: it had expired when it arrived")
+        return token
+
+    def _signed(self, found: Discovery, parameters: list[tuple[str, str]]) -> tuple[Signing, Request]:
+        """A token request with everything in it that must be fresh: credential, assertion, proof."""
+        credentials = self.config.credentials
+        wall_now = time.time()
         signing = Signing(
-            client_id=config.client_id,
-            credentials=config.credentials,
+            client_id=self.config.client_id,
+            credentials=credentials,
             # RFC 7523bis: the issuer, which no other server can pass on; without one known, the endpoint.
             audience=found.issuer or found.token_endpoint,
-            wall_now=time.time(),
+            wall_now=wall_now,
             algorithms=found.token_endpoint_auth_signing_algs,
             headers={},
             form=[],
             secrets=[],
         )
         signing.form.extend(_grant_form(signing, parameters))
-        usable = usable_methods(config.credentials)
-        METHODS[config.method or choose_method(usable, found.token_endpoint_auth_methods)](signing)
-        request = token_request(found.token_endpoint, signing.headers, signing.form)
-        sent_at = self._clock()
-        response = self.transport.send(request, self._attempt_timeout)
-        grant = judge_token_response(request.url, response, secrets=signing.secrets, wall_now=time.time())
-        lifetime = self._default_lifetime if grant.lifetime is None else grant.lifetime
-        token = AccessToken(
-            grant.access_token,
-            *moments(sent_at, lifetime, self._refresh_ahead),
-            grant.scope or dict(parameters).get("scope"),
-        )
-        if self._clock() >= token.expires_at:
-            raise InvalidTokenResponse(request.url, "expires_in", f"is {lifetime:g} s: it had expired when it arrived")
-        return token
+        method = self.config.method or choose_method(usable_methods(credentials), found.token_endpoint_auth_methods)
+        METHODS[method](signing)
+        if self.dpop is not None:
+            signing.headers["DPoP"] = self.dpop.proof("POST", found.token_endpoint, wall_now=wall_now)
+        return signing, token_request(found.token_endpoint, signing.headers, signing.form)
 
     def _locate(self) -> Discovery:
         """Where tokens come from: as found before while that holds, or while nobody can say anything newer."""

@@ -22,8 +22,8 @@ class Counts:
 class ProviderState:
     """A snapshot of a `TokenProvider`. Moments are aware UTC datetimes, None where no valid token is cached.
 
-    `scope`, `resource` and `audience` are as configured, `granted_scope` is what the cached token has. `client_secret` is
-    always masked.
+    `scope`, `resource` and `audience` are as configured, `granted_scope` is what the cached token has.
+    `client_secret` is always masked.
     """
 
     name: str

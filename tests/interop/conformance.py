@@ -40,6 +40,8 @@ REASONS = {
     "authorization-request": BROWSER,
     "resource-parameter-in-authorization": BROWSER,
     "sep-2352-reregister-on-as-change": REGISTRATION,
+    "sep-1932-client-token-request-proof": "counted for authorization codes only; oidc-provider proves it",
+    "sep-1932-client-as-nonce": "counted for authorization codes only; oidc-provider proves it",
 }
 
 

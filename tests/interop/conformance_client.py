@@ -30,6 +30,7 @@ async def main(mcp_url: str) -> None:
             token_endpoint_auth_method=method,
             assertion=assertion,
             signing_algorithm=context.get("signing_algorithm"),
+            dpop="dpop" in os.environ.get("MCP_CONFORMANCE_SCENARIO", ""),
             mcp_url=mcp_url,
             timeout=10,
         ) as provider,

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Generator
 from typing import Any, ClassVar
 
 from ..provider import TokenProvider
-from ._rules import Destinations, bearer, is_rejection
+from ._rules import Destinations, Presentation
 
 
 class HttpxFlow:
-    """Adds the token; on a 401 forgets that token, takes another and sends the request once more."""
+    """Presents the token, and sends the request again where the answer calls for it."""
 
     replayable_stream: ClassVar[type]
 
@@ -20,28 +20,27 @@ class HttpxFlow:
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """For `Client`."""
-        self._check(request.url)
-        token = self._provider.get_token()
-        request.headers["Authorization"] = bearer(token)
-        if self._shall_replay(request, (yield request), token):
-            request.headers["Authorization"] = bearer(self._provider.get_token())
-            yield request
+        presentation = self._begin(request)
+        while True:
+            request.headers.update(presentation.headers(self._provider.get_token()))
+            if not self._goes_on(presentation, request, (yield request)):
+                return
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """For `AsyncClient`."""
-        self._check(request.url)
-        token = await self._provider.get_token_async()
-        request.headers["Authorization"] = bearer(token)
-        if self._shall_replay(request, (yield request), token):
-            request.headers["Authorization"] = bearer(await self._provider.get_token_async())
-            yield request
+        presentation = self._begin(request)
+        while True:
+            request.headers.update(presentation.headers(await self._provider.get_token_async()))
+            if not self._goes_on(presentation, request, (yield request)):
+                return
 
-    def _check(self, url: Any) -> None:
+    def _begin(self, request: Any) -> Presentation:
+        url = request.url
         self._destinations.check(url.scheme, url.netloc.decode("ascii"))
+        return Presentation(self._provider, request.method, str(url))
 
-    def _shall_replay(self, request: Any, response: Any, token: str) -> bool:
+    def _goes_on(self, presentation: Presentation, request: Any, response: Any) -> bool:
         # The answer's own request: the client follows redirects within the flow, and drops the header on the way.
-        if not is_rejection(response.status_code, response.request.headers.get("Authorization"), token):
-            return False
-        self._provider.invalidate(token)
-        return isinstance(request.stream, self.replayable_stream)
+        sent = response.request.headers.get("Authorization")
+        again = presentation.calls_for_another(response.status_code, sent, response.headers)
+        return again and isinstance(request.stream, self.replayable_stream)

@@ -1,7 +1,14 @@
-"""What every adapter does alike: where the token may go, and which 401 is about it (RFC 6750 §2.1, §3, §5.3)."""
+"""What every adapter does alike: where the token may go, how it is presented, and what a refusal asks for.
+
+RFC 6750 §2.1, §3, §5.3 for bearer tokens; RFC 9449 §7, §9 for those bound to a key.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+
+from ..challenge import parse_challenges
 from ..errors import ConfigurationError
 from ..provider import TokenProvider
 from ..urls import origin_of, parse_secure_url
@@ -31,11 +38,50 @@ class Destinations:
             self._judged.add(destination)
 
 
-def bearer(token: str) -> str:
-    """The value of the Authorization header."""
-    return f"Bearer {token}"
+class Presentation:
+    """One request of the caller's: the headers of each attempt, and whether its answer calls for another.
+
+    A new nonce and a new token are each tried once, so a request is sent three times at most.
+    """
+
+    __slots__ = ("_dpop", "_method", "_nonce_tried", "_provider", "_sent", "_token", "_token_tried", "_url")
+
+    def __init__(self, provider: TokenProvider, method: str, url: str) -> None:
+        self._provider = provider
+        self._dpop = provider.dpop
+        self._method = method
+        self._url = url
+        self._token = self._sent = ""
+        self._nonce_tried = self._token_tried = False
+
+    def headers(self, token: str) -> dict[str, str]:
+        """What presents `token` with the next attempt."""
+        self._token = token
+        if self._dpop is None:
+            self._sent = f"Bearer {token}"
+            return {"Authorization": self._sent}
+        self._sent = f"DPoP {token}"
+        proof = self._dpop.proof(self._method, self._url, wall_now=time.time(), access_token=token)
+        return {"Authorization": self._sent, "DPoP": proof}
+
+    def calls_for_another(self, status: int, sent: object, answer: Mapping[str, str]) -> bool:
+        """Whether to send the request once more; a token that was refused is forgotten.
+
+        `sent` is the Authorization header of the request that was answered, after any redirects: an answer to a
+        request that lost it says nothing of our token. `answer` holds the answer's headers.
+        """
+        if sent != self._sent:
+            return False
+        fresh = self._dpop is not None and self._dpop.remember(self._url, answer.get("DPoP-Nonce"), resource=True)
+        if status != 401:
+            return False
+        if fresh and not self._nonce_tried and _wants_nonce(answer.get("WWW-Authenticate", "")):
+            self._nonce_tried = True
+            return True
+        self._provider.invalidate(self._token)
+        again, self._token_tried = not self._token_tried, True
+        return again
 
 
-def is_rejection(status: int, sent: object, token: str) -> bool:
-    """Whether this answer rejects `token`: a 401 to a request that, after any redirects, still carried it."""
-    return status == 401 and sent == bearer(token)
+def _wants_nonce(header: str) -> bool:
+    return any(challenge.parameters.get("error") == "use_dpop_nonce" for challenge in parse_challenges(header))

@@ -8,7 +8,7 @@ from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 from yarl import URL
 
 from ..provider import TokenProvider
-from ._rules import Destinations, bearer, is_rejection
+from ._rules import Destinations, Presentation
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # aiohttp runs the middleware anew for each hop and does not say that it is one. This is where the task's last answer
@@ -31,18 +31,22 @@ class TokenAuth:
             _foreign_hop.set(_redirect_target(response))
             return response
         self._destinations.check(request.url.scheme, request.url.authority)
-        token = await self._provider.get_token_async()
-        request.headers[hdrs.AUTHORIZATION] = bearer(token)
-        response = await handler(request)
-        if is_rejection(response.status, request.headers.get(hdrs.AUTHORIZATION), token):
-            self._provider.invalidate(token)
-            if isinstance(request.body, bytes) or not request.body.consumed:
-                response.release()
-                request.headers[hdrs.AUTHORIZATION] = bearer(await self._provider.get_token_async())
-                response = await handler(request)
+        presentation = Presentation(self._provider, request.method, str(request.url))
+        while True:
+            request.headers.update(presentation.headers(await self._provider.get_token_async()))
+            response = await handler(request)
+            sent = request.headers.get(hdrs.AUTHORIZATION)
+            again = presentation.calls_for_another(response.status, sent, response.headers)
+            if not again or not _replayable(request):
+                break
+            response.release()
         target = _redirect_target(response)
         _foreign_hop.set(target if target and target.origin() != request.url.origin() else None)
         return response
+
+
+def _replayable(request: ClientRequest) -> bool:
+    return isinstance(request.body, bytes) or not request.body.consumed
 
 
 def _redirect_target(response: ClientResponse) -> URL | None:

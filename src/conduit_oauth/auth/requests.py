@@ -11,7 +11,7 @@ from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar  # pyright: ignore[reportUnknownVariableType]
 
 from ..provider import TokenProvider
-from ._rules import Destinations, bearer, is_rejection
+from ._rules import Destinations, Presentation
 
 
 class TokenAuth(AuthBase):
@@ -22,30 +22,33 @@ class TokenAuth(AuthBase):
         self._destinations = Destinations(provider)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the token, and a hook that answers a 401."""
-        url = urlsplit(request.url or "")
-        self._destinations.check(url.scheme, url.netloc)
-        token = self._provider.get_token()
-        request.headers["Authorization"] = bearer(token)
-        request.hooks["response"].append(partial(self._on_response, token))
+        """Present the token, and hook in what looks at the answer."""
+        url = request.url or ""
+        parts = urlsplit(url)
+        self._destinations.check(parts.scheme, parts.netloc)
+        presentation = Presentation(self._provider, request.method or "", url)
+        request.headers.update(presentation.headers(self._provider.get_token()))
+        request.hooks["response"].append(partial(self._on_response, presentation))
         return request
 
-    def _on_response(self, token: str, response: requests.Response, **settings: Any) -> requests.Response:
-        sent = response.request
-        if not is_rejection(response.status_code, sent.headers.get("Authorization"), token):
-            return response
-        self._provider.invalidate(token)
-        if not isinstance(cast("object", sent.body), str | bytes | None):
-            return response
-        fresh = bearer(self._provider.get_token())
-        # Read to the end, so that the connection goes back to the pool before the replay asks for one.
-        response.content  # noqa: B018  # pyright: ignore[reportUnusedExpression]
-        response.close()
-        replay = sent.copy()
-        extract_cookies_to_jar(replay._cookies, sent, response.raw)  # pyright: ignore
-        replay.prepare_cookies(replay._cookies)  # pyright: ignore
-        replay.headers["Authorization"] = fresh
-        answer = response.connection.send(replay, **settings)  # pyright: ignore
-        answer.history.append(response)
-        answer.request = replay
-        return answer
+    def _on_response(
+        self, presentation: Presentation, response: requests.Response, **settings: Any
+    ) -> requests.Response:
+        while True:
+            sent = response.request
+            authorization = sent.headers.get("Authorization")
+            again = presentation.calls_for_another(response.status_code, authorization, response.headers)
+            if not again or not isinstance(cast("object", sent.body), str | bytes | None):
+                return response
+            fresh = presentation.headers(self._provider.get_token())
+            # Read to the end, so that the connection goes back to the pool before the replay asks for one.
+            response.content  # noqa: B018  # pyright: ignore[reportUnusedExpression]
+            response.close()
+            replay = sent.copy()
+            extract_cookies_to_jar(replay._cookies, sent, response.raw)  # pyright: ignore
+            replay.prepare_cookies(replay._cookies)  # pyright: ignore
+            replay.headers.update(fresh)
+            answer = response.connection.send(replay, **settings)  # pyright: ignore
+            answer.history.append(response)
+            answer.request = replay
+            response = answer

@@ -1,0 +1,71 @@
+"""Proof of possession (RFC 9449): a signed proof for each request, bound to the key that the token is bound to.
+
+Pure but for the key's randomness: the time is an argument. Nonces of the authorization server and of each resource
+server are kept apart (§8, §9), by origin.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import uuid
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .credentials import KeySource, read_key
+from .urls import origin_of
+
+if TYPE_CHECKING:
+    from .jose import Key
+
+# RFC 9449 §8.1, bounded: what comes from a server goes into a header.
+_NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,512}")
+_MAX_ORIGINS = 256
+
+
+class Dpop:
+    """One key, configured or made here, and the nonces that servers asked for last."""
+
+    __slots__ = ("_key", "_nonces", "_source")
+
+    def __init__(self, source: KeySource | None) -> None:
+        self._source = source
+        self._key: Key | None = None
+        self._nonces: dict[tuple[bool, str], str] = {}
+
+    def proof(self, method: str, url: str, *, wall_now: float, access_token: str | None = None) -> str:
+        """A fresh proof for one request (§4.2); with `access_token`, for its use at a resource server (`ath`, §7)."""
+        from .jose import sign_proof
+
+        parts = urlsplit(url)
+        claims: dict[str, Any] = {
+            "jti": uuid.uuid4().hex,
+            "htm": method,
+            "htu": parts._replace(query="", fragment="").geturl(),
+            "iat": int(wall_now),
+        }
+        if access_token is not None:
+            digest = hashlib.sha256(access_token.encode()).digest()
+            claims["ath"] = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        if nonce := self._nonces.get((access_token is not None, origin_of(parts))):
+            claims["nonce"] = nonce
+        return sign_proof(self._signing_key(), claims)
+
+    def remember(self, url: str, nonce: str | None, *, resource: bool) -> bool:
+        """Take in the `DPoP-Nonce` of an answer from `url`; whether it is one that was not known."""
+        place = resource, origin_of(urlsplit(url))
+        if nonce is None or not _NONCE.fullmatch(nonce) or self._nonces.get(place) == nonce:
+            return False
+        if len(self._nonces) >= _MAX_ORIGINS:
+            self._nonces.clear()
+        self._nonces[place] = nonce
+        return True
+
+    def _signing_key(self) -> Key:
+        from .jose import generate_key, load_key
+
+        # Kept, unlike other credentials: a token is of no use with another key than it was issued to.
+        if self._key is None:
+            self._key = generate_key() if self._source is None else load_key(read_key(self._source))
+        return self._key

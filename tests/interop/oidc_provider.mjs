@@ -1,0 +1,45 @@
+// oidc-provider on a free loopback port, with the clients it is told. Prints its issuer, then a line for each token request.
+import http from 'node:http'
+import Provider from 'oidc-provider'
+
+const { clients, requireNonce } = JSON.parse(process.argv[2])
+const server = http.createServer()
+
+server.listen(0, '127.0.0.1', () => {
+  const issuer = `http://127.0.0.1:${server.address().port}`
+  const provider = new Provider(issuer, {
+    clients: clients.map((client) => ({
+      redirect_uris: [],
+      response_types: [],
+      grant_types: ['client_credentials'],
+      ...client,
+    })),
+    clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt', 'none'],
+    enabledJWA: {
+      clientAuthSigningAlgValues: ['HS256', 'RS256', 'PS256', 'ES256', 'ES384', 'ES512', 'Ed25519', 'EdDSA'],
+      dPoPSigningAlgValues: ['ES256', 'Ed25519'],
+    },
+    features: {
+      devInteractions: { enabled: false },
+      clientCredentials: { enabled: true },
+      dPoP: { enabled: true, nonceSecret: Buffer.alloc(32, 7), requireNonce: () => requireNonce },
+    },
+    ttl: { ClientCredentials: 600 },
+    scopes: ['read', 'write'],
+  })
+  const log = (ctx, error) =>
+    console.log(
+      JSON.stringify({
+        client_id: ctx.oidc.client?.clientId,
+        method: ctx.oidc.client?.clientAuthMethod,
+        dpop: Boolean(ctx.get('DPoP')),
+        bound: Boolean(ctx.oidc.entities.ClientCredentials?.jkt),
+        error: error?.error,
+      }),
+    )
+  provider.on('grant.success', (ctx) => log(ctx))
+  provider.on('grant.error', log)
+  provider.on('server_error', (ctx, error) => console.error(error))
+  server.on('request', provider.callback())
+  console.log(issuer)
+})
