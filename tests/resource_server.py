@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
 import threading
 from typing import Any, Self
@@ -13,11 +15,22 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 
+def scope_of(token: str) -> list[str]:
+    """The scope that a JWT says it has; nothing for another token."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return []
+    return json.loads(base64.urlsafe_b64decode(parts[1] + "=="))["scope"].split()
+
+
 class ResourceServer:
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.refused: set[str] = set()
         self.refuse_all = False
+        # The scope that is wanted, and where the scope of a token is read.
+        self.needs = ""
+        self.never_content = False
         app = Starlette(
             routes=[
                 Route("/echo", self._echo, methods=["GET", "POST"]),
@@ -70,6 +83,10 @@ class ResourceServer:
         token = (entry["authorization"] or "").removeprefix("Bearer ")
         if self.refuse_all or not token or token in self.refused:
             return JSONResponse({"error": "invalid_token"}, 401, {"WWW-Authenticate": "Bearer"})
+        granted = set(scope_of(token))
+        if self.never_content or not set(self.needs.split()) <= granted:
+            challenge = f'Bearer error="insufficient_scope", scope="{self.needs}"'
+            return JSONResponse({"error": "insufficient_scope"}, 403, {"WWW-Authenticate": challenge})
         return JSONResponse(entry)
 
     async def _redirect(self, request: Request) -> Response:

@@ -16,6 +16,7 @@ import conduit_oauth.auth.aiohttp
 import conduit_oauth.auth.httpx
 import conduit_oauth.auth.requests
 from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
+from conduit_oauth.provider import MAX_STEPS
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider
 from tests.resource_server import ResourceServer
@@ -227,6 +228,51 @@ def test_the_token_goes_to_its_own_origin_only(
 def test_the_token_does_not_travel_in_plain_text(send: Send, make_provider: MakeProvider) -> None:
     with pytest.raises(ConfigurationError, match="plain http"):
         send(make_provider(), "GET", "http://api.example.invalid/echo")
+
+
+def test_a_403_for_want_of_scope_steps_up_to_the_union_and_stays_there(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    resource_server.needs = "mcp:write"
+    provider = make_provider(scope="mcp:read")
+    assert send(provider, "POST", f"{resource_server.url}/echo", b"hello").status == 200
+    assert [request["body"] for request in resource_server.requests] == ["hello", "hello"]
+    assert [request["form"]["scope"] for request in authorization_server.token_requests] == [
+        "mcp:read",
+        "mcp:read mcp:write",
+    ]
+    # The narrow token is as good as before.
+    assert provider.state().granted_scope == "mcp:read"
+
+
+def test_a_server_that_always_wants_more_scope_is_asked_once_more_only(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    resource_server.needs = "mcp:write admin"
+    provider = make_provider(scope="mcp:read")
+    with pytest.raises(TokenRequestError) as caught:
+        send(provider, "GET", f"{resource_server.url}/echo")
+    assert caught.value.error == "invalid_scope"
+    assert len(resource_server.requests) == 1
+    assert provider.get_token()
+
+
+def test_a_server_that_is_not_content_with_the_wider_scope_either_is_not_asked_a_third_time(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer
+) -> None:
+    resource_server.needs = "mcp:write"
+    resource_server.never_content = True
+    assert send(make_provider(scope="mcp:read"), "GET", f"{resource_server.url}/echo").status == 403
+    assert len(resource_server.requests) == 2
+
+
+def test_scopes_are_not_widened_for_ever(make_provider: MakeProvider) -> None:
+    provider = make_provider(scope="a")
+    wider = [provider.stepped_up(f"s{number}") for number in range(20)]
+    assert sum(one is not None for one in wider) == MAX_STEPS
+    assert provider.stepped_up("s0") is wider[0]
+    assert provider.stepped_up("a") is None
+    assert provider.stepped_up('bad"scope') is None
 
 
 def test_requests_do_not_wait_for_each_other(make_provider: MakeProvider) -> None:

@@ -16,7 +16,7 @@ from .config import client_config, seconds
 from .credentials import Credentials, KeySource, Source
 from .dpop import Dpop
 from .flight import FlightControl
-from .grant import ACCESS_TOKEN_TYPE
+from .grant import ACCESS_TOKEN_TYPE, is_scope
 from .life import Life
 from .requester import Requester
 from .state import ProviderState
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import httpx2
 
     from .auth.httpx2 import TokenAuth
+
+
+# How many wider scopes one provider may be asked for: a server that wants another each time is not followed for ever.
+MAX_STEPS = 8
 
 
 class TokenProvider:
@@ -73,7 +77,7 @@ class TokenProvider:
         ConfigurationError: a setting is missing, empty or malformed; its `field` is named.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_control", "_life", "_requester", "_timeout", "name")
+    __slots__ = ("__weakref__", "_clock", "_control", "_life", "_requester", "_timeout", "_wider", "name")
 
     def __init__(
         self,
@@ -131,7 +135,7 @@ class TokenProvider:
         )
         self.name = name or client_id
         self._timeout = seconds(timeout, "timeout", at_least=0.001)
-        self._requester = Requester(
+        requester = Requester(
             config,
             Transport(http_client, transport),
             clock,
@@ -140,9 +144,14 @@ class TokenProvider:
             attempt_timeout=self._timeout / 2,
             dpop=None if dpop is False else Dpop(None if dpop is True else dpop),
         )
+        self._assemble(requester, clock)
+
+    def _assemble(self, requester: Requester, clock: Clock) -> None:
+        self._requester = requester
         self._clock = clock
         self._life = Life()
-        self._control = FlightControl(self.name, self._life, self._requester, clock, self._timeout)
+        self._control = FlightControl(self.name, self._life, requester, clock, self._timeout)
+        self._wider: dict[str, TokenProvider] = {}
 
     def get_token(self) -> str:
         """A valid access token; blocks only while there is none.
@@ -189,6 +198,25 @@ class TokenProvider:
 
         return TokenAuth(self)
 
+    def stepped_up(self, scope: str) -> TokenProvider | None:
+        """A provider for the union of this one's scope and `scope`, None where that is no wider (RFC 6750 §3.1).
+
+        Its token is apart from this one's, so that a refusal of the wider scope costs nothing; it closes with this one.
+        """
+        asked = (self._requester.config.scope or self._life.token.scope or "").split()
+        union = " ".join(sorted({*asked, *scope.split()}))
+        if not is_scope(union) or len(union.split()) == len(set(asked)):
+            return None
+        if union not in self._wider:
+            if len(self._wider) >= MAX_STEPS:
+                return None
+            wider = object.__new__(TokenProvider)
+            wider.name, wider._timeout = self.name, self._timeout
+            wider._assemble(self._requester.with_scope(union), self._clock)
+            # Two threads may come here at once: the first to arrive stays.
+            self._wider.setdefault(union, wider)
+        return self._wider[union]
+
     @property
     def origin(self) -> str | None:
         """The only origin the token may be sent to, None where neither `mcp_url` nor `resource` tells it."""
@@ -229,6 +257,8 @@ class TokenProvider:
     def close(self) -> None:
         """Forget the token, wake everybody who waits with `ProviderClosedError`, close our HTTP client."""
         self._control.close()
+        for wider in self._wider.values():
+            wider._control.close()
         self._requester.transport.close()
 
     async def aclose(self) -> None:

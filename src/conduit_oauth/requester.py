@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import time
 from collections.abc import Generator
@@ -88,6 +90,12 @@ class Requester:
         self._attempt_timeout = attempt_timeout
         self._found = Discovery(config.token_endpoint, math.inf, config.issuer) if config.token_endpoint else None
         self._fresh_until = math.inf if self._found else -math.inf
+
+    def with_scope(self, scope: str) -> Requester:
+        """As this one, asking for `scope`; what was found and the connections are shared."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, scope=scope)
+        return other
 
     @property
     def token_endpoint(self) -> str | None:

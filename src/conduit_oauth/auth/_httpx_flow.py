@@ -22,7 +22,7 @@ class HttpxFlow:
         """For `Client`."""
         presentation = self._begin(request)
         while True:
-            request.headers.update(presentation.headers(self._provider.get_token()))
+            request.headers.update(presentation.headers(presentation.provider.get_token()))
             if not self._goes_on(presentation, request, (yield request)):
                 return
 
@@ -30,7 +30,7 @@ class HttpxFlow:
         """For `AsyncClient`."""
         presentation = self._begin(request)
         while True:
-            request.headers.update(presentation.headers(await self._provider.get_token_async()))
+            request.headers.update(presentation.headers(await presentation.provider.get_token_async()))
             if not self._goes_on(presentation, request, (yield request)):
                 return
 
@@ -43,4 +43,6 @@ class HttpxFlow:
         # The answer's own request: the client follows redirects within the flow, and drops the header on the way.
         sent = response.request.headers.get("Authorization")
         again = presentation.calls_for_another(response.status_code, sent, response.headers)
+        # Once a wider scope was asked for, this adapter's later requests are likely to need it, too.
+        self._provider = presentation.provider
         return again and isinstance(request.stream, self.replayable_stream)

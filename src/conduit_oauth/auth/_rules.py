@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from ..challenge import parse_challenges
+from ..challenge import Challenge, parse_challenges
 from ..errors import ConfigurationError
 from ..provider import TokenProvider
 from ..urls import origin_of, parse_secure_url
@@ -41,18 +41,19 @@ class Destinations:
 class Presentation:
     """One request of the caller's: the headers of each attempt, and whether its answer calls for another.
 
-    A new nonce and a new token are each tried once, so a request is sent three times at most.
+    A nonce, a new token and a wider scope are each tried once, so a request is sent four times at most. `provider`
+    is whose token is presented: the one that was given, or the one that was stepped up to.
     """
 
-    __slots__ = ("_dpop", "_method", "_nonce_tried", "_provider", "_sent", "_token", "_token_tried", "_url")
+    __slots__ = ("_dpop", "_method", "_sent", "_token", "_tried", "_url", "provider")
 
     def __init__(self, provider: TokenProvider, method: str, url: str) -> None:
-        self._provider = provider
+        self.provider = provider
         self._dpop = provider.dpop
         self._method = method
         self._url = url
         self._token = self._sent = ""
-        self._nonce_tried = self._token_tried = False
+        self._tried: set[str] = set()
 
     def headers(self, token: str) -> dict[str, str]:
         """What presents `token` with the next attempt."""
@@ -73,15 +74,25 @@ class Presentation:
         if sent != self._sent:
             return False
         fresh = self._dpop is not None and self._dpop.remember(self._url, answer.get("DPoP-Nonce"), resource=True)
-        if status != 401:
-            return False
-        if fresh and not self._nonce_tried and _wants_nonce(answer.get("WWW-Authenticate", "")):
-            self._nonce_tried = True
-            return True
-        self._provider.invalidate(self._token)
-        again, self._token_tried = not self._token_tried, True
-        return again
+        challenges = parse_challenges(answer.get("WWW-Authenticate", ""))
+        if status == 401:
+            if fresh and any(challenge.parameters.get("error") == "use_dpop_nonce" for challenge in challenges):
+                return self._try("nonce")
+            self.provider.invalidate(self._token)
+            return self._try("token")
+        return status == 403 and self._step_up(challenges)
 
+    def _step_up(self, challenges: list[Challenge]) -> bool:
+        for challenge in challenges:
+            scope = challenge.parameters.get("scope")
+            if challenge.parameters.get("error") == "insufficient_scope" and scope:
+                wider = self.provider.stepped_up(scope)
+                if wider is not None and self._try("scope"):
+                    self.provider = wider
+                    return True
+        return False
 
-def _wants_nonce(header: str) -> bool:
-    return any(challenge.parameters.get("error") == "use_dpop_nonce" for challenge in parse_challenges(header))
+    def _try(self, what: str) -> bool:
+        first = what not in self._tried
+        self._tried.add(what)
+        return first

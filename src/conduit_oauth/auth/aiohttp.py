@@ -33,10 +33,12 @@ class TokenAuth:
         self._destinations.check(request.url.scheme, request.url.authority)
         presentation = Presentation(self._provider, request.method, str(request.url))
         while True:
-            request.headers.update(presentation.headers(await self._provider.get_token_async()))
+            request.headers.update(presentation.headers(await presentation.provider.get_token_async()))
             response = await handler(request)
             sent = request.headers.get(hdrs.AUTHORIZATION)
             again = presentation.calls_for_another(response.status, sent, response.headers)
+            # Once a wider scope was asked for, this adapter's later requests are likely to need it, too.
+            self._provider = presentation.provider
             if not again or not _replayable(request):
                 break
             response.release()

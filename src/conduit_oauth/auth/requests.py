@@ -38,12 +38,14 @@ class TokenAuth(AuthBase):
             sent = response.request
             authorization = sent.headers.get("Authorization")
             again = presentation.calls_for_another(response.status_code, authorization, response.headers)
+            # Once a wider scope was asked for, this adapter's later requests are likely to need it, too.
+            self._provider = presentation.provider
             if not again or not isinstance(cast("object", sent.body), str | bytes | None):
                 return response
-            fresh = presentation.headers(self._provider.get_token())
-            # Read to the end, so that the connection goes back to the pool before the replay asks for one.
+            # Read to the end, so that the connection is back in the pool whatever comes next.
             response.content  # noqa: B018  # pyright: ignore[reportUnusedExpression]
             response.close()
+            fresh = presentation.headers(presentation.provider.get_token())
             replay = sent.copy()
             extract_cookies_to_jar(replay._cookies, sent, response.raw)  # pyright: ignore
             replay.prepare_cookies(replay._cookies)  # pyright: ignore
