@@ -5,7 +5,7 @@ RUN := .venv/bin
 
 PEERS := tests/interop/node_modules/.package-lock.json
 
-.PHONY: test lint demo bench conformance format lock clean
+.PHONY: test lint demo bench conformance fuzz format lock clean
 
 test: .venv/ready $(PEERS)
 	$(RUN)/pytest
@@ -24,6 +24,9 @@ bench: .venv/bench/ready
 conformance: .venv/ready $(PEERS)
 	$(RUN)/python -m tests.interop.conformance
 
+fuzz: .venv/fuzz/ready
+	set -e; for target in challenge metadata token_response; do .venv/fuzz/bin/python -m tests.fuzz.run $$target 60; done
+
 format: .venv/ready
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
@@ -33,6 +36,7 @@ COMPILE := pip compile --quiet --universal --python-version 3.11 --generate-hash
 lock: $(UV)
 	$(UV) $(COMPILE) --upgrade --group test -o requirements/test.lock
 	$(UV) $(COMPILE) --upgrade --group bench -o requirements/bench.lock
+	$(UV) $(COMPILE) --upgrade --group fuzz -o requirements/fuzz.lock
 
 $(UV):
 	$(PYTHON) -m pip install --quiet --target .venv/uv uv==0.13.9
@@ -52,6 +56,12 @@ $(PEERS): tests/interop/package-lock.json .venv/ready
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/bench
 	$(UV) pip sync --quiet --python .venv/bench/bin/python --require-hashes requirements/bench.lock
 	$(UV) pip install --quiet --python .venv/bench/bin/python --no-deps -e .
+	touch $@
+
+.venv/fuzz/ready: pyproject.toml requirements/fuzz.lock | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/fuzz
+	$(UV) pip sync --quiet --python .venv/fuzz/bin/python --require-hashes requirements/fuzz.lock
+	$(UV) pip install --quiet --python .venv/fuzz/bin/python --no-deps -e .
 	touch $@
 
 clean:

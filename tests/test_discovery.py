@@ -184,7 +184,7 @@ def test_a_challenge_that_points_nowhere_is_an_error_and_no_reason_to_guess() ->
 def test_falls_back_on_the_derived_endpoint() -> None:
     found, asked = find({})
     assert found.token_endpoint == "https://g.example/servers/42/oauth/token"
-    assert (found.issuer, found.token_endpoint_auth_methods) == (None, None)
+    assert (found.issuer, found.server) == (None, None)
     assert asked == [AT_PATH, AT_ROOT]
 
 

@@ -62,8 +62,7 @@ class Discovery:
     token_endpoint: str
     lifetime: float
     issuer: str | None = None
-    token_endpoint_auth_methods: tuple[str, ...] | None = None
-    token_endpoint_auth_signing_algs: tuple[str, ...] | None = None
+    server: ServerMetadata | None = None
     resource: str | None = None
     scope: str | None = None
 
@@ -76,13 +75,7 @@ def discover_issuer(issuer: str, findings: list[Finding]) -> Steps:
     metadata = yield from server_metadata(issuer, findings)
     if metadata is None:
         raise DiscoveryError(SERVER_STEP, issuer, "publishes none", "metadata at a well-known location")
-    return Discovery(
-        metadata.token_endpoint,
-        metadata.lifetime,
-        issuer,
-        metadata.token_endpoint_auth_methods,
-        metadata.token_endpoint_auth_signing_algs,
-    )
+    return Discovery(metadata.token_endpoint, metadata.lifetime, issuer, metadata)
 
 
 def discover_resource(
@@ -115,8 +108,7 @@ def discover_resource(
         metadata.token_endpoint,
         min(document.lifetime, metadata.lifetime),
         metadata.issuer,
-        metadata.token_endpoint_auth_methods,
-        metadata.token_endpoint_auth_signing_algs,
+        metadata,
         resource.resource,
         _known_scope(challenge.get("scope")) or _known_scope(" ".join(resource.scopes)),
     )

@@ -96,6 +96,26 @@ def judge_token_response(
     return Grant(_access_token(url, body, token_type), _lifetime(url, body), _scope(url, body))
 
 
+def about_token_form(token: str) -> Form:
+    """The form that asks about, or revokes, an access token (RFC 7662 §2.1, RFC 7009 §2.1)."""
+    return [("token", token), ("token_type_hint", "access_token")]
+
+
+def judge_introspection(url: str, response: Response, *, secrets: Iterable[str], wall_now: float) -> dict[str, Any]:
+    """What the server says of a token (RFC 7662 §2.2). Raises `TokenRequestError` and `InvalidTokenResponse`."""
+    judge_revocation(url, response, secrets=secrets, wall_now=wall_now)
+    body = parse_json_object(response.content)
+    if body is None or not isinstance(body.get("active"), bool):
+        raise InvalidTokenResponse(url, "active", "is missing or not a boolean")
+    return body
+
+
+def judge_revocation(url: str, response: Response, *, secrets: Iterable[str], wall_now: float) -> None:
+    """Raise `TokenRequestError` unless the server did as it was asked (RFC 7009 §2.2: 200, known token or not)."""
+    if not 200 <= response.status < 300:
+        raise _refusal(url, response, list(secrets), wall_now)
+
+
 def wants_nonce(response: Response) -> bool:
     """Whether the authorization server refused for want of a DPoP nonce that it sends along (RFC 9449 §8)."""
     body = (parse_json_object(response.content) or {}) if response.status in (400, 401) else {}
@@ -138,8 +158,9 @@ def _lifetime(url: str, body: dict[str, Any]) -> float | None:
     value = body.get("expires_in")
     if value is None:
         return None
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        value = float(value)
+    # The number that matched, and not the text around it: float() and strip() differ about what white space is.
+    if isinstance(value, str) and (number := _NUMBER.fullmatch(value.strip())):
+        value = float(number[0])
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidTokenResponse(url, "expires_in", "is not a number of seconds")
     if not 0 <= value <= MAX_LIFETIME:
@@ -178,8 +199,8 @@ def parse_retry_after(value: str | None, wall_now: float) -> float | None:
     """Seconds to wait by a `Retry-After` header (RFC 9110 §10.2.3), None where there is none that can be read."""
     if value is None:
         return None
-    if _NUMBER.fullmatch(value.strip()):
-        return float(value)
+    if number := _NUMBER.fullmatch(value.strip()):
+        return float(number[0])
     import email.utils  # brings half of the email package, for a header that is hardly ever a date
 
     try:

@@ -9,12 +9,36 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class _LoopEvent(Protocol):
     def set(self) -> object: ...
     def wait(self) -> Awaitable[object]: ...
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """The result of `work`, which blocks, awaited under asyncio or trio while it runs on a thread of its own."""
+    landing = Landing()
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:  # handed to the task that waits
+            errors.append(error)
+        finally:
+            landing.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    while not results and not errors:
+        await landing.wait_async(3600.0)
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 class Landing:

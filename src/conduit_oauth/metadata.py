@@ -41,6 +41,8 @@ class ServerMetadata:
     token_endpoint_auth_methods: tuple[str, ...]
     token_endpoint_auth_signing_algs: tuple[str, ...] | None
     lifetime: float
+    introspection_endpoint: str | None = None
+    revocation_endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ def judge_server(issuer: str, document: Document) -> ServerMetadata:
         token_endpoint_auth_methods=("client_secret_basic",) if methods is None else tuple(_strings(methods)),
         token_endpoint_auth_signing_algs=None if algorithms is None else tuple(_strings(algorithms)),
         lifetime=document.lifetime,
+        **{
+            name: followed(body[name], SERVER_STEP, document.url)
+            for name in ("introspection_endpoint", "revocation_endpoint")
+            if body.get(name) is not None
+        },
     )
 
 

@@ -9,14 +9,16 @@ import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .clock import Clock, elapsed
 from .config import client_config, seconds
 from .credentials import Credentials, KeySource, Source
 from .dpop import Dpop
-from .flight import FlightControl
+from .errors import OAuthError
+from .flight import FlightControl, logger
 from .grant import ACCESS_TOKEN_TYPE, is_scope
+from .landing import in_thread
 from .life import Life
 from .requester import Requester
 from .state import ProviderState
@@ -69,6 +71,7 @@ class TokenProvider:
             adapters then send a fresh proof with each request.
         discovery: False derives the token endpoint from `mcp_url` without asking for metadata.
         authorization_server: the issuer to use where the resource lists several.
+        revoke_on_close: have the authorization server forget the token when the provider closes (RFC 7009).
         http_client, transport: an `httpx2.Client`, or a transport for our own, to send token requests with. They are
             used on the provider's own thread, whoever calls; an injected client stays yours to close.
         clock: seconds that never step back and count sleep; a test or a simulation passes its own.
@@ -77,7 +80,17 @@ class TokenProvider:
         ConfigurationError: a setting is missing, empty or malformed; its `field` is named.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_control", "_life", "_requester", "_timeout", "_wider", "name")
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_control",
+        "_life",
+        "_requester",
+        "_revoke_on_close",
+        "_timeout",
+        "_wider",
+        "name",
+    )
 
     def __init__(
         self,
@@ -106,6 +119,7 @@ class TokenProvider:
         dpop: bool | KeySource = False,
         discovery: bool = True,
         authorization_server: str | None = None,
+        revoke_on_close: bool = False,
         http_client: httpx2.Client | None = None,
         transport: httpx2.BaseTransport | None = None,
         clock: Clock = elapsed,
@@ -144,6 +158,7 @@ class TokenProvider:
             attempt_timeout=self._timeout / 2,
             dpop=None if dpop is False else Dpop(None if dpop is True else dpop),
         )
+        self._revoke_on_close = revoke_on_close
         self._assemble(requester, clock)
 
     def _assemble(self, requester: Requester, clock: Clock) -> None:
@@ -192,6 +207,32 @@ class TokenProvider:
         """
         self._control.invalidate(token)
 
+    def introspect(self) -> dict[str, Any]:
+        """What the authorization server says of the token (RFC 7662): `active`, and what else it cares to tell.
+
+        Raises as `get_token` does, and `DiscoveryError` where no introspection endpoint is published.
+        """
+        return self._requester.introspect(self.get_token())
+
+    async def introspect_async(self) -> dict[str, Any]:
+        """As `introspect`, for asyncio and trio."""
+        return await in_thread(self.introspect)
+
+    def revoke(self) -> None:
+        """Forget the cached token and have the authorization server forget it, too (RFC 7009); nothing without one.
+
+        Raises as `get_token` does, and `DiscoveryError` where no revocation endpoint is published; the token is
+        forgotten here all the same.
+        """
+        token = self._life.token
+        self.invalidate(token.value)
+        if self._clock() < token.expires_at:
+            self._requester.revoke(token.value)
+
+    async def revoke_async(self) -> None:
+        """As `revoke`, for asyncio and trio."""
+        await in_thread(self.revoke)
+
     def auth(self) -> TokenAuth:
         """An auth object for `httpx2.Client` and `httpx2.AsyncClient`; see `conduit_oauth.auth` for other clients."""
         from .auth.httpx2 import TokenAuth
@@ -211,7 +252,7 @@ class TokenProvider:
             if len(self._wider) >= MAX_STEPS:
                 return None
             wider = object.__new__(TokenProvider)
-            wider.name, wider._timeout = self.name, self._timeout
+            wider.name, wider._timeout, wider._revoke_on_close = self.name, self._timeout, False
             wider._assemble(self._requester.with_scope(union), self._clock)
             # Two threads may come here at once: the first to arrive stays.
             self._wider.setdefault(union, wider)
@@ -255,15 +296,27 @@ class TokenProvider:
             )
 
     def close(self) -> None:
-        """Forget the token, wake everybody who waits with `ProviderClosedError`, close our HTTP client."""
+        """Forget the token, wake everybody who waits with `ProviderClosedError`, close our HTTP client.
+
+        With `revoke_on_close` the server is asked to forget the token; where it does not, that is logged.
+        """
+        token = self._life.token
         self._control.close()
         for wider in self._wider.values():
             wider._control.close()
+        if self._revoke_on_close and self._clock() < token.expires_at:
+            try:
+                self._requester.revoke(token.value)
+            except OAuthError as error:
+                logger.warning("token_revocation_failed name=%s: %s", self.name, error)
         self._requester.transport.close()
 
     async def aclose(self) -> None:
-        """As `close`, which never waits."""
-        self.close()
+        """As `close`, for asyncio and trio."""
+        if self._revoke_on_close:
+            await in_thread(self.close)
+        else:
+            self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -277,7 +330,7 @@ class TokenProvider:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self.close()
+        await self.aclose()
 
     def __repr__(self) -> str:
         return f"<TokenProvider {self.name!r} client_id={self._requester.config.client_id!r}>"

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Generator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .client_auth import METHODS, Signing, choose_method, usable_methods
 from .clock import Clock
@@ -20,7 +20,10 @@ from .grant import (
     Form,
     Request,
     Response,
+    about_token_form,
     client_credentials_form,
+    judge_introspection,
+    judge_revocation,
     judge_token_response,
     jwt_bearer_form,
     token_exchange_form,
@@ -124,13 +127,13 @@ class Requester:
     def _fetch(self) -> AccessToken:
         found = self._locate()
         parameters = self.config.parameters(found)
-        signing, request = self._signed(found, parameters)
+        signing, request = self._token_request(found, parameters)
         sent_at = self._clock()
         response = self.transport.send(request, self._attempt_timeout)
         if self.dpop is not None:
             nonce = response.headers.get("dpop-nonce")
             if self.dpop.remember(request.url, nonce, resource=False) and wants_nonce(response):
-                signing, request = self._signed(found, parameters)
+                signing, request = self._token_request(found, parameters)
                 sent_at = self._clock()
                 response = self.transport.send(request, self._attempt_timeout)
                 self.dpop.remember(request.url, response.headers.get("dpop-nonce"), resource=False)
@@ -148,27 +151,55 @@ class Requester:
             raise InvalidTokenResponse(request.url, "expires_in", f"is {lifetime:g} s: it had expired when it arrived")
         return token
 
-    def _signed(self, found: Discovery, parameters: list[tuple[str, str]]) -> tuple[Signing, Request]:
+    def introspect(self, token: str) -> dict[str, Any]:
+        """What the server says of `token` (RFC 7662). Raises `OAuthError`."""
+        signing, url, response = self._ask_about(token, "introspection_endpoint")
+        return judge_introspection(url, response, secrets=signing.secrets, wall_now=time.time())
+
+    def revoke(self, token: str) -> None:
+        """Have the server forget `token` (RFC 7009). Raises `OAuthError`."""
+        signing, url, response = self._ask_about(token, "revocation_endpoint")
+        judge_revocation(url, response, secrets=signing.secrets, wall_now=time.time())
+
+    def _ask_about(self, token: str, endpoint: str) -> tuple[Signing, str, Response]:
+        found = self._locate()
+        url: str | None = getattr(found.server, endpoint, None)
+        if url is None:
+            raise DiscoveryError(
+                endpoint, self.target, "is not known", f"metadata of the issuer that names its {endpoint}"
+            )
+        signing = self._signing(found)
+        signing.secrets.append(token)
+        signing.form.extend(about_token_form(token))
+        self._authenticate(signing, found)
+        response = self.transport.send(token_request(url, signing.headers, signing.form), self._attempt_timeout)
+        return signing, url, response
+
+    def _token_request(self, found: Discovery, parameters: list[tuple[str, str]]) -> tuple[Signing, Request]:
         """A token request with everything in it that must be fresh: credential, assertion, proof."""
-        credentials = self.config.credentials
-        wall_now = time.time()
-        signing = Signing(
+        signing = self._signing(found)
+        signing.form.extend(_grant_form(signing, parameters))
+        self._authenticate(signing, found)
+        if self.dpop is not None:
+            signing.headers["DPoP"] = self.dpop.proof("POST", found.token_endpoint, wall_now=signing.wall_now)
+        return signing, token_request(found.token_endpoint, signing.headers, signing.form)
+
+    def _signing(self, found: Discovery) -> Signing:
+        return Signing(
             client_id=self.config.client_id,
-            credentials=credentials,
+            credentials=self.config.credentials,
             # RFC 7523bis: the issuer, which no other server can pass on; without one known, the endpoint.
             audience=found.issuer or found.token_endpoint,
-            wall_now=wall_now,
-            algorithms=found.token_endpoint_auth_signing_algs,
+            wall_now=time.time(),
+            algorithms=found.server.token_endpoint_auth_signing_algs if found.server else None,
             headers={},
             form=[],
             secrets=[],
         )
-        signing.form.extend(_grant_form(signing, parameters))
-        method = self.config.method or choose_method(usable_methods(credentials), found.token_endpoint_auth_methods)
-        METHODS[method](signing)
-        if self.dpop is not None:
-            signing.headers["DPoP"] = self.dpop.proof("POST", found.token_endpoint, wall_now=wall_now)
-        return signing, token_request(found.token_endpoint, signing.headers, signing.form)
+
+    def _authenticate(self, signing: Signing, found: Discovery) -> None:
+        supported = found.server.token_endpoint_auth_methods if found.server else None
+        METHODS[self.config.method or choose_method(usable_methods(signing.credentials), supported)](signing)
 
     def _locate(self) -> Discovery:
         """Where tokens come from: as found before while that holds, or while nobody can say anything newer."""

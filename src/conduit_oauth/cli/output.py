@@ -56,7 +56,7 @@ def discovery_tree(url: str, findings: list[Finding], found: Discovery | None) -
         node = tree.add(f"[bold]token endpoint[/] {escape(found.token_endpoint)}")
         for name, value in (
             ("issuer", found.issuer),
-            ("client authentication", ", ".join(found.token_endpoint_auth_methods or ())),
+            ("client authentication", ", ".join(found.server.token_endpoint_auth_methods) if found.server else ""),
             ("scope", found.scope),
         ):
             node.add(f"{name}: {escape(clean(value or 'not published'))}")

@@ -61,6 +61,31 @@ class TokenEndpoint:
         except Refusal as refusal:
             return refusal.response
 
+    async def introspect(self, request: Request) -> Response:
+        """Answers `POST /servers/{id}/oauth/introspect` (RFC 7662) to any client that authenticates."""
+        try:
+            token = await self._token_in(request)
+        except Refusal as refusal:
+            return refusal.response
+        issuer = self._gateway_url(request.path_params["id"])
+        claims = None if token in self._control.revoked else self._mint.verify(token, issuer=issuer)
+        return JSONResponse({"active": False} if claims is None else {"active": True, **claims})
+
+    async def revoke(self, request: Request) -> Response:
+        """Answers `POST /servers/{id}/oauth/revoke` (RFC 7009); an unknown token is as good as revoked."""
+        try:
+            self._control.revoked.add(await self._token_in(request))
+        except Refusal as refusal:
+            return refusal.response
+        return Response()
+
+    async def _token_in(self, request: Request) -> str:
+        parameters = dict(parse_qsl((await request.body()).decode(), keep_blank_values=True))
+        self._authenticate(request.headers.get("authorization"), parameters)
+        if not parameters.get("token"):
+            raise Refusal("invalid_request", "there is no token")
+        return parameters["token"]
+
     def _grant(self, request: Request, form: list[tuple[str, str]], *, revoked: bool) -> Response:
         if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
             raise Refusal("invalid_request", "the content type is application/x-www-form-urlencoded")

@@ -1,0 +1,67 @@
+"""What the fuzzers feed bytes to: each parser of what a server sends, and what must hold of any answer it gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from conduit_oauth import DiscoveryError, InvalidTokenResponse, TokenRequestError
+from conduit_oauth.challenge import parse_challenges
+from conduit_oauth.grant import MAX_LIFETIME, Response, judge_token_response
+from conduit_oauth.metadata import SERVER_STEP, judge_resource, judge_server, read_document
+
+URL = "https://as.example/tenant"
+SECRET = "fuzzed-secret-0123456789"
+
+
+def challenge(data: bytes) -> None:
+    for found in parse_challenges(data.decode("latin-1")):
+        assert re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]+", found.scheme)
+        assert all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]+", name) for name in found.parameters)
+
+
+def metadata(data: bytes) -> None:
+    document, _ = read_document(SERVER_STEP, URL, Response(200, {"cache-control": data[:40].decode("latin-1")}, data))
+    if document is None:
+        return
+    assert 60 <= document.lifetime <= 86_400
+    try:
+        server = judge_server(URL, document)
+    except DiscoveryError:
+        pass
+    else:
+        assert document.body["issuer"] == URL
+        assert re.match(r"https://|http://(localhost|127\.|\[::1\])", server.token_endpoint, re.IGNORECASE)
+        assert not re.search(r"[^\x21-\x7e]", server.token_endpoint)
+    try:
+        resource = judge_resource(URL, document)
+    except DiscoveryError:
+        pass
+    else:
+        assert URL.startswith(resource.resource.lower().rstrip("/#?")[: len("https://as.example")])
+
+
+def token_response(data: bytes) -> None:
+    status = 200 if data[:1] < b"\x80" else 400
+    try:
+        grant = judge_token_response(
+            URL,
+            Response(status, {"retry-after": data[:30].decode("latin-1")}, data[1:]),
+            secrets=[SECRET],
+            wall_now=0.0,
+            token_type="Bearer",
+        )
+    except (InvalidTokenResponse, TokenRequestError) as error:
+        assert len(str(error)) < 1500
+        assert SECRET not in str(error)
+        assert not re.search(r"[\x00-\x1f\x7f]", str(error))
+    else:
+        assert re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", grant.access_token)
+        assert grant.lifetime is None or 0 <= grant.lifetime <= MAX_LIFETIME
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "challenge": challenge,
+    "metadata": metadata,
+    "token_response": token_response,
+}
