@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 import os
 import pty
@@ -142,7 +144,7 @@ def test_a_secret_in_the_profile_is_refused(run: Run, tmp_path: Path) -> None:
         (["token", "--scope", "admin"], {}, 3, "invalid_scope"),
         (["token", "--token-endpoint", "http://127.0.0.1:1/", "--timeout", "0.2"], {}, 4, "127.0.0.1:1"),
         (["discover", "gateway.example"], {}, 2, "URL"),
-        (["inspect"], {}, 2, "token"),
+        (["inspect", "/absent"], {}, 2, "/absent"),
         (["frobnicate"], {}, 2, "frobnicate"),
     ],
 )
@@ -189,6 +191,45 @@ def test_inspect_shows_the_claims_to_a_human_and_to_a_program(run: Run) -> None:
     assert "It expires in 59 min" in shown or "It expires in 1 h" in shown
     claims = json.loads(run("inspect", "--json", stdin=token).stdout)["claims"]
     assert claims["client_id"] == "demo"
+
+
+def test_inspect_verifies_a_signature_by_the_issuers_keys(run: Run, authorization_server: AuthorizationServer) -> None:
+    token = run("token").stdout
+    shown = run("inspect", "--verify", stdin=token)
+    assert shown.returncode == 0, shown.stderr
+    assert "signature verified" in shown.stdout
+    assert run("inspect", "--verify", "--issuer", "https://other.example", stdin=token).returncode == 2
+    header, claims, signature = token.strip().split(".")
+    forged = f"{header}.{claims}.{signature[::-1]}"
+    done = run("inspect", "--verify", stdin=forged)
+    assert (done.returncode, done.stdout) == (5, "")
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS256"])
+def test_a_signature_that_anyone_could_make_is_none(
+    algorithm: str, run: Run, authorization_server: AuthorizationServer
+) -> None:
+    claims = {"iss": authorization_server.issuer(), "sub": "me", "exp": 9999999999}
+    jwks = httpx2.get(f"{authorization_server.issuer()}/oauth/jwks").json()["keys"][0]
+    header, payload = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+        for part in ({"alg": algorithm, "kid": jwks["kid"]}, claims)
+    )
+    signature = ""
+    if algorithm == "HS256":
+        digest = hmac.digest(json.dumps(jwks).encode(), f"{header}.{payload}".encode(), "sha256")
+        signature = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    done = run("inspect", "--verify", stdin=f"{header}.{payload}.{signature}")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "signature" in done.stderr
+
+
+def test_inspect_asks_the_server_about_an_opaque_token(run: Run) -> None:
+    shown = run("inspect", stdin="opaque-token\n")
+    assert shown.returncode == 0, shown.stderr
+    assert "as its server says" in shown.stdout
+    assert "false" in shown.stdout
+    assert run("inspect", stdin="opaque-token", CONDUIT_OAUTH_CLIENT_ID=None).returncode == 2
 
 
 def test_a_token_cannot_drive_the_terminal(run: Run) -> None:

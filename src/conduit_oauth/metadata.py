@@ -43,6 +43,7 @@ class ServerMetadata:
     lifetime: float
     introspection_endpoint: str | None = None
     revocation_endpoint: str | None = None
+    jwks_uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def judge_server(issuer: str, document: Document) -> ServerMetadata:
         lifetime=document.lifetime,
         **{
             name: followed(body[name], SERVER_STEP, document.url)
-            for name in ("introspection_endpoint", "revocation_endpoint")
+            for name in ("introspection_endpoint", "revocation_endpoint", "jwks_uri")
             if body.get(name) is not None
         },
     )

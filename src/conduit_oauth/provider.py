@@ -207,16 +207,16 @@ class TokenProvider:
         """
         self._control.invalidate(token)
 
-    def introspect(self) -> dict[str, Any]:
-        """What the authorization server says of the token (RFC 7662): `active`, and what else it cares to tell.
+    def introspect(self, token: str | None = None) -> dict[str, Any]:
+        """What the server says of `token`, or of ours (RFC 7662): `active`, and what else it cares to tell.
 
         Raises as `get_token` does, and `DiscoveryError` where no introspection endpoint is published.
         """
-        return self._requester.introspect(self.get_token())
+        return self._requester.introspect(self.get_token() if token is None else token)
 
-    async def introspect_async(self) -> dict[str, Any]:
+    async def introspect_async(self, token: str | None = None) -> dict[str, Any]:
         """As `introspect`, for asyncio and trio."""
-        return await in_thread(self.introspect)
+        return await in_thread(lambda: self.introspect(token))
 
     def revoke(self) -> None:
         """Forget the cached token and have the authorization server forget it, too (RFC 7009); nothing without one.

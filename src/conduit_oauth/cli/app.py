@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from ..discovery import Finding, discover_resource
 from ..errors import (
@@ -22,10 +23,11 @@ from ..errors import (
     OAuthError,
     TokenRequestError,
     TransportError,
+    clean,
 )
-from ..grant import parse_json_object
 from ..requester import drive
 from ..transport import Transport
+from .inspection import Inspected, read_jwt, verify_jwt
 from .output import claims_table, discovery_tree, err, expiry_line, out, plain
 from .profile import Options
 
@@ -145,27 +147,36 @@ def discover(
 def inspect(
     token_file: Annotated[Path, typer.Argument(help="File with the token; - reads standard input.")] = Path("-"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verify: Annotated[bool, typer.Option(help="Verify a JWT by the keys that its issuer publishes.")] = False,
+    issuer: Annotated[
+        str | None, typer.Option(help="The issuer to verify by; else the one that the token names.", metavar="URL")
+    ] = None,
+    profile: Profile = None,
+    config: Config = None,
 ) -> None:
-    """Show the claims of a JWT and when it expires: conduit-oauth token | conduit-oauth inspect."""
-    from joserfc import jws
-    from joserfc.errors import JoseError
+    """Show what a token says and when it expires: conduit-oauth token | conduit-oauth inspect.
 
+    An opaque token says nothing: its server is asked (introspection), as the client that environment or profile name.
+    """
     try:
-        text = sys.stdin.read() if str(token_file) == "-" else token_file.read_text(encoding="utf-8")
-        parsed = jws.extract_compact(text.strip().encode())
-        claims = parse_json_object(parsed.payload)
-        if claims is None:
-            raise ValueError("its payload is no JSON object")
-    except (OSError, ValueError, JoseError) as error:
-        reason = str(error) if isinstance(error, OSError) else "is not a JWT; an opaque token has nothing to show"
-        raise ConfigurationError("token", reason, "Pass a signed JWT in compact form.") from None
-    header = dict(parsed.headers())
-    now = datetime.now(UTC)
+        token = (sys.stdin.read() if str(token_file) == "-" else token_file.read_text(encoding="utf-8")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError("token", str(error), "Name a readable file, or -.") from None
+    inspected = read_jwt(token)
+    if inspected is None:
+        with Options({}, profile=profile, config=config).provider() as provider:
+            inspected = Inspected("opaque token, as its server says", {}, provider.introspect(token))
+    elif verify:
+        inspected = verify_jwt(token, inspected, issuer)
     if as_json:
-        plain(json.dumps({"header": header, "claims": claims}, indent=2))
+        plain(
+            json.dumps({"source": inspected.source, "header": inspected.header, "claims": inspected.claims}, indent=2)
+        )
         return
-    out.print(claims_table(header, claims, now))
-    out.print(expiry_line(claims, now))
+    now = datetime.now(UTC)
+    out.print(f"[bold]{escape(clean(inspected.source))}[/]", soft_wrap=True)
+    out.print(claims_table(inspected, now))
+    out.print(expiry_line(inspected.claims, now))
 
 
 @app.command("dev-server")

@@ -14,6 +14,7 @@ from rich.tree import Tree
 
 from ..discovery import Discovery, Finding
 from ..errors import clean
+from .inspection import Inspected
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -26,12 +27,12 @@ def plain(text: str) -> None:
     out.out(text)
 
 
-def claims_table(header: dict[str, Any], claims: dict[str, Any], now: datetime) -> Table:
-    """The claims of a JWT for a human, times spelt out."""
-    table = Table(title="JWT (signature not verified)", show_header=False, title_justify="left")
+def claims_table(inspected: Inspected, now: datetime) -> Table:
+    """What a token says, for a human, times spelt out."""
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in {**{f"header {k}": v for k, v in header.items()}, **claims}.items():
+    for name, value in {**{f"header {k}": v for k, v in inspected.header.items()}, **inspected.claims}.items():
         shown = _moment(value, now) if name in _TIMES else value if isinstance(value, str) else json.dumps(value)
         # A token is anybody's text: no markup and no terminal codes of its making.
         table.add_row(Text(clean(name)), Text(clean(shown)))
