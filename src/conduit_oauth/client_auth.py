@@ -78,11 +78,18 @@ def none(signing: Signing) -> None:
     signing.form.append(("client_id", signing.client_id))
 
 
+def tls_client_auth(signing: Signing) -> None:
+    """The proof is the certificate of the connection (RFC 8705 §2); the form says whose it should be."""
+    none(signing)
+
+
 METHODS: dict[str, ClientAuth] = {
     "client_secret_basic": client_secret_basic,
     "client_secret_post": client_secret_post,
     "client_secret_jwt": client_secret_jwt,
     "private_key_jwt": private_key_jwt,
+    "tls_client_auth": tls_client_auth,
+    "self_signed_tls_client_auth": tls_client_auth,
     "none": none,
 }
 
@@ -93,6 +100,8 @@ def usable_methods(credentials: Credentials) -> tuple[str, ...]:
         return ("private_key_jwt",)
     if credentials.client_secret is not None:
         return ("client_secret_basic", "client_secret_post", "client_secret_jwt")
+    if credentials.client_certificate is not None:
+        return ("tls_client_auth", "self_signed_tls_client_auth")
     return ("none",)
 
 

@@ -154,10 +154,10 @@ def _credentials(credentials: Credentials, method: str | None) -> None:
         raise ConfigurationError("token_endpoint_auth_method", "is unknown", f"Use one of {', '.join(METHODS)}.")
     given = _given(credentials, "client_secret", "private_key", "client_assertion")
     exchanged = _given(credentials, "assertion", "subject_token")
-    if not given and not exchanged and method != "none":
+    if not given and not exchanged and credentials.client_certificate is None and method != "none":
         raise ConfigurationError(
             "client_secret",
-            "is missing, as are private_key and client_assertion",
+            "is missing, as are private_key, client_assertion and client_certificate",
             "Pass one of them, or token_endpoint_auth_method='none' for a client without a credential.",
         )
     for alternatives in (given, exchanged):

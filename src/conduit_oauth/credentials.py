@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import ConfigurationError
 from .grant import ACCESS_TOKEN_TYPE
+from .tls import ClientCertificate
 
 Source = str | Path | Callable[[], str]
 KeySource = str | Path | Mapping[str, Any] | Callable[[], str | Mapping[str, Any]]
@@ -24,6 +25,7 @@ class Credentials:
     client_secret: Source | None = field(default=None, repr=False)
     private_key: KeySource | None = field(default=None, repr=False)
     client_assertion: Source | None = field(default=None, repr=False)
+    client_certificate: ClientCertificate | None = None
     # What is exchanged for the token, in the grants that exchange something.
     assertion: Source | None = field(default=None, repr=False)
     subject_token: Source | None = field(default=None, repr=False)

@@ -44,6 +44,7 @@ class ServerMetadata:
     introspection_endpoint: str | None = None
     revocation_endpoint: str | None = None
     jwks_uri: str | None = None
+    mtls_token_endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,9 @@ def judge_server(issuer: str, document: Document) -> ServerMetadata:
     if body.get("issuer") != issuer:
         raise DiscoveryError(SERVER_STEP, document.url, "names another issuer", f"issuer {issuer}")
     methods = body.get("token_endpoint_auth_methods_supported")
+    # RFC 8705 §5: where the endpoint is for clients that present a certificate.
+    aliases: object = body.get("mtls_endpoint_aliases")
+    alias = cast("dict[str, object]", aliases).get("token_endpoint") if isinstance(aliases, dict) else None
     algorithms = body.get("token_endpoint_auth_signing_alg_values_supported")
     return ServerMetadata(
         issuer=issuer,
@@ -83,6 +87,7 @@ def judge_server(issuer: str, document: Document) -> ServerMetadata:
         token_endpoint_auth_methods=("client_secret_basic",) if methods is None else tuple(_strings(methods)),
         token_endpoint_auth_signing_algs=None if algorithms is None else tuple(_strings(algorithms)),
         lifetime=document.lifetime,
+        mtls_token_endpoint=None if alias is None else followed(alias, SERVER_STEP, document.url),
         **{
             name: followed(body[name], SERVER_STEP, document.url)
             for name in ("introspection_endpoint", "revocation_endpoint", "jwks_uri")

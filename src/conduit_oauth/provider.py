@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,9 +23,12 @@ from .landing import in_thread
 from .life import Life
 from .requester import Requester
 from .state import ProviderState
+from .tls import ClientCertificate
 from .transport import Transport
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
     from .auth.httpx2 import TokenAuth
@@ -45,6 +49,8 @@ class TokenProvider:
         client_secret, private_key, client_assertion: the client's credential, one of them, as text, as a `Path` to a
             file, or as a callable; read anew for each request. A key is PEM or a JWK (also as a mapping); an assertion
             is a JWT that was made elsewhere (a Kubernetes projected token).
+        client_certificate: PEM files of a certificate and of its private key, presented in TLS (RFC 8705): the client's
+            credential, or beside another one what its tokens are bound to. Changed files are used at the next request.
         assertion: a JWT that is the grant itself, in place of client credentials (RFC 7523 §2.1, workload identity
             federation): text, `Path` or callable, read anew for each request. The client's own credential is optional.
         subject_token, subject_token_type: a token to exchange (RFC 8693), for a service that acts for its caller:
@@ -101,6 +107,7 @@ class TokenProvider:
         private_key_id: str | None = None,
         signing_algorithm: str | None = None,
         client_assertion: Source | None = None,
+        client_certificate: tuple[str | Path, str | Path] | None = None,
         assertion: Source | None = None,
         subject_token: Source | None = None,
         subject_token_type: str = ACCESS_TOKEN_TYPE,
@@ -124,12 +131,17 @@ class TokenProvider:
         transport: httpx2.BaseTransport | None = None,
         clock: Clock = elapsed,
     ) -> None:
+        certificate = client_certificate and ClientCertificate(*(Path(file) for file in client_certificate))
+        if certificate is not None:
+            # Loaded once here, so that a wrong file is an error at construction.
+            certificate.context()
         config = client_config(
             client_id=client_id,
             credentials=Credentials(
                 client_secret=client_secret,
                 private_key=private_key,
                 client_assertion=client_assertion,
+                client_certificate=certificate,
                 assertion=assertion,
                 subject_token=subject_token,
                 subject_token_type=subject_token_type,
@@ -151,7 +163,7 @@ class TokenProvider:
         self._timeout = seconds(timeout, "timeout", at_least=0.001)
         requester = Requester(
             config,
-            Transport(http_client, transport),
+            Transport(http_client, transport, certificate),
             clock,
             refresh_ahead=seconds(refresh_ahead, "refresh_ahead"),
             default_lifetime=seconds(default_lifetime, "default_lifetime", at_least=1.0),
@@ -262,6 +274,14 @@ class TokenProvider:
     def origin(self) -> str | None:
         """The only origin the token may be sent to, None where neither `mcp_url` nor `resource` tells it."""
         return self._requester.config.origin
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """A context that presents the client certificate, None without one.
+
+        For the HTTP client that uses tokens bound to it (RFC 8705 §3): `httpx2.Client(verify=provider.tls_context())`.
+        """
+        certificate = self._requester.config.credentials.client_certificate
+        return certificate and certificate.context()
 
     @property
     def dpop(self) -> Dpop | None:

@@ -180,9 +180,12 @@ class Requester:
         signing = self._signing(found)
         signing.form.extend(_grant_form(signing, parameters))
         self._authenticate(signing, found)
+        endpoint = found.token_endpoint
+        if signing.credentials.client_certificate is not None and found.server and found.server.mtls_token_endpoint:
+            endpoint = found.server.mtls_token_endpoint
         if self.dpop is not None:
-            signing.headers["DPoP"] = self.dpop.proof("POST", found.token_endpoint, wall_now=signing.wall_now)
-        return signing, token_request(found.token_endpoint, signing.headers, signing.form)
+            signing.headers["DPoP"] = self.dpop.proof("POST", endpoint, wall_now=signing.wall_now)
+        return signing, token_request(endpoint, signing.headers, signing.form)
 
     def _signing(self, found: Discovery) -> Signing:
         return Signing(

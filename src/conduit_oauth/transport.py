@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ._version import __version__
 from .errors import ConfigurationError, TransportError
 from .grant import Request, Response
+from .tls import ClientCertificate
 
 if TYPE_CHECKING:
     import httpx2
@@ -23,27 +24,37 @@ CONNECT_TIMEOUT = 5.0
 class Transport:
     """An HTTP client of our own, or one that the caller injected and keeps the ownership of."""
 
-    __slots__ = ("_client", "_injected", "_transport")
+    __slots__ = ("_certificate", "_client", "_injected", "_transport", "_version")
 
-    def __init__(self, client: httpx2.Client | None = None, transport: httpx2.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        client: httpx2.Client | None = None,
+        transport: httpx2.BaseTransport | None = None,
+        certificate: ClientCertificate | None = None,
+    ) -> None:
+        if certificate is not None and (client is not None or transport is not None):
+            raise ConfigurationError(
+                "client_certificate", "is given beside http_client or transport", "Give it to that client instead."
+            )
         if client is not None or transport is not None:
             _check_injected(client, transport)
         self._injected = client
         self._transport = transport
         self._client = client
+        self._certificate = certificate
+        self._version: tuple[int, int] | None = None
 
     def in_child(self) -> Transport:
         """The transport of a forked child, which shares no socket with its parent."""
         if self._injected is None and self._transport is None:
-            return Transport()
+            return Transport(certificate=self._certificate)
         return _Inherited()
 
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within about `timeout` seconds. Raises `TransportError`."""
         import httpx2
 
-        if self._client is None:
-            self._client = httpx2.Client(transport=self._transport)
+        client = self._current_client()
         give_up_at = time.monotonic() + timeout
         limits = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
         # Built here and not by the client, so that an injected client's default headers add no second credential.
@@ -55,7 +66,7 @@ class Transport:
             extensions={"timeout": limits.as_dict()},
         )
         try:
-            answer = self._client.send(outgoing, stream=True, auth=None, follow_redirects=False)
+            answer = client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
                 content = b"" if request.head_only else _read(answer, request.url, give_up_at)
             finally:
@@ -69,6 +80,18 @@ class Transport:
             # What httpx2 raises where the client was closed by its owner: no use in trying again.
             raise ConfigurationError("http_client", str(error), "Keep it open while the provider is.") from None
         raise TransportError(request.url, problem)
+
+    def _current_client(self) -> httpx2.Client:
+        """Our client, made anew where the certificate's files have changed: a connection keeps what it began with."""
+        import httpx2
+
+        if self._certificate is not None and self._version != (version := self._certificate.version()):
+            self.close()
+            self._client = httpx2.Client(verify=self._certificate.context())
+            self._version = version
+        if self._client is None:
+            self._client = httpx2.Client(transport=self._transport)
+        return self._client
 
     def close(self) -> None:
         """Close the client if it is ours."""

@@ -1,0 +1,175 @@
+"""Mutual TLS (RFC 8705) with `oidc-provider`: a certificate of an authority, a self-signed one, and wrong ones."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import ipaddress
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from joserfc.jwk import ECKey
+
+from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
+from tests.interop.test_oidc_provider import SECRET, OidcProvider, running
+
+Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
+
+
+def issue(folder: Path, name: str, authority: Authority | None = None, *, ca: bool = False) -> Authority:
+    """A certificate `name`.pem with its key, signed by `authority` or by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    usage = {"key_encipherment": False, "content_commitment": False, "data_encipherment": False, "key_agreement": False}
+    usage |= {"encipher_only": False, "decipher_only": False}
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(authority[0].subject if authority else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(digital_signature=True, key_cert_sign=ca, crl_sign=ca, **usage), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(authority[1] if authority else key, hashes.SHA256())
+    )
+    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / f"{name}-key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate, key
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("pki")
+    authority = issue(folder, "ca", ca=True)
+    for name in ("server", "machine", "intruder"):
+        issue(folder, name, authority)
+    issue(folder, "self-signed")
+    issue(folder, "stranger")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def server(pki: Path) -> Iterator[OidcProvider]:
+    der = x509.load_pem_x509_certificate((pki / "self-signed.pem").read_bytes())
+    jwk = ECKey.import_key((pki / "self-signed-key.pem").read_bytes()).as_dict(private=False)
+    jwk["x5c"] = [base64.b64encode(der.public_bytes(serialization.Encoding.DER)).decode()]
+    bound = {"tls_client_certificate_bound_access_tokens": True}
+    clients: list[dict[str, Any]] = [
+        {
+            "client_id": "machine",
+            "token_endpoint_auth_method": "tls_client_auth",
+            "tls_client_auth_subject_dn": "CN=machine",
+            **bound,
+        },
+        {
+            "client_id": "self-signed",
+            "token_endpoint_auth_method": "self_signed_tls_client_auth",
+            "jwks": {"keys": [jwk]},
+            **bound,
+        },
+        {
+            "client_id": "secret",
+            "client_secret": SECRET,
+            "token_endpoint_auth_method": "client_secret_basic",
+            **bound,
+        },
+    ]
+    with running(requireNonce=False, tls=str(pki), clients=clients) as provider:
+        yield provider
+
+
+def files(pki: Path, name: str) -> tuple[Path, Path]:
+    return pki / f"{name}.pem", pki / f"{name}-key.pem"
+
+
+@pytest.mark.parametrize(
+    ("client_id", "method"), [("machine", "tls_client_auth"), ("self-signed", "self_signed_tls_client_auth")]
+)
+def test_a_certificate_is_the_credential_and_binds_the_token(
+    client_id: str, method: str, server: OidcProvider, pki: Path
+) -> None:
+    certificate = files(pki, client_id)
+    settings: dict[str, Any] = {"client_certificate": certificate, "token_endpoint_auth_method": method}
+    with TokenProvider(client_id, issuer=server.issuer, **settings) as client:
+        assert client.get_token()
+        assert client.tls_context() is not None
+    request = server.next_request()
+    assert (request["client_id"], request["method"], request["bound"]) == (client_id, method, True)
+    # The alias of the endpoint for clients with a certificate.
+    assert request["query"] == "mtls"
+
+
+def test_a_certificate_beside_a_secret_binds_the_token(server: OidcProvider, pki: Path) -> None:
+    certificate = files(pki, "machine")
+    with TokenProvider("secret", SECRET, issuer=server.issuer, client_certificate=certificate) as client:
+        assert client.get_token()
+    request = server.next_request()
+    assert (request["method"], request["bound"]) == ("client_secret_basic", True)
+
+
+@pytest.mark.parametrize(
+    ("client_id", "method", "certificate"),
+    [
+        ("machine", "tls_client_auth", "intruder"),
+        ("machine", "tls_client_auth", "stranger"),
+        ("self-signed", "self_signed_tls_client_auth", "stranger"),
+    ],
+)
+def test_a_wrong_certificate_is_refused_and_comes_back_typed(
+    client_id: str, method: str, certificate: str, server: OidcProvider, pki: Path
+) -> None:
+    settings: dict[str, Any] = {"client_certificate": files(pki, certificate), "token_endpoint_auth_method": method}
+    with (
+        TokenProvider(client_id, issuer=server.issuer, **settings) as client,
+        pytest.raises(TokenRequestError) as caught,
+    ):
+        client.get_token()
+    assert caught.value.error == "invalid_client"
+    assert server.next_request()["error"] == "invalid_client"
+
+
+def test_a_certificate_that_changes_on_disk_is_in_the_next_request(
+    server: OidcProvider, pki: Path, tmp_path: Path
+) -> None:
+    certificate, key = tmp_path / "client.pem", tmp_path / "client-key.pem"
+
+    def install(name: str, age: int) -> None:
+        for source, target in zip(files(pki, name), (certificate, key), strict=True):
+            shutil.copy(source, target)
+            os.utime(target, (age, age))
+
+    install("intruder", 1)
+    settings: dict[str, Any] = {"token_endpoint_auth_method": "tls_client_auth"}
+    with TokenProvider("secret", SECRET, issuer=server.issuer, client_certificate=(certificate, key)) as first:
+        first.get_token()
+        assert server.next_request()["bound"]
+    with TokenProvider("machine", issuer=server.issuer, client_certificate=(certificate, key), **settings) as client:
+        install("machine", 2)
+        assert client.get_token()
+    assert server.next_request()["client_id"] == "machine"
+
+
+def test_files_that_will_not_do_are_named_at_construction(pki: Path, tmp_path: Path) -> None:
+    for certificate in (
+        (tmp_path / "absent.pem", pki / "machine-key.pem"),
+        (pki / "machine.pem", pki / "intruder-key.pem"),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            TokenProvider("machine", token_endpoint="https://as.example/token", client_certificate=certificate)
+        assert caught.value.field == "client_certificate"
