@@ -73,6 +73,7 @@ class ResourceServer:
             "method": request.method,
             "path": request.url.path,
             "authorization": request.headers.get("authorization"),
+            "dpop": request.headers.get("dpop"),
             "body": (await request.body()).decode(),
         }
         self.requests.append(entry)
@@ -80,7 +81,7 @@ class ResourceServer:
 
     async def _echo(self, request: Request) -> Response:
         entry = await self._note(request)
-        token = (entry["authorization"] or "").removeprefix("Bearer ")
+        token = (entry["authorization"] or "").partition(" ")[2]
         if self.refuse_all or not token or token in self.refused:
             return JSONResponse({"error": "invalid_token"}, 401, {"WWW-Authenticate": "Bearer"})
         granted = set(scope_of(token))

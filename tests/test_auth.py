@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import conduit_oauth.auth.aiohttp
 import conduit_oauth.auth.httpx
 import conduit_oauth.auth.requests
 from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
+from conduit_oauth.cli.inspection import read_jwt
 from conduit_oauth.provider import MAX_STEPS
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider
@@ -228,6 +230,28 @@ def test_the_token_goes_to_its_own_origin_only(
 def test_the_token_does_not_travel_in_plain_text(send: Send, make_provider: MakeProvider) -> None:
     with pytest.raises(ConfigurationError, match="plain http"):
         send(make_provider(), "GET", "http://api.example.invalid/echo")
+
+
+def test_a_bound_token_is_presented_with_a_fresh_proof_in_each_attempt(
+    send: Send, resource_server: ResourceServer
+) -> None:
+    serial = itertools.count()
+
+    def grant(_: httpx2.Request) -> httpx2.Response:
+        token = {"access_token": f"token-{next(serial)}", "token_type": "DPoP", "expires_in": 3600}
+        return httpx2.Response(200, json=token)
+
+    transport = httpx2.MockTransport(grant)
+    resource_server.refused.add("token-0")
+    with TokenProvider(
+        "me", "secret", dpop=True, token_endpoint="https://as.example/token", transport=transport
+    ) as provider:
+        assert send(provider, "POST", f"{resource_server.url}/echo?a=1", b"hello").status == 200
+    assert resource_server.tokens == ["DPoP token-0", "DPoP token-1"]
+    claims = [read_jwt(request["dpop"]).claims for request in resource_server.requests]
+    assert [claim["htm"] for claim in claims] == ["POST", "POST"]
+    assert {claim["htu"] for claim in claims} == {f"{resource_server.url}/echo"}
+    assert len({claim["jti"] for claim in claims}) == len({claim["ath"] for claim in claims}) == 2
 
 
 def test_a_403_for_want_of_scope_steps_up_to_the_union_and_stays_there(

@@ -10,7 +10,6 @@ import pytest
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, JWKRegistry, OctKey
 
-import conduit_oauth.auth.requests
 from conduit_oauth import ConfigurationError, InvalidTokenResponse, TokenProvider
 from conduit_oauth.dpop import Dpop
 
@@ -173,17 +172,3 @@ def test_a_key_is_not_in_a_repr() -> None:
     key = dict(ECKey.generate_key("P-256").as_dict(private=True))
     provider = TokenProvider("me", "secret", dpop=key, token_endpoint="https://as.example/token")
     assert json.dumps(key["d"]) not in f"{provider!r} {provider.state()} {provider.dpop!r}"
-
-
-def test_the_adapter_for_requests_presents_proofs(resource_server: Any) -> None:
-    peer = Peer()
-    import requests
-
-    with peer.provider() as provider:
-        response = requests.get(
-            f"{resource_server.url}/echo", auth=conduit_oauth.auth.requests.TokenAuth(provider), timeout=10
-        )
-        assert response.status_code == 200
-    scheme, _, token = resource_server.tokens[0].partition(" ")
-    assert scheme == "DPoP"
-    assert token

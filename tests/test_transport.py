@@ -15,8 +15,8 @@ from conduit_oauth.transport import MAX_BYTES, Transport
 
 
 @contextmanager
-def raw_server(*pieces: bytes) -> Iterator[str]:
-    """A socket that answers one request with these bytes and then holds the connection until the test is over."""
+def raw_server(*pieces: bytes, apart: float = 0.0) -> Iterator[str]:
+    """A socket that answers one request with these bytes, `apart` seconds between them, and then says no more."""
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -27,6 +27,7 @@ def raw_server(*pieces: bytes) -> Iterator[str]:
                 try:
                     for piece in pieces:
                         connection.sendall(piece)
+                        over.wait(apart)
                 except OSError:
                     return
                 over.wait(30)
@@ -68,6 +69,12 @@ def test_an_answer_without_end_is_cut_off() -> None:
 def test_a_server_that_sends_nothing_is_left() -> None:
     with raw_server() as url, pytest.raises(TransportError, match="no whole answer"):
         send(url, 0.2)
+
+
+def test_a_server_that_drips_is_left() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+    with raw_server(head, *[b"x"] * 1000, apart=0.02) as url, pytest.raises(TransportError, match="too slowly"):
+        send(url, 0.3)
 
 
 def test_a_half_answer_is_a_transport_error() -> None:

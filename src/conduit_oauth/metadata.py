@@ -6,7 +6,7 @@ Law: a document is believed only about the issuer (RFC 8414 §3.3) or the resour
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -41,10 +41,12 @@ class ServerMetadata:
     token_endpoint_auth_methods: tuple[str, ...]
     token_endpoint_auth_signing_algs: tuple[str, ...] | None
     lifetime: float
-    introspection_endpoint: str | None = None
-    revocation_endpoint: str | None = None
-    jwks_uri: str | None = None
-    mtls_token_endpoint: str | None = None
+    endpoints: Mapping[str, str]
+    mtls_endpoint_aliases: Mapping[str, str]
+
+    def endpoint(self, name: str, *, mtls: bool) -> str | None:
+        """An endpoint, None where it is not published; for a client with a certificate its alias goes first."""
+        return (self.mtls_endpoint_aliases.get(name) if mtls else None) or self.endpoints.get(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,8 @@ def judge_server(issuer: str, document: Document) -> ServerMetadata:
     if body.get("issuer") != issuer:
         raise DiscoveryError(SERVER_STEP, document.url, "names another issuer", f"issuer {issuer}")
     methods = body.get("token_endpoint_auth_methods_supported")
-    # RFC 8705 §5: where the endpoint is for clients that present a certificate.
+    # RFC 8705 §5: where the endpoints are for clients that present a certificate.
     aliases: object = body.get("mtls_endpoint_aliases")
-    alias = cast("dict[str, object]", aliases).get("token_endpoint") if isinstance(aliases, dict) else None
     algorithms = body.get("token_endpoint_auth_signing_alg_values_supported")
     return ServerMetadata(
         issuer=issuer,
@@ -87,13 +88,16 @@ def judge_server(issuer: str, document: Document) -> ServerMetadata:
         token_endpoint_auth_methods=("client_secret_basic",) if methods is None else tuple(_strings(methods)),
         token_endpoint_auth_signing_algs=None if algorithms is None else tuple(_strings(algorithms)),
         lifetime=document.lifetime,
-        mtls_token_endpoint=None if alias is None else followed(alias, SERVER_STEP, document.url),
-        **{
-            name: followed(body[name], SERVER_STEP, document.url)
-            for name in ("introspection_endpoint", "revocation_endpoint", "jwks_uri")
-            if body.get(name) is not None
-        },
+        endpoints=_endpoints(body, document.url),
+        mtls_endpoint_aliases=_endpoints(cast("dict[str, Any]", aliases), document.url)
+        if isinstance(aliases, dict)
+        else {},
     )
+
+
+def _endpoints(published: dict[str, Any], location: str) -> dict[str, str]:
+    names = ("token_endpoint", "introspection_endpoint", "revocation_endpoint", "jwks_uri")
+    return {name: followed(published[name], SERVER_STEP, location) for name in names if published.get(name) is not None}
 
 
 def followed(target: object, step: str, location: str) -> str:

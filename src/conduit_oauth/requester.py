@@ -163,7 +163,7 @@ class Requester:
 
     def _ask_about(self, token: str, endpoint: str) -> tuple[Signing, str, Response]:
         found = self._locate()
-        url: str | None = getattr(found.server, endpoint, None)
+        url = self._endpoint(found, endpoint)
         if url is None:
             raise DiscoveryError(
                 endpoint, self.target, "is not known", f"metadata of the issuer that names its {endpoint}"
@@ -180,12 +180,14 @@ class Requester:
         signing = self._signing(found)
         signing.form.extend(_grant_form(signing, parameters))
         self._authenticate(signing, found)
-        endpoint = found.token_endpoint
-        if signing.credentials.client_certificate is not None and found.server and found.server.mtls_token_endpoint:
-            endpoint = found.server.mtls_token_endpoint
+        endpoint = self._endpoint(found, "token_endpoint") or found.token_endpoint
         if self.dpop is not None:
             signing.headers["DPoP"] = self.dpop.proof("POST", endpoint, wall_now=signing.wall_now)
         return signing, token_request(endpoint, signing.headers, signing.form)
+
+    def _endpoint(self, found: Discovery, name: str) -> str | None:
+        has_certificate = self.config.credentials.client_certificate is not None
+        return found.server.endpoint(name, mtls=has_certificate) if found.server else None
 
     def _signing(self, found: Discovery) -> Signing:
         return Signing(

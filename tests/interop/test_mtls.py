@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from joserfc.jwk import ECKey
 
 from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
+from tests.conftest import FakeClock
 from tests.interop.test_oidc_provider import SECRET, OidcProvider, running
 
 Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
@@ -155,14 +156,19 @@ def test_a_certificate_that_changes_on_disk_is_in_the_next_request(
             os.utime(target, (age, age))
 
     install("intruder", 1)
-    settings: dict[str, Any] = {"token_endpoint_auth_method": "tls_client_auth"}
-    with TokenProvider("secret", SECRET, issuer=server.issuer, client_certificate=(certificate, key)) as first:
-        first.get_token()
-        assert server.next_request()["bound"]
-    with TokenProvider("machine", issuer=server.issuer, client_certificate=(certificate, key), **settings) as client:
+    settings: dict[str, Any] = {
+        "client_certificate": (certificate, key),
+        "token_endpoint_auth_method": "tls_client_auth",
+    }
+    clock = FakeClock()
+    with TokenProvider("machine", issuer=server.issuer, clock=clock, **settings) as client:
+        with pytest.raises(TokenRequestError):
+            client.get_token()
+        assert server.next_request()["error"] == "invalid_client"
         install("machine", 2)
+        clock.step(31)
         assert client.get_token()
-    assert server.next_request()["client_id"] == "machine"
+    assert server.next_request()["bound"]
 
 
 def test_files_that_will_not_do_are_named_at_construction(pki: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def verify_jwt(token: str, read: Inspected, issuer: str | None) -> Inspected:
     transport = Transport()
     try:
         found = drive(discover_issuer(named, []), transport, _TIMEOUT)
-        jwks_uri = found.server.jwks_uri if found.server else None
+        jwks_uri = found.server.endpoint("jwks_uri", mtls=False) if found.server else None
         if jwks_uri is None:
             raise DiscoveryError("jwks_uri", named, "publishes no keys", "metadata with a jwks_uri")
         answer = transport.send(Request("GET", jwks_uri, {"Accept": "application/json"}), _TIMEOUT)
