@@ -22,7 +22,7 @@ class HttpxFlow:
         """For `Client`."""
         presentation = self._begin(request)
         while True:
-            request.headers.update(presentation.headers(presentation.provider.get_token()))
+            _set(request, presentation.headers(presentation.provider.get_token()))
             if not self._goes_on(presentation, request, (yield request)):
                 return
 
@@ -30,19 +30,27 @@ class HttpxFlow:
         """For `AsyncClient`."""
         presentation = self._begin(request)
         while True:
-            request.headers.update(presentation.headers(await presentation.provider.get_token_async()))
+            _set(request, presentation.headers(await presentation.provider.get_token_async()))
             if not self._goes_on(presentation, request, (yield request)):
                 return
 
     def _begin(self, request: Any) -> Presentation:
         url = request.url
         self._destinations.check(url.scheme, url.netloc.decode("ascii"))
-        return Presentation(self._provider, request.method, str(url))
+        return Presentation(self._provider, request.method, url)
 
     def _goes_on(self, presentation: Presentation, request: Any, response: Any) -> bool:
+        if presentation.is_settled(response.status_code):
+            return False
         # The answer's own request: the client follows redirects within the flow, and drops the header on the way.
         sent = response.request.headers.get("Authorization")
         again = presentation.calls_for_another(response.status_code, sent, response.headers)
         # Once a wider scope was asked for, this adapter's later requests are likely to need it, too.
         self._provider = presentation.provider
         return again and isinstance(request.stream, self.replayable_stream)
+
+
+def _set(request: Any, headers: dict[str, str]) -> None:
+    # One by one: the client's own update() builds a second set of headers first.
+    for name, value in headers.items():
+        request.headers[name] = value

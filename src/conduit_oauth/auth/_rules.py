@@ -47,7 +47,7 @@ class Presentation:
 
     __slots__ = ("_dpop", "_method", "_sent", "_token", "_tried", "_url", "provider")
 
-    def __init__(self, provider: TokenProvider, method: str, url: str) -> None:
+    def __init__(self, provider: TokenProvider, method: str, url: object) -> None:
         self.provider = provider
         self._dpop = provider.dpop
         self._method = method
@@ -62,8 +62,12 @@ class Presentation:
             self._sent = f"Bearer {token}"
             return {"Authorization": self._sent}
         self._sent = f"DPoP {token}"
-        proof = self._dpop.proof(self._method, self._url, wall_now=time.time(), access_token=token)
+        proof = self._dpop.proof(self._method, str(self._url), wall_now=time.time(), access_token=token)
         return {"Authorization": self._sent, "DPoP": proof}
+
+    def is_settled(self, status: int) -> bool:
+        """Whether nothing in an answer of this status is of interest: nearly always, so it is asked first."""
+        return self._dpop is None and status not in (401, 403)
 
     def calls_for_another(self, status: int, sent: object, answer: Mapping[str, str]) -> bool:
         """Whether to send the request once more; a token that was refused is forgotten.
@@ -73,14 +77,16 @@ class Presentation:
         """
         if sent != self._sent:
             return False
-        fresh = self._dpop is not None and self._dpop.remember(self._url, answer.get("DPoP-Nonce"), resource=True)
+        fresh = self._dpop is not None and self._dpop.remember(str(self._url), answer.get("DPoP-Nonce"), resource=True)
+        if status not in (401, 403):
+            return False
         challenges = parse_challenges(answer.get("WWW-Authenticate", ""))
         if status == 401:
             if fresh and any(challenge.parameters.get("error") == "use_dpop_nonce" for challenge in challenges):
                 return self._try("nonce")
             self.provider.invalidate(self._token)
             return self._try("token")
-        return status == 403 and self._step_up(challenges)
+        return self._step_up(challenges)
 
     def _step_up(self, challenges: list[Challenge]) -> bool:
         for challenge in challenges:

@@ -31,10 +31,12 @@ class TokenAuth:
             _foreign_hop.set(_redirect_target(response))
             return response
         self._destinations.check(request.url.scheme, request.url.authority)
-        presentation = Presentation(self._provider, request.method, str(request.url))
+        presentation = Presentation(self._provider, request.method, request.url)
         while True:
             request.headers.update(presentation.headers(await presentation.provider.get_token_async()))
             response = await handler(request)
+            if presentation.is_settled(response.status):
+                break
             sent = request.headers.get(hdrs.AUTHORIZATION)
             again = presentation.calls_for_another(response.status, sent, response.headers)
             # Once a wider scope was asked for, this adapter's later requests are likely to need it, too.

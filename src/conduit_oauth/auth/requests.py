@@ -34,7 +34,7 @@ class TokenAuth(AuthBase):
     def _on_response(
         self, presentation: Presentation, response: requests.Response, **settings: Any
     ) -> requests.Response:
-        while True:
+        while not presentation.is_settled(response.status_code):
             sent = response.request
             authorization = sent.headers.get("Authorization")
             again = presentation.calls_for_another(response.status_code, authorization, response.headers)
@@ -54,3 +54,4 @@ class TokenAuth(AuthBase):
             answer.history.append(response)
             answer.request = replay
             response = answer
+        return response
