@@ -269,6 +269,25 @@ def test_the_authorization_server_is_pinned(move: str) -> None:
     assert internet.entrusted == {TOKEN_ENDPOINT}
 
 
+def test_another_issuer_with_the_same_token_endpoint_brings_no_endpoints_of_its_own() -> None:
+    clock = FakeClock()
+    internet = Internet(dict(GOOD))
+    with internet.provider(clock=clock) as provider:
+        provider.get_token()
+        evil = {
+            "issuer": EVIL,
+            "token_endpoint": TOKEN_ENDPOINT,
+            "introspection_endpoint": f"{EVIL}/introspect",
+            "revocation_endpoint": f"{EVIL}/revoke",
+        }
+        internet.pages |= {**lists(EVIL), f"{EVIL}/.well-known/oauth-authorization-server": evil}
+        clock.step(7300)
+        for call in (provider.get_token, lambda: provider.introspect("a-token")):
+            with pytest.raises(DiscoveryError, match="pinned"):
+                call()
+    assert internet.entrusted == {TOKEN_ENDPOINT}
+
+
 def test_an_issuer_may_move_its_own_endpoint() -> None:
     clock = FakeClock()
     internet = Internet(dict(GOOD))

@@ -237,8 +237,8 @@ class TokenProvider:
         forgotten here all the same.
         """
         token = self._life.token
-        self.invalidate(token.value)
         if self._clock() < token.expires_at:
+            self.invalidate(token.value)
             self._requester.revoke(token.value)
 
     async def revoke_async(self) -> None:

@@ -218,7 +218,7 @@ class Requester:
             raise
         self._found = self._pinned(found)
         self._fresh_until = self._clock() + found.lifetime
-        return found
+        return self._found
 
     def _discovery(self) -> Steps:
         config = self.config
@@ -231,11 +231,12 @@ class Requester:
     def _pinned(self, found: Discovery) -> Discovery:
         """`found`, unless it would send the credential to another authorization server than the first time."""
         before = self._found
-        if before is None or before.token_endpoint == found.token_endpoint:
+        # An issuer may move its own endpoints; nobody may put another issuer, with endpoints of its own, in its place.
+        if before is None or (before.issuer is not None and before.issuer == found.issuer):
             return found
-        # An issuer may move its own endpoint; nobody may put another issuer in its place.
-        if before.issuer is not None and before.issuer == found.issuer:
-            return found
+        # Metadata that came or went, and says of the token endpoint what was known before.
+        if None in (before.issuer, found.issuer) and before.token_endpoint == found.token_endpoint:
+            return before
         raise DiscoveryError(
             "pinned authorization server",
             self.config.mcp_url or "",

@@ -6,6 +6,7 @@ HTTP client leaves here: those carry the request, and the request carries the se
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ CONNECT_TIMEOUT = 5.0
 class Transport:
     """An HTTP client of our own, or one that the caller injected and keeps the ownership of."""
 
-    __slots__ = ("_certificate", "_client", "_injected", "_transport", "_version")
+    __slots__ = ("_certificate", "_client", "_injected", "_lock", "_transport", "_version")
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Transport:
         self._transport = transport
         self._client = client
         self._certificate = certificate
+        self._lock = threading.Lock()
         self._version: tuple[int, int] | None = None
 
     def in_child(self) -> Transport:
@@ -85,13 +87,16 @@ class Transport:
         """Our client, made anew where the certificate's files have changed: a connection keeps what it began with."""
         import httpx2
 
-        if self._certificate is not None and self._version != (version := self._certificate.version()):
-            self.close()
-            self._client = httpx2.Client(verify=self._certificate.context())
-            self._version = version
-        if self._client is None:
-            self._client = httpx2.Client(transport=self._transport)
-        return self._client
+        # A flight, a wider scope's flight and a question about a token may all come here at once.
+        with self._lock:
+            if self._certificate is not None and self._version != (version := self._certificate.version()):
+                # A request that is under way on the old one fails, and is retried as any broken connection is.
+                self.close()
+                self._client = httpx2.Client(verify=self._certificate.context())
+                self._version = version
+            if self._client is None:
+                self._client = httpx2.Client(transport=self._transport)
+            return self._client
 
     def close(self) -> None:
         """Close the client if it is ours."""
