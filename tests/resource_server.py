@@ -85,6 +85,9 @@ class ResourceServer:
         if self.refuse_all or not token or token in self.refused:
             return JSONResponse({"error": "invalid_token"}, 401, {"WWW-Authenticate": "Bearer"})
         granted = set(scope_of(token))
+        if self.never_content:
+            # Each time for something that was not asked for before.
+            self.needs += f" more:{len(self.requests)}"
         if self.never_content or not set(self.needs.split()) <= granted:
             challenge = f'Bearer error="insufficient_scope", scope="{self.needs}"'
             return JSONResponse({"error": "insufficient_scope"}, 403, {"WWW-Authenticate": challenge})

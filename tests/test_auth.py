@@ -282,11 +282,18 @@ def test_a_server_that_always_wants_more_scope_is_asked_once_more_only(
 
 
 def test_a_server_that_is_not_content_with_the_wider_scope_either_is_not_asked_a_third_time(
-    send: Send, make_provider: MakeProvider, resource_server: ResourceServer
+    send: Send, resource_server: ResourceServer
 ) -> None:
-    resource_server.needs = "mcp:write"
+    def grant(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={"access_token": "any", "token_type": "Bearer", "expires_in": 3600})
+
+    transport = httpx2.MockTransport(grant)
+    resource_server.needs = "write"
     resource_server.never_content = True
-    assert send(make_provider(scope="mcp:read"), "GET", f"{resource_server.url}/echo").status == 403
+    with TokenProvider(
+        "me", "secret", scope="read", token_endpoint="https://as.example/token", transport=transport
+    ) as provider:
+        assert send(provider, "GET", f"{resource_server.url}/echo").status == 403
     assert len(resource_server.requests) == 2
 
 
