@@ -4,10 +4,11 @@ UV := .venv/uv/bin/uv
 RUN := .venv/bin
 
 PEERS := tests/interop/node_modules/.package-lock.json
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: test lint demo bench conformance fuzz format lock clean
+.PHONY: redis test lint demo bench conformance fuzz format lock clean
 
-test: .venv/ready $(PEERS)
+test: .venv/ready $(PEERS) redis
 	$(RUN)/pytest
 
 lint: .venv/ready
@@ -46,6 +47,13 @@ $(UV):
 	$(UV) pip sync --quiet --python $(RUN)/python --require-hashes requirements/test.lock
 	$(UV) pip install --quiet --python $(RUN)/python --no-deps -e .
 	touch $@
+
+# Debian's own Redis, which the release of the system pins; an index is asked for only where none is at hand.
+redis:
+	command -v redis-server >/dev/null || { \
+		export DEBIAN_FRONTEND=noninteractive; \
+		install="$(SUDO) apt-get install -y -qq --no-install-recommends redis-server"; \
+		$$install || { $(SUDO) apt-get update -qq && $$install; }; }
 
 # The peers of the interop tests run on the Node that the virtual environment brought.
 $(PEERS): tests/interop/package-lock.json .venv/ready

@@ -7,6 +7,7 @@ import pytest
 
 from conduit_oauth import TokenProvider
 from conduit_oauth.testing import AuthorizationServer
+from conduit_oauth.tier import LOCAL
 from tests.resource_server import ResourceServer
 
 pytest_plugins = ["pytester"]
@@ -26,6 +27,12 @@ class FakeClock:
 
 
 MakeProvider = Callable[..., TokenProvider]
+
+
+@pytest.fixture(autouse=True)
+def _endpoints_are_new() -> None:
+    """What one test did to an endpoint is no other test's trouble."""
+    LOCAL.store.close()
 
 
 @pytest.fixture

@@ -388,7 +388,7 @@ def test_a_process_out_of_threads_serves_what_is_valid_and_says_so_after(
     provider = make_provider(clock=clock)
     token = provider.get_token()
     with monkeypatch.context() as patch:
-        patch.setattr("conduit_oauth.flight._thread.start_new_thread", out_of_threads)
+        patch.setattr("conduit_oauth.flight.spawn", out_of_threads)
         clock.step(3545)
         assert provider.get_token() == token
         clock.step(60)

@@ -11,6 +11,7 @@ from pathlib import Path
 from .client_auth import METHODS, usable_methods
 from .credentials import Credentials
 from .discovery import Discovery, derive_token_endpoint
+from .dpop import Dpop
 from .errors import ConfigurationError
 from .grant import is_scope
 from .urls import canonical_resource, origin_of, parse_secure_url, parse_url
@@ -92,6 +93,18 @@ def client_config(
         authorization_server=_issuer(authorization_server, "authorization_server"),
         extra_parameters=_extra(extra_parameters or {}),
     )
+
+
+def check_shareable(config: ClientConfig, dpop: Dpop | None) -> None:
+    """Raise `ConfigurationError` where the client's tokens are of no use to, or not safe from, other processes."""
+    credentials = config.credentials
+    if dpop is not None and not dpop.configured:
+        raise ConfigurationError(
+            "dpop", "makes a key of this process's own, beside a store", "Pass the key to bind to."
+        )
+    given = _given(credentials, "client_secret", "private_key", "client_assertion", "assertion", "subject_token")
+    if not given and credentials.client_certificate is None:
+        raise ConfigurationError("store", "needs a credential to seal tokens with", "Leave it out for this client.")
 
 
 def _token_endpoint(

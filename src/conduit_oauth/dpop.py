@@ -52,6 +52,15 @@ class Dpop:
             claims["nonce"] = nonce
         return sign_proof(self._signing_key(), claims)
 
+    @property
+    def configured(self) -> bool:
+        """Whether the key was given, so that other processes have it, too."""
+        return self._source is not None
+
+    def thumbprint(self) -> str:
+        """The key's SHA-256 thumbprint (RFC 7638), which the tokens are bound to."""
+        return self._signing_key().thumbprint()
+
     def remember(self, url: str, nonce: str | None, *, resource: bool) -> bool:
         """Take in the `DPoP-Nonce` of an answer from `url`; whether it is one that was not known."""
         place = resource, origin_of(urlsplit(url))

@@ -71,6 +71,7 @@ class TransportError(OAuthError):
     def __init__(self, url: str, problem: str) -> None:
         super().__init__(f"{url}: {problem}. Check that the server is up and reachable from here.")
         self.url = url
+        self.problem = problem
 
 
 class TokenRequestError(OAuthError):

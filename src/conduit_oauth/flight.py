@@ -9,29 +9,49 @@ Law: there is at most one flight; under the lock nothing waits; whatever happens
 from __future__ import annotations
 
 import _thread
+import atexit
+import contextlib
 import logging
 import math
 import os
 import random
 import threading
 import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .clock import Clock
-from .errors import OAuthError, ProviderClosedError, TransportError
+from .errors import OAuthError, ProviderClosedError, TokenRequestError, TransportError
+from .events import Event, EventName, Observer, observe
+from .gate import Busy, Gate, Refused, is_trouble
 from .landing import Landing
-from .life import Life, Step, pause_after
+from .life import REFUSAL_MEMORY, Life, Step, pause_after
 from .requester import Requester
 from .state import Counts
-from .token import AccessToken
+from .tier import Tier, local_tier
+from .token import NO_TOKEN, AccessToken
+
+if TYPE_CHECKING:
+    from .share import Share
 
 logger = logging.getLogger("conduit_oauth")
 logger.addHandler(logging.NullHandler())
+
+# Not threading.Thread: its start() waits for the new thread to run, which would make a warm caller wait.
+# A simulation puts its own in place of these two.
+spawn: Callable[[Callable[[Flight], None], tuple[Flight]], object] = _thread.start_new_thread
+pause_on: Callable[[threading.Event, float], bool] = threading.Event.wait
+
+# Seconds for which a refresh rests where another process is at it.
+REST = 1.0
+# The part of the store's time limit after which a flight asks it nothing more before its request.
+PATIENCE = 0.4
 
 
 class Flight:
     """What the waiters of one flight share. Guarded by the lock of its control, but for `landing` and `hurry`."""
 
-    __slots__ = ("deadline", "error", "hurry", "landing", "last_error", "not_before")
+    __slots__ = ("deadline", "done", "error", "hurry", "landing", "last_error", "not_before")
 
     def __init__(self, not_before: float = -math.inf) -> None:
         # The latest deadline of those who wait; a refresh that nobody waits for has none left and tries once.
@@ -41,6 +61,8 @@ class Flight:
         self.error: OAuthError | None = None
         self.last_error: OAuthError | None = None
         self.landing = Landing()
+        # Set later than `landing`, when the store knows, too.
+        self.done = threading.Event()
         # Set to cut a pause between two attempts short, when the provider closes.
         self.hurry = threading.Event()
 
@@ -52,17 +74,31 @@ class FlightControl:
         "__weakref__",
         "_clock",
         "_life",
+        "_local",
         "_name",
+        "_observer",
         "_requester",
         "_timeout",
         "closed",
         "counts",
         "flight",
         "lock",
+        "share",
     )
 
-    def __init__(self, name: str, life: Life, requester: Requester, clock: Clock, timeout: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        life: Life,
+        requester: Requester,
+        clock: Clock,
+        timeout: float,
+        *,
+        tier: Tier | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self._name = name
+        self._observer = observer
         self._requester = requester
         self._clock = clock
         self._timeout = timeout
@@ -71,6 +107,12 @@ class FlightControl:
         self.flight: Flight | None = None
         self.counts = Counts()
         self.closed = False
+        self.share: Share | None = None
+        if tier is not None:
+            from .share import Share
+
+            self.share = Share(tier, requester, clock, self)
+        self._local = local_tier(clock)
         _controls.add(self)
 
     def serve_in_window(self) -> str | None:
@@ -111,9 +153,32 @@ class FlightControl:
             return flight
 
     def invalidate(self, token: str | None) -> None:
-        """Forget the token, if it is still `token`."""
+        """Forget the token, if it is still `token`; where it is shared, the whole fleet does."""
         with self.lock:
-            self.counts.invalidations += self._life.invalidate(token)
+            held = self._life.token
+            forgotten = self._life.invalidate(token)
+            self.counts.invalidations += forgotten
+            if self.share is not None and (forgotten or token is None):
+                self.share.forget(None if token is None else held)
+                # The store is told on a thread of its own: this may be an event loop's.
+                with contextlib.suppress(RuntimeError):
+                    _thread.start_new_thread(self.share.tell, ())
+        if forgotten:
+            observe(self._observer, Event("token_invalidated", self._name))
+
+    def heard(self, floor: int) -> None:
+        """Another process forgot what has a fence up to `floor`."""
+        with self.lock:
+            if self.share is not None:
+                self.share.floor = max(self.share.floor, floor)
+                if 0 < self.share.fence_of(self._life.token) <= floor:
+                    self._life.drop()
+
+    def resync(self) -> None:
+        """The store is back: give it the token, if it has none."""
+        token = self._life.token
+        if self.share is not None and self.flight is None and self._clock() < token.refresh_at:
+            self.share.offer(token)
 
     def close(self) -> None:
         """Forget the token, and wake everybody who waits with `ProviderClosedError`."""
@@ -131,53 +196,152 @@ class FlightControl:
         self.flight = None
         self._requester.transport = self._requester.transport.in_child()
 
+    def before_exit(self) -> None:
+        """Let the fleet have the token that was just asked for, or the lease, before this process is gone."""
+        flight, share = self.flight, self.share
+        if flight is not None and share is not None:
+            if flight.landing.is_set():
+                flight.done.wait(share.tier.timeout)
+            else:
+                share.leave()
+
     def _start(self, flight: Flight) -> Flight:
-        # Not threading.Thread: its start() waits for the new thread to run, which would make a warm caller wait.
         try:
-            _thread.start_new_thread(self._fly, (flight,))
+            spawn(self._fly, (flight,))
         except RuntimeError as error:  # no more threads, or the interpreter is shutting down
             raise TransportError(self._requester.target, f"no thread for the token request ({error})") from None
         self.flight = flight
         return flight
 
     def _fly(self, flight: Flight) -> None:
+        share = self.share
+        gate = Gate(share and share.tier, self._local, self._requester.target)
         try:
-            self._attempt_until_landed(flight)
+            self._attempt_until_landed(flight, share, gate)
         finally:
+            gate.leave()
+            if share is not None:
+                share.leave()
             with self.lock:
                 if self.flight is flight:
                     self.flight = None
             flight.landing.set()
+            flight.done.set()
 
-    def _attempt_until_landed(self, flight: Flight) -> None:
-        """Send the request until a token lands, or nobody is left who has time to wait for the next attempt."""
+    def _attempt_until_landed(self, flight: Flight, share: Share | None, gate: Gate) -> None:
+        """Find or request a token until one lands, or nobody is left who has time to wait for the next attempt."""
         attempt = 0
         pause = flight.not_before - self._clock()
-        while not flight.hurry.wait(max(0.0, pause)):
+        while not pause_on(flight.hurry, max(0.0, pause)):
             with self.lock:
-                epoch = self._life.epoch
-                self.counts.token_requests += 1
-            outcome = self._requester.fetch()
-            now = self._clock()
-            if isinstance(outcome, AccessToken):
-                with self.lock:
-                    self.counts.tokens += 1
-                    if self._life.land(outcome, epoch) or now >= flight.deadline:
-                        return
+                epoch, held = self._life.epoch, self._life.token
+            found = self._clearance(share, gate, held)
+            if isinstance(found, AccessToken):
+                if self._adopted(found, epoch, flight):
+                    return
                 pause = 0.0
-                continue
-            with self.lock:
-                self.counts.failures += 1
-                flight.last_error = outcome
+            elif isinstance(found, Busy):
+                if (left := flight.deadline - self._clock()) <= 0:
+                    self._rest(flight, gate)
+                    return
+                pause_on(found.ticket, min(found.seconds, left))
+                pause = 0.0
+            elif isinstance(found, Refused):
+                pause = found.seconds
+                if self._failed(found.error, flight, pause):
+                    return
+            elif isinstance(outcome := self._requested(gate, held), AccessToken):
+                if self._landed(outcome, epoch, flight, share):
+                    return
+                pause = 0.0
+            else:
                 pause = pause_after(outcome, attempt, random.random())
                 attempt += 1
-                if not outcome.retryable or now + pause >= flight.deadline:
-                    flight.error = outcome
-                    self._life.fail(outcome, now, random.random())
-            event = "token_request_retried" if flight.error is None else "token_request_failed"
-            logger.warning("%s name=%s: %s", event, self._name, outcome)
-            if flight.error is not None:
-                return
+                if is_trouble(outcome):
+                    pause = gate.failed(outcome, pause)
+                elif share is not None and isinstance(outcome, TokenRequestError):
+                    share.report(outcome, held, pause if outcome.retryable else REFUSAL_MEMORY)
+                over = self._failed(outcome, flight, pause)
+                event = "token_request_failed" if over else "token_request_retried"
+                logger.warning("%s name=%s: %s", event, self._name, outcome)
+                observe(self._observer, self._event(event, error=outcome, refresh=held is not NO_TOKEN))
+                if over:
+                    return
+
+    def _clearance(self, share: Share | None, gate: Gate, held: AccessToken) -> AccessToken | Busy | Refused | None:
+        """A better token than `held`, or what keeps us from asking for one; None: ask."""
+        if share is not None:
+            try:
+                if (found := share.look(held)) is not None:
+                    return found
+            except Exception as error:  # a credential that cannot be read: the request will say so
+                logger.debug("store_not_asked name=%s: %s", self._name, type(error).__name__)
+            if share.spent > share.tier.timeout * PATIENCE:
+                return None
+        return gate.admit()
+
+    def _adopted(self, token: AccessToken, epoch: int, flight: Flight) -> bool:
+        """Take in a token that another process stored; whether that is all there was to do."""
+        with self.lock:
+            now = self._clock()
+            if not self._life.land(token.early(random.random()), epoch):
+                return False
+            self.counts.adopted += 1
+            fresh = now < self._life.token.refresh_at
+        flight.landing.set()
+        observe(self._observer, self._event("token_adopted", lifetime=token.expires_at - now))
+        return fresh
+
+    def _requested(self, gate: Gate, held: AccessToken) -> AccessToken | OAuthError:
+        with self.lock:
+            self.counts.token_requests += 1
+        started = self._clock()
+        outcome = self._requester.fetch()
+        if isinstance(outcome, AccessToken):
+            seconds, lifetime = self._clock() - started, outcome.expires_at - started
+            received = self._event("token_received", seconds=seconds, lifetime=lifetime, refresh=held is not NO_TOKEN)
+            observe(self._observer, received)
+        if isinstance(outcome, AccessToken) or not is_trouble(outcome):
+            gate.answered()
+        return outcome
+
+    def _landed(self, token: AccessToken, epoch: int, flight: Flight, share: Share | None) -> bool:
+        """Take in a token that was asked for; whether the flight is over."""
+        with self.lock:
+            self.counts.tokens += 1
+            landed = share is None or share.landed(token)
+            landed = landed and self._life.land(token if share is None else token.early(random.random()), epoch)
+        if share is None:
+            return landed or self._clock() >= flight.deadline
+        if landed:
+            # Nobody of this process waits for the store.
+            flight.landing.set()
+            share.publish(token)
+        else:
+            share.leave()
+        return landed or self._clock() >= flight.deadline
+
+    def _failed(self, error: OAuthError, flight: Flight, pause: float) -> bool:
+        """Remember why there is no token yet; whether that ends the flight."""
+        with self.lock:
+            self.counts.failures += 1
+            flight.last_error = error
+            now = self._clock()
+            if error.retryable and now + pause < flight.deadline:
+                return False
+            flight.error = error
+            self._life.fail(error, now, random.random())
+            return True
+
+    def _rest(self, flight: Flight, gate: Gate) -> None:
+        """Another process is asking, and nobody here has time left to wait for it."""
+        if flight.deadline > -math.inf and isinstance(told := gate.admit(), Refused):
+            flight.last_error = told.error
+        with self.lock:
+            self._life.rest(self._clock() + REST)
+
+    def _event(self, name: EventName, **facts: Any) -> Event:
+        return Event(name, self._name, self._requester.target, **facts)
 
 
 # Weak, so that a provider lives no longer than its users do.
@@ -187,6 +351,12 @@ _controls: weakref.WeakSet[FlightControl] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     for control in list(_controls):
         control.after_fork_in_child()
+
+
+@atexit.register
+def _before_exit() -> None:
+    for control in list(_controls):
+        control.before_exit()
 
 
 if hasattr(os, "register_at_fork"):

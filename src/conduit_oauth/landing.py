@@ -64,6 +64,10 @@ class Landing:
                 # Closed loop (asyncio), finished run (trio): nobody waits there any more.
                 continue
 
+    def is_set(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._event.is_set()
+
     def wait(self, timeout: float) -> None:
         """Block this thread until set, or for `timeout` seconds."""
         self._event.wait(max(0.0, timeout))

@@ -94,8 +94,11 @@ class Life:
             self.closed_until = now + _demanded_pause(error)
             self.quiet_until = max(self.closed_until, now + backoff(self._failures + 2, jitter))
         else:
-            refused = isinstance(error, TokenRequestError)
-            self.quiet_until = self.closed_until = now + (REFUSAL_MEMORY if refused else backoff(self._failures, 1.0))
+            memory = backoff(self._failures, 1.0)
+            if isinstance(error, TokenRequestError):
+                # What another process met is remembered for the rest of its time only.
+                memory = min(error.retry_after or REFUSAL_MEMORY, REFUSAL_MEMORY)
+            self.quiet_until = self.closed_until = now + memory
 
     def invalidate(self, value: str | None = None) -> bool:
         """Forget the token (only if it is still `value`, where one is given); False where nothing was forgotten."""
@@ -105,3 +108,11 @@ class Life:
         self.token = NO_TOKEN
         self.epoch += 1
         return forgotten
+
+    def drop(self) -> None:
+        """Forget a token that somebody else found to be void; answers that are under way are not in doubt."""
+        self.token = NO_TOKEN
+
+    def rest(self, until: float) -> None:
+        """Begin no refresh before `until`: it is in other hands."""
+        self.quiet_until = until

@@ -13,16 +13,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from .clock import Clock, elapsed
-from .config import client_config, seconds
+from .config import check_shareable, client_config, seconds
 from .credentials import Credentials, KeySource, Source
 from .dpop import Dpop
 from .errors import OAuthError
+from .events import Event, Observer, observe
 from .flight import FlightControl, logger
 from .grant import ACCESS_TOKEN_TYPE, is_scope
 from .landing import in_thread
 from .life import Life
 from .requester import Requester
 from .state import ProviderState
+from .stores import TokenStore
+from .tier import Tier, tier_of
 from .tls import ClientCertificate
 from .transport import Transport
 
@@ -80,6 +83,10 @@ class TokenProvider:
         revoke_on_close: have the authorization server forget the token when the provider closes (RFC 7009).
         http_client, transport: an `httpx2.Client`, or a transport for our own, to send token requests with. They are
             used on the provider's own thread, whoever calls; an injected client stays yours to close.
+        store: what is shared with other processes: the URL of a store (`memory:` shares nothing, `sqlite:`,
+            `sqlite:///path`, `redis://…`, see `conduit_oauth.stores`), or a `TokenStore`. A warm call never touches it.
+        store_timeout: seconds that a call waits for the store at most, before it goes on without.
+        observer: called with each `Event` of the token's life, on the thread where it happens; see `events`.
         clock: seconds that never step back and count sleep; a test or a simulation passes its own.
 
     Raises:
@@ -91,6 +98,7 @@ class TokenProvider:
         "_clock",
         "_control",
         "_life",
+        "_observer",
         "_requester",
         "_revoke_on_close",
         "_timeout",
@@ -129,6 +137,9 @@ class TokenProvider:
         revoke_on_close: bool = False,
         http_client: httpx2.Client | None = None,
         transport: httpx2.BaseTransport | None = None,
+        store: str | TokenStore | None = None,
+        store_timeout: float = 0.05,
+        observer: Observer | None = None,
         clock: Clock = elapsed,
     ) -> None:
         certificate = client_certificate and ClientCertificate(*(Path(file) for file in client_certificate))
@@ -171,13 +182,23 @@ class TokenProvider:
             dpop=None if dpop is False else Dpop(None if dpop is True else dpop),
         )
         self._revoke_on_close = revoke_on_close
-        self._assemble(requester, clock)
+        tier = tier_of(store, seconds(store_timeout, "store_timeout", at_least=0.001)) if store is not None else None
+        if tier is not None:
+            check_shareable(config, requester.dpop)
+            requester.transport.prepare()
+            tier.start()
+        self._assemble(requester, clock, tier, observer)
 
-    def _assemble(self, requester: Requester, clock: Clock) -> None:
+    def _assemble(self, requester: Requester, clock: Clock, tier: Tier | None, observer: Observer | None) -> None:
         self._requester = requester
         self._clock = clock
         self._life = Life()
-        self._control = FlightControl(self.name, self._life, requester, clock, self._timeout)
+        self._observer = observer
+        self._control = FlightControl(
+            self.name, self._life, requester, clock, self._timeout, tier=tier, observer=observer
+        )
+        if observer is not None:
+            self.__class__ = _Observed  # pyright: ignore[reportAttributeAccessIssue]
         self._wider: dict[str, TokenProvider] = {}
 
     def get_token(self) -> str:
@@ -265,7 +286,9 @@ class TokenProvider:
                 return None
             wider = object.__new__(TokenProvider)
             wider.name, wider._timeout, wider._revoke_on_close = self.name, self._timeout, False
-            wider._assemble(self._requester.with_scope(union), self._clock)
+            share = self._control.share
+            requester = self._requester.with_scope(union)
+            wider._assemble(requester, self._clock, share and share.tier, self._observer)
             # Two threads may come here at once: the first to arrive stays.
             self._wider.setdefault(union, wider)
         return self._wider[union]
@@ -354,3 +377,22 @@ class TokenProvider:
 
     def __repr__(self) -> str:
         return f"<TokenProvider {self.name!r} client_id={self._requester.config.client_id!r}>"
+
+
+class _Observed(TokenProvider):
+    """A provider that somebody watches. Of its own, so that the warm calls of the others pay nothing for it."""
+
+    __slots__ = ()
+
+    def get_token(self) -> str:
+        self._tell()
+        return super().get_token()
+
+    async def get_token_async(self) -> str:
+        self._tell()
+        return await super().get_token_async()
+
+    def _tell(self) -> None:
+        left = self._life.token.expires_at - self._clock()
+        if left > 0:
+            observe(self._observer, Event("token_served", self.name, self._requester.target, lifetime=left))

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from .client_auth import METHODS, Signing, choose_method, usable_methods
@@ -70,6 +70,7 @@ class Requester:
         "_refresh_ahead",
         "config",
         "dpop",
+        "pins",
         "transport",
     )
 
@@ -86,6 +87,8 @@ class Requester:
     ) -> None:
         self.config = config
         self.dpop = dpop
+        # What else remembers where this client's credential goes, beyond this process.
+        self.pins: Callable[[tuple[str | None, str]], tuple[str | None, str]] | None = None
         self.transport = transport
         self._clock = clock
         self._refresh_ahead = refresh_ahead
@@ -216,7 +219,10 @@ class Requester:
             if self._found is not None and error.retryable:
                 return self._found
             raise
-        self._found = self._pinned(found)
+        found = self._pinned(found)
+        if self.pins is not None:
+            self._check(self.pins((found.issuer, found.token_endpoint)), found)
+        self._found = found
         self._fresh_until = self._clock() + found.lifetime
         return self._found
 
@@ -231,15 +237,23 @@ class Requester:
     def _pinned(self, found: Discovery) -> Discovery:
         """`found`, unless it would send the credential to another authorization server than the first time."""
         before = self._found
-        # An issuer may move its own endpoints; nobody may put another issuer, with endpoints of its own, in its place.
-        if before is None or (before.issuer is not None and before.issuer == found.issuer):
+        if before is None:
             return found
+        self._check((before.issuer, before.token_endpoint), found)
         # Metadata that came or went, and says of the token endpoint what was known before.
-        if None in (before.issuer, found.issuer) and before.token_endpoint == found.token_endpoint:
-            return before
+        return found if before.issuer is not None and before.issuer == found.issuer else before
+
+    def _check(self, pinned: tuple[str | None, str], found: Discovery) -> None:
+        """Raise `DiscoveryError` where `found` is another authorization server than the pinned one."""
+        issuer, token_endpoint = pinned
+        # An issuer may move its own endpoints; nobody may put another issuer, with endpoints of its own, in its place.
+        if issuer is not None and issuer == found.issuer:
+            return
+        if None in (issuer, found.issuer) and token_endpoint == found.token_endpoint:
+            return
         raise DiscoveryError(
             "pinned authorization server",
             self.config.mcp_url or "",
             f"now leads to {found.issuer or found.token_endpoint}",
-            f"{before.issuer or before.token_endpoint}, as before; create a new provider if the move is meant",
+            f"{issuer or token_endpoint}, as before; if the move is meant, name the new one as authorization_server",
         )

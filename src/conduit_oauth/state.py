@@ -10,10 +10,14 @@ from .errors import OAuthError
 
 @dataclass(slots=True)
 class Counts:
-    """What happened since the provider was made. Warm calls are not counted: counting would cost more than the call."""
+    """What happened since the provider was made. Warm calls are not counted: counting would cost more than the call.
+
+    `tokens` came from the server, `adopted` ones from the shared store.
+    """
 
     token_requests: int = 0
     tokens: int = 0
+    adopted: int = 0
     failures: int = 0
     invalidations: int = 0
 

@@ -6,7 +6,9 @@ Moments are readings of `clock.elapsed`, in seconds; lengths of time are seconds
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+EARLIEST = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,14 @@ class AccessToken:
     refresh_at: float
     expires_at: float
     scope: str | None = None
+
+    def early(self, jitter: float) -> AccessToken:
+        """The token as one process of a fleet refreshes it: by up to a quarter of the window earlier than others.
+
+        `jitter` in [0, 1) is this process's draw; without one, the whole fleet would look for a new token at once.
+        """
+        window = self.expires_at - self.refresh_at
+        return replace(self, refresh_at=self.refresh_at - jitter * EARLIEST * window)
 
 
 NO_TOKEN = AccessToken("", -math.inf, -math.inf)

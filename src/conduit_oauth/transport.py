@@ -52,6 +52,10 @@ class Transport:
             return Transport(certificate=self._certificate)
         return _Inherited()
 
+    def prepare(self) -> None:
+        """Load the HTTP client now: where a fleet waits for one process's answer, it should not wait for that."""
+        self._current_client()
+
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within about `timeout` seconds. Raises `TransportError`."""
         import httpx2

@@ -1,0 +1,125 @@
+"""The circuit of a token endpoint: what all providers of a process, and of a fleet with a shared store, know of its
+failures (DESIGN.md, "Errors").
+
+Law: while an endpoint is in trouble nobody asks it before its pause is over; then one of the whole fleet tries, and the
+others wait for what comes of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import threading
+from dataclasses import dataclass
+
+from .errors import DiscoveryError, OAuthError, TokenRequestError, TransportError
+from .life import RETRY_AFTER_CAP, backoff
+from .tier import Tier
+
+# Seconds for which the count of failures outlives its pause, so that the next failure is not taken for the first.
+MEMORY = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not before `seconds` are over, because of `error`."""
+
+    error: OAuthError
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else is asking; worth another look after `seconds`, or when the ticket is set."""
+
+    ticket: threading.Event
+    seconds: float
+
+
+def remembered(error: OAuthError) -> dict[str, object]:
+    """What is told to others of an error: never more than its message told here, from which secrets were taken."""
+    said: dict[str, object] = {"url": getattr(error, "url", "")}
+    if isinstance(error, TokenRequestError):
+        said |= {"status": error.status, "error": error.error, "error_description": error.error_description}
+    elif isinstance(error, TransportError):
+        said["problem"] = error.problem
+    return said
+
+
+def recalled(said: dict[str, object], seconds: float) -> OAuthError:
+    """The error that another process met, which it would be in vain to meet again for `seconds`."""
+    url, status = str(said.get("url") or ""), said.get("status")
+    if isinstance(status, int):
+        texts = {name: value for name in ("error", "error_description") if isinstance(value := said.get(name), str)}
+        return TokenRequestError(url, status, retry_after=seconds, **texts)
+    return TransportError(url, str(said.get("problem") or "could not be asked"))
+
+
+class Gate:
+    """One flight's way to one endpoint."""
+
+    __slots__ = ("_failures", "_key", "_lease", "_local", "_seen", "_shared", "_tier")
+
+    def __init__(self, shared: Tier | None, local: Tier, url: str) -> None:
+        self._shared = shared
+        self._tier = self._local = local
+        self._key = "endpoint-" + hashlib.sha256(url.encode()).hexdigest()[:32]
+        self._seen = self._lease = self._failures = 0
+
+    def admit(self) -> Refused | Busy | None:
+        """None where the endpoint may be asked now."""
+        if self._lease:
+            return None
+        # The process's own memory stands in for a store that is out of reach.
+        self._tier = self._shared if self._shared is not None and self._shared.up else self._local
+        ticket = self._tier.ticket(self._key)
+        entry = self._tier.call(lambda store: store.claim(self._key, 0, 0.0))
+        if entry is None or entry.value is None:
+            self._failures = 0
+            return None
+        said = json.loads(entry.value)
+        self._seen, self._failures = entry.fence, int(said["failures"])
+        wait = entry.remaining - MEMORY
+        if wait > 0:
+            return Refused(recalled(said, wait), wait)
+        return None if self._take() else Busy(ticket, self._tier.store.poll)
+
+    def answered(self) -> None:
+        """The endpoint answered: whatever it said, it is well."""
+        if self._seen:
+            self._tier.call(lambda store: store.forget(self._key, self._seen))
+        self.leave()
+
+    def failed(self, error: OAuthError, pause: float) -> float:
+        """The endpoint did not answer, or not as a sound one; the seconds before anybody may ask again."""
+        if not self._lease and not self._take():
+            return pause
+        self._failures += 1
+        # An endless Retry-After would be as bad as none.
+        pause = min(max(pause, backoff(self._failures, random.random())), RETRY_AFTER_CAP)
+        said = json.dumps({**remembered(error), "failures": self._failures}).encode()
+        self._tier.call(lambda store: store.write(self._key, said, self._lease, pause + MEMORY))
+        self.leave()
+        return pause
+
+    def leave(self) -> None:
+        """Let somebody else try, where we held the right to."""
+        if self._lease:
+            self._tier.drop(self._key, self._lease)
+            self._tier.call(lambda store: store.release(self._key, self._lease))
+        self._lease = self._seen = 0
+
+    def _take(self) -> bool:
+        entry = self._tier.call(lambda store: store.claim(self._key, self._seen, self._tier.lease))
+        if entry is not None and entry.lease:
+            self._lease = entry.lease
+            self._tier.keep(self._key, entry.lease)
+        return self._lease != 0
+
+
+def is_trouble(error: OAuthError) -> bool:
+    """Whether an error says that the endpoint is unwell, and not that it has something against this client."""
+    if isinstance(error, TokenRequestError):
+        return error.status >= 500
+    return isinstance(error, TransportError) or (isinstance(error, DiscoveryError) and error.retryable)

@@ -1,0 +1,230 @@
+"""One token for a fleet: what one provider reads from and writes to the store that it shares with others.
+
+Law: a token of the store is used only while its fence is above the floor, and only where it outlives the one at hand;
+whoever asks the authorization server holds the lease, unless the store is out of reach.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from .clock import Clock
+from .errors import OAuthError
+from .gate import Busy, Refused, recalled, remembered
+from .requester import Requester
+from .sealing import Seal, credential, identity
+from .stores import Entry
+from .tier import Listener, Tier
+from .token import AccessToken
+
+# How long the authorization server of a resource stays pinned after it was last confirmed.
+PIN_LIFETIME = 90 * 86_400.0
+
+
+class Share:
+    """Guarded by the flight, of which there is one at a time; `floor` only grows and is read by anybody."""
+
+    __slots__ = (
+        "_clock",
+        "_fence",
+        "_forget_all",
+        "_key",
+        "_known",
+        "_lease",
+        "_listener",
+        "_lock",
+        "_refused",
+        "_refused_until",
+        "_requester",
+        "_seal",
+        "_value",
+        "floor",
+        "spent",
+        "tier",
+    )
+
+    def __init__(self, tier: Tier, requester: Requester, clock: Clock, listener: Listener) -> None:
+        self.tier = tier
+        self._requester = requester
+        self._clock = clock
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._key: str = ""
+        self._seal: Seal | None = None
+        self._known: int = 0
+        self._lease: int = 0
+        self.floor: int = 0
+        # The token that this process holds, and the fence it has in the store; 0 where it has none.
+        self._value: str = ""
+        self._fence: int = 0
+        self._forget_all = False
+        # What the server has against this client, by another process's word.
+        self._refused: OAuthError | None = None
+        self._refused_until: float = 0.0
+        # Seconds that the latest look took.
+        self.spent: float = 0.0
+        requester.pins = self.pinned
+
+    def look(self, held: AccessToken) -> AccessToken | Refused | Busy | None:
+        """A token that outlives `held`, why there is none, or None: ask the authorization server yourself."""
+        if self._lease:
+            return None
+        self._prepare()
+        tier, started = self.tier, self._clock()
+        # Taken before the look, so that what is told in between is not missed.
+        ticket = tier.ticket(self._key)
+        while True:
+            asked_at = self._clock()
+            if self._refused is not None and asked_at < self._refused_until:
+                return Refused(self._refused, self._refused_until - asked_at)
+            entry = tier.call(lambda store: store.claim(self._key, self._known, tier.lease))
+            self.spent = self._clock() - started
+            if entry is None:
+                return None
+            self.floor = max(self.floor, entry.floor)
+            if entry.lease:
+                self._lease = entry.lease
+                tier.keep(self._key, entry.lease)
+                return None
+            if entry.value is None:
+                return Busy(ticket, tier.store.poll)
+            self._known = entry.fence
+            token, fence = self._read(entry, asked_at)
+            if token is not None and (token.value == held.value or token.expires_at > held.expires_at):
+                self._value, self._fence = token.value, fence
+                if token.value != held.value:
+                    return token
+
+    def landed(self, token: AccessToken) -> bool:
+        """Whether the token that this process asked for may be used: nobody forgot all while it was asked for."""
+        self._value, self._fence = token.value, self._lease
+        return not self._lease or self._lease > self.floor
+
+    def publish(self, token: AccessToken) -> None:
+        """Store the token, with our lease or with one that is free."""
+        with self._lock:
+            now = self._clock()
+            self._put({"token": _lasting(token, now)}, token.expires_at - now)
+
+    def report(self, error: OAuthError, held: AccessToken, seconds: float) -> None:
+        """Tell the fleet what the server has against this client for `seconds`, beside a token that is still valid."""
+        now = self._clock()
+        valid = {"token": _lasting(held, now), "fence": self.fence_of(held)} if now < held.expires_at else {}
+        with self._lock:
+            self._put(
+                {**valid, "refused": {**remembered(error), "until": seconds}}, max(seconds, held.expires_at - now)
+            )
+
+    def leave(self) -> None:
+        """End our lease, if we have one, so that another process may ask."""
+        if self._lease:
+            lease, self._lease = self._lease, 0
+            self.tier.drop(self._key, lease)
+            self.tier.call(lambda store: store.release(self._key, lease))
+
+    def offer(self, token: AccessToken) -> None:
+        """Put a valid token into a store that lost it."""
+        with self._lock:
+            entry = self.tier.call(lambda store: store.claim(self._key, 0, 0.0)) if self._key else None
+            if entry is None or entry.value is not None:
+                return
+            self._known = entry.fence
+        if self.fence_of(token) > entry.floor or self.fence_of(token) == 0:
+            self.publish(token)
+
+    def fence_of(self, token: AccessToken) -> int:
+        """The fence that `token` has in the store, 0 where it has none."""
+        return self._fence if token.value == self._value else 0
+
+    def forget(self, token: AccessToken | None) -> None:
+        """Void `token`, by default whatever is stored, for the fleet: at once for us, for the others by `tell`."""
+        if token is None:
+            self._forget_all = True
+        else:
+            self.floor = max(self.floor, self.fence_of(token))
+
+    def tell(self) -> None:
+        """Have the store know what we know to be void."""
+        with self._lock:
+            if not self._key:
+                return
+            fence = None if self._forget_all else self.floor
+            floor = self.tier.call(lambda store: store.forget(self._key, fence)) if fence != 0 else None
+            if floor is not None:
+                self._forget_all = False
+                self.floor = max(self.floor, floor)
+
+    def pinned(self, found: tuple[str | None, str]) -> tuple[str | None, str]:
+        """The issuer and token endpoint that the fleet found first for this client; ours where nobody was before."""
+        seal = Seal(credential(self._requester.config.credentials), self._identity(), "pin")
+        entry = self.tier.call(lambda store: store.claim(seal.name, 0, self.tier.lease))
+        if entry is None:
+            return found
+        pinned = seal.open(entry.value) if entry.value is not None else None
+        if pinned is not None and entry.remaining > PIN_LIFETIME / 2:
+            return tuple(json.loads(pinned))
+        lease = entry.lease
+        if pinned is not None and (again := self.tier.call(lambda store: store.claim(seal.name, entry.fence, 1.0))):
+            lease = again.lease
+        sealed = seal.close(pinned or json.dumps(found).encode())
+        self.tier.call(lambda store: store.write(seal.name, sealed, lease, PIN_LIFETIME))
+        return tuple(json.loads(pinned)) if pinned is not None else found
+
+    def _identity(self) -> bytes:
+        dpop = self._requester.dpop
+        return identity(self._requester.config, dpop.thumbprint() if dpop else None)
+
+    def _prepare(self) -> None:
+        """Name and key for the credential as it is now: a rotated one finds nothing, and disturbs nobody."""
+        seal = Seal(credential(self._requester.config.credentials), self._identity(), "token")
+        if seal.name != self._key:
+            self._key, self._seal, self._known, self.floor, self._fence = seal.name, seal, 0, 0, 0
+            self.tier.tell(self._key, self._listener)
+        if self._forget_all:
+            self.tell()
+
+    def _put(self, record: dict[str, Any], seconds: float) -> None:
+        if not self._lease:
+            entry = self.tier.call(lambda store: store.claim(self._key, self._known, self.tier.lease))
+            if entry is None or not entry.lease:
+                return
+            self._lease = entry.lease
+        assert self._seal is not None  # noqa: S101 - `look` came before
+        sealed, lease = self._seal.close(json.dumps({**record, "seconds": seconds}).encode()), self._lease
+        if self.tier.call(lambda store: store.write(self._key, sealed, lease, seconds)):
+            self._known = lease
+            if "refused" not in record:
+                self._fence = lease
+            self._lease = 0
+            self.tier.drop(self._key, lease)
+        else:
+            self.leave()
+
+    def _read(self, entry: Entry, asked_at: float) -> tuple[AccessToken | None, int]:
+        """The token of a record, if it is ours and still holds, with its fence; a refusal in it is kept in mind."""
+        plain = self._seal.open(entry.value) if self._seal and entry.value is not None else None
+        if plain is None:
+            return None, 0
+        record = json.loads(plain)
+        # Counted from before the store was asked, and by its clock: no token looks younger than it is.
+        age = record["seconds"] - entry.remaining
+        self._refused = None
+        if said := record.get("refused"):
+            self._refused_until = asked_at + said["until"] - age
+            self._refused = recalled(said, max(0.0, said["until"] - age))
+        fence = record.get("fence", entry.fence)
+        if (token := record.get("token")) is None or fence <= self.floor or token["expires"] <= age:
+            return None, 0
+        expires_at = asked_at + token["expires"] - age
+        return AccessToken(token["value"], expires_at - token["window"], expires_at, token["scope"]), fence
+
+
+def _lasting(token: AccessToken, now: float) -> dict[str, Any]:
+    return {
+        "value": token.value,
+        "scope": token.scope,
+        "expires": token.expires_at - now,
+        "window": token.expires_at - token.refresh_at,
+    }

@@ -1,0 +1,111 @@
+"""Where processes share what they know: a `TokenStore` is a second tier behind each process's own memory.
+
+A store keeps opaque, sealed values, each written under a fence: a number that only grows, handed out with the lease
+that lets one process of the fleet ask the authorization server. Who was paused past its lease holds an old fence, and
+cannot overwrite what was written under a newer one. A floor makes everything written up to some fence void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from ..errors import ConfigurationError
+
+
+class StoreError(Exception):
+    """The store did not do as it was asked, in time or at all. It never reaches a caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What `claim` found. `value` is None where there is none, or none newer than what the caller knows.
+
+    `fence` is what the value was written under, `remaining` the seconds it has left, `lease` the fence of the lease
+    that was granted (0: none was), and all that was written under `floor` or before is void.
+    """
+
+    value: bytes | None = field(default=None, repr=False)
+    fence: int = 0
+    remaining: float = 0.0
+    lease: int = 0
+    floor: int = 0
+
+
+# The key of what changed, and the floor under it.
+News = tuple[str, int]
+
+
+class TokenStore(Protocol):
+    """What a store does. Every method but `listen` answers within the store's time limit or raises `StoreError`.
+
+    Methods are called from many threads at once. Fences are larger than any handed out before for the same key, also
+    after the store lost its data: they are taken from the time.
+    """
+
+    @property
+    def poll(self) -> float:
+        """Seconds between two looks of one who waits for another's answer: what `listen` tells at once needs few."""
+        ...
+
+    def claim(self, key: str, known: int, lease: float) -> Entry:
+        """The value under `key` if it is newer than `known`; else a lease of `lease` seconds, if nobody holds one."""
+        ...
+
+    def write(self, key: str, value: bytes, fence: int, seconds: float) -> bool:
+        """Keep `value` for `seconds` and end the lease; False, and nothing done, where a newer fence was here."""
+        ...
+
+    def renew(self, key: str, fence: int, lease: float) -> None:
+        """Let the lease `fence` last for `lease` seconds from now, if it still is the lease."""
+        ...
+
+    def release(self, key: str, fence: int) -> None:
+        """End the lease `fence` without an answer."""
+        ...
+
+    def forget(self, key: str, fence: int | None) -> int:
+        """Make void what was written under `fence` or before, by default all that is asked for by now; the floor."""
+        ...
+
+    def listen(self, seconds: float) -> Sequence[News]:
+        """What other processes changed: waits for up to `seconds`. Called by one thread only."""
+        ...
+
+    def after_fork_in_child(self) -> None:
+        """Share no lock and no connection with the parent."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and files."""
+        ...
+
+
+def open_store(url: str, timeout: float) -> TokenStore | None:
+    """The store that a URL names; None for `memory:`, where each provider's own memory is all there is.
+
+    `sqlite:` (in the platform's cache directory), `sqlite:///path`, `redis://`, `rediss://`, `valkey://`, `valkeys://`,
+    `redis+sentinel://host:port,host:port/service/db`, `redis+cluster://host:port`. `timeout` is what one flight may
+    wait for the store, in seconds. Raises `ConfigurationError`.
+    """
+    scheme = urlsplit(url).scheme.lower()
+    try:
+        if scheme == "memory":
+            return None
+        if scheme == "sqlite":
+            from .sqlite import SqliteStore
+
+            return SqliteStore.from_url(url, timeout)
+        if scheme.partition("+")[0] in ("redis", "rediss", "valkey", "valkeys"):
+            from .redis import RedisStore
+
+            return RedisStore.from_url(url, timeout)
+    except ModuleNotFoundError as missing:
+        extra = "sqlite" if scheme == "sqlite" else "redis"
+        raise ConfigurationError(
+            "store", f"needs {missing.name}, which is not installed", f"Install conduit-oauth[{extra}]."
+        ) from None
+    # The URL may hold a password: only its scheme is told.
+    raise ConfigurationError("store", f"{scheme or 'no scheme'}: is unknown", "Use memory:, sqlite: or redis:.")

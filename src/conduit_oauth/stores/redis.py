@@ -1,0 +1,216 @@
+"""The store of a fleet: Redis or Valkey by redis-py, one hash per key, changed by scripts that run as one.
+
+Law: time is the server's own, so no clock of the fleet needs to be right; and a script touches one key only, so that
+a cluster takes it. Writers announce what they did on a channel.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from ..errors import ConfigurationError
+from . import Entry, News, StoreError
+
+T = TypeVar("T")
+
+# v value, f its fence, x its end; l lease, u its end; n the last number given out; o floor. Milliseconds all.
+_PRELUDE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local e = redis.call('HMGET', KEYS[1], 'f', 'x', 'l', 'u', 'n', 'o')
+for i = 1, 6 do e[i] = tonumber(e[i] or 0) end
+local fence, expires, lease, ends, last, floor = unpack(e)
+local function text(number) return string.format('%.0f', number) end
+local function set(...)
+  redis.call('HSET', KEYS[1], ...)
+  redis.call('PEXPIREAT', KEYS[1], text(math.max(now, expires, ends) + 60000))
+end
+-- A user who may not publish still shares: the others look again by themselves.
+local function tell(channel) redis.pcall('PUBLISH', channel, KEYS[1] .. ' ' .. text(floor)) end
+"""
+_CLAIM = """
+local known, seconds = tonumber(ARGV[1]), tonumber(ARGV[2])
+if fence > math.max(known, floor) and expires > now then
+  return {redis.call('HGET', KEYS[1], 'v'), fence, expires - now, 0, floor}
+end
+if seconds <= 0 or (lease ~= 0 and ends > now) then return {false, fence, 0, 0, floor} end
+last = math.max(now, last + 1)
+ends = now + seconds
+set('l', text(last), 'u', text(ends), 'n', text(last))
+return {false, fence, 0, last, floor}
+"""
+_WRITE = """
+local number = tonumber(ARGV[2])
+if number <= math.max(fence, floor) then return 0 end
+expires = now + tonumber(ARGV[3])
+set('v', ARGV[1], 'f', text(number), 'x', text(expires))
+if lease == number then redis.call('HDEL', KEYS[1], 'l') end
+tell(ARGV[4])
+return 1
+"""
+_RENEW = """
+if lease ~= tonumber(ARGV[1]) then return 0 end
+ends = now + tonumber(ARGV[2])
+set('u', text(ends))
+return 1
+"""
+_RELEASE = """
+if lease ~= tonumber(ARGV[1]) then return 0 end
+redis.call('HDEL', KEYS[1], 'l')
+tell(ARGV[2])
+return 1
+"""
+_FORGET = """
+local number = tonumber(ARGV[1])
+if number < 0 then
+  last = math.max(now, last + 1)
+  number = last
+end
+floor = math.max(floor, number)
+set('o', text(floor), 'n', text(math.max(last, floor)))
+tell(ARGV[2])
+return floor
+"""
+
+
+class RedisStore:
+    """A `TokenStore` in Redis or Valkey, through a redis-py client of any kind (single, Sentinel's, Cluster).
+
+    `prefix` begins every key and names the channel. The client's own socket timeouts bound each operation.
+    """
+
+    def __init__(self, client: redis.Redis | RedisCluster, prefix: str = "conduit-oauth") -> None:
+        self._client: Any = client
+        self._prefix = prefix
+        self._scripts = [
+            client.register_script(_PRELUDE + body) for body in (_CLAIM, _WRITE, _RENEW, _RELEASE, _FORGET)
+        ]
+        self._pubsub: Any = None
+        self._closed = threading.Event()
+
+    @classmethod
+    def from_url(cls, url: str, timeout: float) -> RedisStore:
+        """A store for a URL as redis-py takes it, `prefix=` among its parameters; Sentinel and Cluster by scheme."""
+        parts = urlsplit(url)
+        parameters = parse_qs(parts.query, keep_blank_values=True)
+        (prefix,) = parameters.pop("prefix", ["conduit-oauth"])
+        query = "&".join(part for part in parts.query.split("&") if not part.startswith("prefix="))
+        scheme, _, kind = parts.scheme.partition("+")
+        scheme = scheme.replace("valkey", "redis")
+        # A flight asks twice at most before it goes on without: see `Tier.spent`.
+        limits: dict[str, Any] = {
+            "socket_timeout": timeout * 0.6,
+            "socket_connect_timeout": timeout * 0.6,
+            "retry": Retry(NoBackoff(), 0),
+            # Two commands fewer for each new connection, and no reading of redis-py's metadata.
+            "driver_info": None,
+        }
+        try:
+            if kind == "sentinel":
+                return cls(_behind_sentinels(parts.netloc, parts.path, limits, tls=scheme == "rediss"), prefix)
+            plain = urlunsplit((scheme, parts.netloc, parts.path, query, ""))
+            if kind == "cluster":
+                return cls(cast("Any", RedisCluster).from_url(plain, **limits), prefix)
+            if kind:
+                raise ConfigurationError("store", f"+{kind} is unknown", "Use +sentinel or +cluster.")
+            return cls(cast("Any", redis.Redis).from_url(plain, **limits), prefix)
+        except (ValueError, TypeError) as error:
+            # The URL may hold a password: what redis-py says of it is not repeated.
+            problem = f"is no URL that redis-py takes ({type(error).__name__})"
+            raise ConfigurationError("store", problem, "Write redis://user:password@host:port/db.") from None
+
+    @property
+    def poll(self) -> float:
+        """See `TokenStore.poll`: the channel tells at once, where there is one."""
+        return 0.1 if self._pubsub is None else 1.0
+
+    def claim(self, key: str, known: int, lease: float) -> Entry:
+        """See `TokenStore.claim`."""
+        value, fence, remaining, granted, floor = self._script(0, key, known, int(lease * 1000))
+        return Entry(value, fence, remaining / 1000, granted, floor)
+
+    def write(self, key: str, value: bytes, fence: int, seconds: float) -> bool:
+        """See `TokenStore.write`."""
+        return bool(self._script(1, key, value, fence, int(seconds * 1000), self._channel))
+
+    def renew(self, key: str, fence: int, lease: float) -> None:
+        """See `TokenStore.renew`."""
+        self._script(2, key, fence, int(lease * 1000))
+
+    def release(self, key: str, fence: int) -> None:
+        """See `TokenStore.release`."""
+        self._script(3, key, fence, self._channel)
+
+    def forget(self, key: str, fence: int | None) -> int:
+        """See `TokenStore.forget`."""
+        return self._script(4, key, -1 if fence is None else fence, self._channel)
+
+    def listen(self, seconds: float) -> Sequence[News]:
+        """See `TokenStore.listen`."""
+        if self._closed.is_set():
+            return []
+        return self._guarded(lambda: self._listened(seconds))
+
+    def after_fork_in_child(self) -> None:
+        """See `TokenStore.after_fork_in_child`; redis-py's pools look at the process id themselves."""
+        self._pubsub = None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._closed.set()
+        self._client.close()
+
+    @property
+    def _channel(self) -> str:
+        return f"{self._prefix}:news"
+
+    def _script(self, number: int, key: str, *arguments: str | bytes | int) -> Any:
+        # Braces: all that a script touches is in the slot of the key.
+        return self._guarded(lambda: self._scripts[number](keys=[f"{self._prefix}:{{{key}}}"], args=arguments))
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except (redis.RedisError, OSError) as error:
+            raise StoreError(f"{type(error).__name__}: {error}") from None
+
+    def _listened(self, seconds: float) -> Sequence[News]:
+        try:
+            if self._pubsub is None:
+                self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+                self._pubsub.subscribe(self._channel)
+                self._pubsub.get_message(timeout=1.0)
+                # The subscription has the pool's connection now: the first flight should find another.
+                self._client.ping()
+                # What came before the subscription is not told: who waits looks once after it.
+                return [("", 0)]
+            message = self._pubsub.get_message(timeout=seconds)
+        except BaseException:
+            if self._pubsub is not None:
+                self._pubsub.close()
+                self._pubsub = None
+            raise
+        if message is None or message["type"] != "message":
+            return []
+        name, _, floor = message["data"].decode().rpartition(" ")
+        return [(name[len(self._prefix) + 2 : -1], int(floor))]
+
+
+def _behind_sentinels(netloc: str, path: str, limits: dict[str, Any], *, tls: bool) -> redis.Redis:
+    """The client that always talks to the master of `/service/db`, by the Sentinels of `user:password@host:port,…`."""
+    credentials, _, hosts = netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
+    service, _, db = path.strip("/").partition("/")
+    sentinels = [(host, int(port or 26379)) for host, _, port in (each.partition(":") for each in hosts.split(","))]
+    given = {"username": user or None, "password": password or None, "db": int(db or 0), "ssl": tls}
+    manager = cast("Any", Sentinel)(sentinels, sentinel_kwargs=limits, **limits)
+    return manager.master_for(service, **{name: value for name, value in given.items() if value})

@@ -1,0 +1,294 @@
+"""The store of one machine: a SQLite file that several processes share (WAL, 0600), safe to crash at any point.
+
+Law: a file that is corrupt, or not ours, is set aside and said so, never mended and never deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from ..clock import elapsed
+from ..errors import ConfigurationError
+from . import Entry, News, StoreError
+from .row import Row
+
+T = TypeVar("T")
+
+_APPLICATION_ID = 0x434F4175  # "COAu": whose file this is
+_VERSION = 1
+_SCHEMA = f"""
+PRAGMA journal_mode = WAL;
+CREATE TABLE entries (
+    key TEXT PRIMARY KEY, value BLOB, fence INTEGER NOT NULL, expires REAL NOT NULL, lease INTEGER NOT NULL,
+    lease_until REAL NOT NULL, last INTEGER NOT NULL, floor INTEGER NOT NULL, changed REAL NOT NULL,
+    elapsed REAL NOT NULL, boot TEXT NOT NULL
+) WITHOUT ROWID;
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_VERSION};
+"""
+_TIDY = "DELETE FROM entries WHERE max(expires, lease_until, changed) < ?"
+_COLUMNS = "value, fence, expires, lease, lease_until, last, floor"
+_LOAD = f"SELECT {_COLUMNS}, elapsed, boot FROM entries WHERE key = ?"  # noqa: S608 - constants
+_SAVE = f"INSERT OR REPLACE INTO entries (key, {_COLUMNS}, changed, elapsed, boot) VALUES (?{', ?' * 10})"  # noqa: S608
+# Seconds to try for the file's lock before looking whether it is still wanted.
+_GLIMPSE = 0.003
+# How long a row is kept after its last word, so that processes that were asleep still hear of it.
+_KEEP = 3600.0
+
+logger = logging.getLogger("conduit_oauth")
+
+
+def _boot() -> str:
+    """What tells this start of the machine from another: `elapsed` readings compare within one only."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class SqliteStore:
+    """A `TokenStore` in the file at `path`; an operation waits `timeout` seconds for other processes at most."""
+
+    # Nothing tells a process of another's commit: who waits looks again. A look is a read of some 20 µs.
+    poll = 0.012
+
+    def __init__(self, path: Path, timeout: float = 0.05) -> None:
+        self.path = path
+        self._timeout = timeout
+        self._boot = _boot()
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._data_version = -1
+        self._heard_until = time.time()
+        self._closed = threading.Event()
+
+    @classmethod
+    def from_url(cls, url: str, timeout: float) -> SqliteStore:
+        """The store of `sqlite:///path`, or of `sqlite:` in the platform's cache directory."""
+        parts = urlsplit(url)
+        if parts.netloc or parts.query or parts.fragment:
+            raise ConfigurationError("store", "is no sqlite URL", "Write sqlite:///absolute/path, or sqlite:.")
+        if parts.path in ("", "/"):
+            import platformdirs
+
+            return cls(platformdirs.user_cache_path("conduit-oauth") / "tokens.sqlite3", timeout)
+        path = unquote(parts.path)
+        # Four slashes, as SQLAlchemy has it, name an absolute path, too.
+        return cls(Path("/" + path.lstrip("/") if path.startswith("/") else path), timeout)
+
+    def claim(self, key: str, known: int, lease: float) -> Entry:
+        """See `TokenStore.claim`."""
+
+        def look(connection: sqlite3.Connection) -> Entry | None:
+            row, now = self._load(connection, key), time.time()
+            entry = row.look(known, now)
+            return entry if entry.value is not None or lease <= 0 or row.leased(now) else None
+
+        # Most find a token or a leader: only who may lead takes the lock of the file, and looks again if it is taken.
+        give_up_at = time.monotonic() + self._timeout
+        while (entry := self._run(look)) is None:
+            try:
+                return self._change(key, lambda row: row.claim(known, lease, time.time(), time.time()), _GLIMPSE)
+            except StoreError:
+                if time.monotonic() > give_up_at:
+                    raise
+        return entry
+
+    def write(self, key: str, value: bytes, fence: int, seconds: float) -> bool:
+        """See `TokenStore.write`."""
+        written = self._change(key, lambda row: row.write(value, fence, seconds, time.time()))
+        said_last = time.time() - _KEEP
+        self._run(lambda it: it.execute(_TIDY, (said_last,)))
+        return written
+
+    def renew(self, key: str, fence: int, lease: float) -> None:
+        """See `TokenStore.renew`."""
+        self._change(key, lambda row: row.renew(fence, lease, time.time()))
+
+    def release(self, key: str, fence: int) -> None:
+        """See `TokenStore.release`."""
+        self._change(key, lambda row: row.release(fence))
+
+    def forget(self, key: str, fence: int | None) -> int:
+        """See `TokenStore.forget`."""
+        return self._change(key, lambda row: row.forget(fence, time.time()))
+
+    def listen(self, seconds: float) -> Sequence[News]:
+        """See `TokenStore.listen`; looks once, after `seconds`."""
+        self._closed.wait(seconds)
+
+        def news(connection: sqlite3.Connection) -> Sequence[News]:
+            (version,) = connection.execute("PRAGMA data_version").fetchone()
+            if version == self._data_version:
+                return []
+            self._data_version = version
+            # A little of what was heard before is heard again: commits are not in the order of the clock.
+            since, self._heard_until = self._heard_until - 2.0, time.time()
+            return connection.execute("SELECT key, floor FROM entries WHERE changed >= ?", (since,)).fetchall()
+
+        return self._run(news)
+
+    def after_fork_in_child(self) -> None:
+        """See `TokenStore.after_fork_in_child`: a connection must not be used, nor closed, on the other side of it."""
+        self._lock = threading.Lock()
+        if self._connection is not None:
+            _parents.append(self._connection)
+            self._connection = None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._closed.set()
+        with self._lock:
+            self._drop()
+
+    def _change(self, key: str, change: Callable[[Row], T], patience: float | None = None) -> T:
+        def transaction(connection: sqlite3.Connection) -> T:
+            with _immediate(connection):
+                row = self._load(connection, key)
+                result = change(row)
+                self._save(connection, key, row)
+                return result
+
+        return self._run(transaction, patience)
+
+    def _run(self, work: Callable[[sqlite3.Connection], T], patience: float | None = None) -> T:
+        if not self._lock.acquire(timeout=self._timeout):
+            raise StoreError("busy")
+        try:
+            try:
+                connection = self._opened()
+                if patience is not None:
+                    connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
+                result = work(connection)
+            except sqlite3.DatabaseError as error:
+                if not _is_broken(error):
+                    raise
+                self._drop()
+                self._set_aside(str(error))
+                result = work(self._opened())
+            return result
+        except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+                self._drop()
+            raise StoreError(f"{self.path}: {error}") from None
+        finally:
+            if patience is not None and self._connection is not None:
+                self._connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+            self._lock.release()
+
+    def _load(self, connection: sqlite3.Connection, key: str) -> Row:
+        found = connection.execute(_LOAD, (key,)).fetchone()
+        if found is None:
+            return Row()
+        *values, until, boot = found
+        row = Row(*values)
+        if boot == self._boot and self._boot:
+            # A wall clock that was set back makes nothing live longer.
+            row.expires = min(row.expires, time.time() + until - elapsed())
+        # A lease longer than any that is given out: the wall clock was set back.
+        if row.lease_until > time.time() + 60:
+            row.lease = 0
+        return row
+
+    def _save(self, connection: sqlite3.Connection, key: str, row: Row) -> None:
+        now = time.time()
+        until = elapsed() + row.expires - now
+        known = (row.value, row.fence, row.expires, row.lease, row.lease_until, row.last, row.floor)
+        connection.execute(_SAVE, (key, *known, now, until, self._boot))
+
+    def _opened(self) -> sqlite3.Connection:
+        """The connection, made anew where the file is not the one that was opened."""
+        if self._connection is not None and self._identity() != self._file:
+            self._drop()
+        if self._connection is None:
+            if not self.path.exists():
+                _create(self.path)
+            self._file = self._identity()
+            connection = sqlite3.connect(
+                self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+            )
+            try:
+                (identity,) = connection.execute("PRAGMA application_id").fetchone()
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                if (identity, version) != (_APPLICATION_ID, _VERSION):
+                    raise sqlite3.DatabaseError("file is not a token store of this version")
+                # A crash of the machine may lose the last tokens, never the file.
+                connection.execute("PRAGMA synchronous = NORMAL")
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _set_aside(self, problem: str) -> None:
+        # Another process may have done so already, and what is there now is good.
+        if self._identity() != self._file:
+            return
+        aside = self.path.with_name(f"{self.path.name}.broken-{time.time_ns()}")
+        with contextlib.suppress(OSError):
+            self.path.rename(aside)
+            for companion in ("-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.with_name(self.path.name + companion).rename(aside.with_name(aside.name + companion))
+            logger.warning("store_set_aside path=%s aside=%s: %s", self.path, aside.name, problem)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+
+# Connections of a forked child's parent, kept from being closed: closing one drops the parent's locks on the file.
+_parents: list[sqlite3.Connection] = []
+
+
+def _create(path: Path) -> None:
+    """Make the file whole before it has its name: nobody ever opens a half-made one, or one that others may read."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
+    os.close(descriptor)
+    draft = Path(name)
+    try:
+        with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+            connection.executescript(_SCHEMA)
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink()
+
+
+@contextlib.contextmanager
+def _immediate(connection: sqlite3.Connection) -> Generator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _is_broken(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is of no use, rather than busy, full or out of reach."""
+    code = getattr(error, "sqlite_errorcode", None)
+    # Our own complaint has no code; else a corrupt file, or none of SQLite's.
+    return type(error) is sqlite3.DatabaseError and code in (None, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -1,0 +1,233 @@
+"""One store as this process sees it: used while it works, left alone while it does not.
+
+Law: no caller waits for a store beyond its time limit, and none sees its errors. While a store is out of reach nobody
+asks it; a thread of the tier's own tries it until it answers, says so once each way, hears what other processes
+changed, and keeps the leases of this one alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from .clock import Clock, elapsed
+from .stores import StoreError, TokenStore, open_store
+from .stores.memory import MemoryStore
+
+T = TypeVar("T")
+
+logger = logging.getLogger("conduit_oauth")
+
+# Seconds until a leader that died is replaced; one that lives renews its lease three times in between.
+LEASE = 3.0
+_LISTEN = 0.25
+_RETRY_FIRST = 0.1
+_RETRY_CAP = 2.0
+
+
+class Listener(Protocol):
+    """Who wants to know of a key."""
+
+    def heard(self, floor: int) -> None:
+        """Everything up to `floor` is void."""
+        ...
+
+    def resync(self) -> None:
+        """The store is back, and may have lost what it knew."""
+        ...
+
+
+class Tier:
+    """A store behind a guard, shared by all providers of a process that use it."""
+
+    def __init__(self, store: TokenStore, timeout: float, *, remote: bool = True) -> None:
+        self.store = store
+        self.timeout = timeout
+        # Without a thread nobody renews: in one process a leader cannot die alone.
+        self.lease = LEASE if remote else 3600.0
+        self._remote = remote
+        self._lock = threading.Lock()
+        self._up = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._said_down = self._said_deaf = False
+        self._probe = f"probe-{secrets.token_hex(4)}"
+        self._renewed = elapsed()
+        self._tried = threading.Event()
+        self._closed = threading.Event()
+        self._leases: dict[tuple[str, int], None] = {}
+        self._tickets: dict[str, threading.Event] = {}
+        self._listeners: dict[str, weakref.WeakSet[Listener]] = {}
+        if not remote:
+            self._up.set()
+        _tiers.add(self)
+
+    @property
+    def up(self) -> bool:
+        """Whether the store is in use now."""
+        return self._up.is_set()
+
+    def call(self, work: Callable[[TokenStore], T]) -> T | None:
+        """What the store answers, None where it does not."""
+        if self._thread is None and self._remote:
+            self.start()
+        # Only the first time does anybody wait: later it is known to be out of reach.
+        if not self._up.is_set() and not self._tried.is_set():
+            self._tried.wait(self.timeout)
+            self._tried.set()
+        if not self._up.is_set():
+            return None
+        try:
+            return work(self.store)
+        except StoreError as error:
+            self._fail(error)
+            return None
+
+    def ticket(self, key: str) -> threading.Event:
+        """Set when something is heard of `key`; taken before one looks, so that nothing is missed in between."""
+        with self._lock:
+            return self._tickets.setdefault(key, threading.Event())
+
+    def keep(self, key: str, lease: int) -> None:
+        """Renew a lease from now on."""
+        with self._lock:
+            self._leases[key, lease] = None
+
+    def drop(self, key: str, lease: int) -> None:
+        """Renew it no more."""
+        with self._lock:
+            self._leases.pop((key, lease), None)
+
+    def tell(self, key: str, listener: Listener) -> None:
+        """Let `listener` know of changes to `key`, for as long as somebody else keeps it."""
+        with self._lock:
+            self._listeners.setdefault(key, weakref.WeakSet()).add(listener)
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew, with the parent's thread, locks and leases gone; who listened still does."""
+        self._lock = threading.Lock()
+        self._thread = None
+        self._leases.clear()
+        self._tickets = {}
+        self.store.after_fork_in_child()
+        if self._remote:
+            self._up, self._tried, self._closed = threading.Event(), threading.Event(), threading.Event()
+
+    def start(self) -> None:
+        """Let the tier's thread connect, if it does not run yet."""
+        with self._lock:
+            if self._thread is None and not self._closed.is_set():
+                self._thread = threading.Thread(
+                    target=_watch, args=(weakref.ref(self), self._closed), name="conduit-oauth-store", daemon=True
+                )
+                self._thread.start()
+
+    def watch(self, pause: float) -> float:
+        """One round of the tier's thread; the seconds until the next, which grow while the store is out of reach."""
+        try:
+            if not self.up:
+                # After a fault, a real lease: a store that is full, or a replica, answers reads and pings. At the
+                # start only a look: many processes that start together would wait for each other's leases.
+                self.store.claim(self._probe, 0, 0.001 if self._said_down else 0.0)
+                self._rise()
+            heard = self._listen()
+            if elapsed() - self._renewed > self.lease / 4:
+                self._renewed = elapsed()
+                for key, lease in list(self._leases):
+                    self.store.renew(key, lease, self.lease)
+        except StoreError as error:
+            self._fail(error)
+            return min(_RETRY_CAP, max(_RETRY_FIRST, 2 * pause))
+        except Exception:  # a fault of ours: the store is left alone for a while, and the thread lives
+            logger.exception("store_watch_failed")
+            return _RETRY_CAP
+        finally:
+            self._tried.set()
+        return 0.0 if heard else _RETRY_CAP / 2
+
+    def _listen(self) -> bool:
+        """Hear and spread the news; False where the store works and only its news cannot be had."""
+        try:
+            news = self.store.listen(_LISTEN)
+        except StoreError as error:
+            self.store.claim("", 0, 0.0)
+            if not self._said_deaf:
+                self._said_deaf = True
+                logger.warning("store_deaf: %s. Other processes' changes are found by looking.", error)
+            return False
+        for key, floor in news:
+            with self._lock:
+                tickets = [self._tickets.pop(key, None)] if key else list(self._tickets.values())
+                listeners = list(self._listeners.get(key, ()))
+            for ticket in tickets:
+                if ticket is not None:
+                    ticket.set()
+            for listener in listeners:
+                listener.heard(floor)
+        return True
+
+    def _rise(self) -> None:
+        self._up.set()
+        self._tried.set()
+        if self._said_down:
+            self._said_down = False
+            logger.warning("store_up: the token store is in use again")
+        with self._lock:
+            listeners = [listener for each in self._listeners.values() for listener in each]
+        for listener in listeners:
+            listener.resync()
+
+    def _fail(self, error: StoreError) -> None:
+        with self._lock:
+            said, self._said_down = self._said_down, True
+            self._up.clear()
+        if not said:
+            logger.warning("store_down: %s. Every process goes on by itself until it is back.", error)
+
+
+def _watch(reference: weakref.ref[Tier], closed: threading.Event) -> None:
+    """The tier's thread: ends with the tier, which it does not keep alive."""
+    pause = 0.0
+    while not closed.wait(pause) and (tier := reference()) is not None:
+        pause = tier.watch(pause)
+        del tier
+
+
+_tiers: weakref.WeakSet[Tier] = weakref.WeakSet()
+# What this process knows without any store: the failures of endpoints, for all its providers.
+LOCAL = Tier(MemoryStore(), 0.05, remote=False)
+_opened: weakref.WeakValueDictionary[object, Tier] = weakref.WeakValueDictionary()
+_opening = threading.Lock()
+
+
+def local_tier(clock: Clock) -> Tier:
+    """What stands in where no store is in use: the process's own memory, or one that runs by a clock of its own."""
+    return LOCAL if clock is elapsed else Tier(MemoryStore(clock), 0.05, remote=False)
+
+
+def tier_of(store: str | TokenStore, timeout: float) -> Tier | None:
+    """The process's one tier for a URL or a store object; None for `memory:`. Raises `ConfigurationError`."""
+    identity = (store, timeout) if isinstance(store, str) else id(store)
+    with _opening:
+        tier = _opened.get(identity)
+        if tier is None:
+            opened = open_store(store, timeout) if isinstance(store, str) else store
+            if opened is None:
+                return None
+            tier = _opened[identity] = Tier(opened, timeout)
+            if isinstance(store, str):
+                weakref.finalize(tier, opened.close)
+        return tier
+
+
+def _after_fork_in_child() -> None:
+    for tier in list(_tiers):
+        tier.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
