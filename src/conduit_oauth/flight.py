@@ -189,21 +189,30 @@ class FlightControl:
         if flight is not None:
             flight.hurry.set()
             flight.landing.set()
+        self.settle(flight)
 
     def after_fork_in_child(self) -> None:
         """Share no lock, flight or socket with the parent; keep the token."""
         self.lock = threading.Lock()
         self.flight = None
         self._requester.transport = self._requester.transport.in_child()
+        if self.share is not None:
+            self.share.after_fork_in_child()
 
     def before_exit(self) -> None:
         """Let the fleet have the token that was just asked for, or the lease, before this process is gone."""
-        flight, share = self.flight, self.share
-        if flight is not None and share is not None:
-            if flight.landing.is_set():
-                flight.done.wait(share.tier.timeout)
-            else:
-                share.leave()
+        flight = self.flight
+        if flight is not None and self.share is not None and not flight.landing.is_set():
+            self.share.leave()
+        else:
+            self.settle(flight)
+
+    def settle(self, flight: Flight | None) -> None:
+        """Wait, for as long as a store may take, until it knows what we know."""
+        if self.share is not None:
+            if flight is not None:
+                flight.done.wait(self.share.tier.timeout)
+            self.share.tell()
 
     def _start(self, flight: Flight) -> Flight:
         try:

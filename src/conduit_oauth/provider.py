@@ -341,6 +341,7 @@ class TokenProvider:
     def close(self) -> None:
         """Forget the token, wake everybody who waits with `ProviderClosedError`, close our HTTP client.
 
+        A shared store hears first of what this process knows; `store_timeout` seconds are waited for that at most.
         With `revoke_on_close` the server is asked to forget the token; where it does not, that is logged.
         """
         token = self._life.token
@@ -356,7 +357,7 @@ class TokenProvider:
 
     async def aclose(self) -> None:
         """As `close`, for asyncio and trio."""
-        if self._revoke_on_close:
+        if self._revoke_on_close or self._control.share is not None:
             await in_thread(self.close)
         else:
             self.close()

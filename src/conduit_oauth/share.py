@@ -30,6 +30,7 @@ class Share:
         "_clock",
         "_fence",
         "_forget_all",
+        "_forgotten",
         "_key",
         "_known",
         "_lease",
@@ -59,7 +60,9 @@ class Share:
         # The token that this process holds, and the fence it has in the store; 0 where it has none.
         self._value: str = ""
         self._fence: int = 0
+        # What the store has yet to be told is void.
         self._forget_all = False
+        self._forgotten: int = 0
         # What the server has against this client, by another process's word.
         self._refused: OAuthError | None = None
         self._refused_until: float = 0.0
@@ -143,18 +146,23 @@ class Share:
         if token is None:
             self._forget_all = True
         else:
-            self.floor = max(self.floor, self.fence_of(token))
+            self.floor = self._forgotten = max(self.floor, self.fence_of(token))
 
     def tell(self) -> None:
         """Have the store know what we know to be void."""
         with self._lock:
-            if not self._key:
+            fence = None if self._forget_all else self._forgotten
+            if not self._key or fence == 0:
                 return
-            fence = None if self._forget_all else self.floor
-            floor = self.tier.call(lambda store: store.forget(self._key, fence)) if fence != 0 else None
+            floor = self.tier.call(lambda store: store.forget(self._key, fence))
             if floor is not None:
-                self._forget_all = False
+                self._forget_all, self._forgotten = False, 0
                 self.floor = max(self.floor, floor)
+
+    def after_fork_in_child(self) -> None:
+        """Share no lock and no lease with the parent; know what it knew."""
+        self._lock = threading.Lock()
+        self._lease = 0
 
     def pinned(self, found: tuple[str | None, str]) -> tuple[str | None, str]:
         """The issuer and token endpoint that the fleet found first for this client; ours where nobody was before."""
@@ -181,8 +189,9 @@ class Share:
         seal = Seal(credential(self._requester.config.credentials), self._identity(), "token")
         if seal.name != self._key:
             self._key, self._seal, self._known, self.floor, self._fence = seal.name, seal, 0, 0, 0
+            self._forgotten = 0
             self.tier.tell(self._key, self._listener)
-        if self._forget_all:
+        if self._forget_all or self._forgotten:
             self.tell()
 
     def _put(self, record: dict[str, Any], seconds: float) -> None:

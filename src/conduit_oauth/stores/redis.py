@@ -156,13 +156,17 @@ class RedisStore:
 
     def listen(self, seconds: float) -> Sequence[News]:
         """See `TokenStore.listen`."""
-        if self._closed.is_set():
+        try:
+            return [] if self._closed.is_set() else self._guarded(lambda: self._listened(seconds))
+        except ValueError:  # what redis-py raises where another thread closes the connection that this one reads from
+            if not self._closed.is_set():
+                raise
             return []
-        return self._guarded(lambda: self._listened(seconds))
 
     def after_fork_in_child(self) -> None:
         """See `TokenStore.after_fork_in_child`; redis-py's pools look at the process id themselves."""
         self._pubsub = None
+        self._closed = threading.Event()
 
     def close(self) -> None:
         """Close the connections."""

@@ -12,6 +12,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -72,6 +73,7 @@ class SqliteStore:
         self._data_version = -1
         self._heard_until = time.time()
         self._closed = threading.Event()
+        _stores.add(self)
 
     @classmethod
     def from_url(cls, url: str, timeout: float) -> SqliteStore:
@@ -140,11 +142,9 @@ class SqliteStore:
         return self._run(news)
 
     def after_fork_in_child(self) -> None:
-        """See `TokenStore.after_fork_in_child`: a connection must not be used, nor closed, on the other side of it."""
+        """See `TokenStore.after_fork_in_child`; the connection was closed before."""
         self._lock = threading.Lock()
-        if self._connection is not None:
-            _parents.append(self._connection)
-            self._connection = None
+        self._closed = threading.Event()
 
     def close(self) -> None:
         """Close the file."""
@@ -255,10 +255,29 @@ class SqliteStore:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+            self._data_version = -1
 
 
-# Connections of a forked child's parent, kept from being closed: closing one drops the parent's locks on the file.
-_parents: list[sqlite3.Connection] = []
+_stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()
+_forking: list[SqliteStore] = []
+
+
+def _before_fork() -> None:
+    """Close all connections: SQLite would take a parent's locks for the child's own, and neither could mend that."""
+    _forking.extend(sorted(_stores, key=id))
+    for store in _forking:
+        store._lock.acquire()  # pyright: ignore[reportPrivateUsage]
+        store._drop()  # pyright: ignore[reportPrivateUsage]
+
+
+def _after_fork_in_parent() -> None:
+    for store in _forking:
+        store._lock.release()  # pyright: ignore[reportPrivateUsage]
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_forking.clear)
 
 
 def _create(path: Path) -> None:

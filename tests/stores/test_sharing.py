@@ -1,0 +1,203 @@
+"""What two processes share and what not: two providers in one process, each with its own connection to the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from joserfc.jwk import ECKey
+
+from conduit_oauth import ConfigurationError, DiscoveryError, TokenProvider, TokenRequestError
+from conduit_oauth.testing import AuthorizationServer
+from tests.conftest import MakeProvider
+from tests.redis_server import RedisServer
+from tests.stores.conftest import Open
+
+Peer = Callable[..., TokenProvider]
+
+
+@pytest.fixture
+def peer(make_provider: MakeProvider, opened: Open) -> Peer:
+    """A provider as another process of the fleet has it."""
+
+    def make(**settings: Any) -> TokenProvider:
+        return make_provider(store=opened(), store_timeout=5.0, **settings)
+
+    return make
+
+
+def test_the_second_process_asks_nobody_and_knows_all(authorization_server: AuthorizationServer, peer: Peer) -> None:
+    one, other = peer(scope="mcp:write mcp:read"), peer(scope="mcp:read mcp:write")
+    token = one.get_token()
+    assert other.get_token() == token
+    ours, theirs = one.state(), other.state()
+    assert theirs.granted_scope == ours.granted_scope
+    assert ours.expires_at is not None
+    assert theirs.expires_at is not None
+    assert abs((ours.expires_at - theirs.expires_at).total_seconds()) < 1
+    assert (theirs.counts.adopted, theirs.counts.token_requests) == (1, 0)
+    assert len(authorization_server.token_requests) == 1
+
+
+KEY, OTHER_KEY = (ECKey.generate_key("P-256").as_pem(private=True).decode() for _ in range(2))
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        {"client_id": "other", "client_secret": "other-secret"},
+        {"scope": "mcp:read"},
+        {"resource": "{gateway}"},
+        {"audience": "other"},
+        {"extra_parameters": {"tenant": "other"}},
+        {"mcp_url": "{gateway}"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_what_makes_tokens_different_makes_entries_different(
+    authorization_server: AuthorizationServer, peer: Peer, different: dict[str, Any]
+) -> None:
+    authorization_server.add_client("other", "other-secret")
+    different = {k: authorization_server.mcp_url() if v == "{gateway}" else v for k, v in different.items()}
+    different.setdefault("token_endpoint", authorization_server.token_endpoint())
+    tokens = {peer().get_token(), peer(**different).get_token(), peer(**different).get_token()}
+    assert len(tokens) == 2
+    assert len(authorization_server.token_requests) == 2
+
+
+class BindingServer(httpx2.BaseTransport):
+    """Gives each request another token, bound to the key of its proof."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.requests += 1
+        token_type = "DPoP" if "dpop" in request.headers else "Bearer"
+        return httpx2.Response(200, json={"access_token": f"token-{self.requests}", "token_type": token_type})
+
+
+def test_dpop_tokens_are_shared_only_with_a_configured_key(peer: Peer) -> None:
+    server = BindingServer()
+    with pytest.raises(ConfigurationError, match="dpop"):
+        peer(dpop=True)
+    bound = [peer(dpop=key, transport=server).get_token() for key in (KEY, KEY, OTHER_KEY)]
+    assert [*bound, peer(transport=server).get_token()] == ["token-1", "token-1", "token-2", "token-3"]
+
+
+def test_a_client_without_a_credential_cannot_share(peer: Peer) -> None:
+    with pytest.raises(ConfigurationError, match="credential"):
+        peer(client_secret=None, token_endpoint_auth_method="none")
+
+
+def test_a_rotated_secret_is_a_miss_and_no_error(
+    authorization_server: AuthorizationServer, peer: Peer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("demo-secret\n", encoding="utf-8")
+    rotating, fixed = peer(client_secret=secret), peer()
+    assert rotating.get_token() == fixed.get_token()
+    authorization_server.add_client("demo", "rotated-secret")
+    secret.write_text("rotated-secret\n", encoding="utf-8")
+    rotating.invalidate()
+    token = rotating.get_token()
+    assert peer(client_secret="rotated-secret").get_token() == token
+    assert len(authorization_server.token_requests) == 2
+
+
+def stored(store_url: str, redis_server: RedisServer) -> bytes:
+    """All bytes that a thief of the store would have."""
+    if not store_url.startswith("sqlite"):
+        client = redis_server.client
+        return b"".join(key + b"".join(k + v for k, v in client.hgetall(key).items()) for key in client.scan_iter())
+    folder = Path(store_url.removeprefix("sqlite://")).parent
+    return b"".join(file.read_bytes() for file in folder.iterdir())
+
+
+def test_what_is_stored_tells_a_thief_nothing(
+    authorization_server: AuthorizationServer, peer: Peer, store_url: str, redis_server: RedisServer
+) -> None:
+    token = peer(mcp_url=authorization_server.mcp_url(), scope="mcp:read").get_token()
+    raw = stored(store_url, redis_server)
+    assert len(raw) > len(token)
+    for word in (token, token.split(".")[1], "demo-secret", "mcp:read", authorization_server.url):
+        assert word.encode() not in raw
+
+
+@pytest.mark.parametrize("store_url", ["redis"], indirect=True)
+def test_redis_forgets_by_itself(
+    authorization_server: AuthorizationServer, peer: Peer, redis_server: RedisServer
+) -> None:
+    authorization_server.set(lifetime=100)
+    peer().get_token()
+    lifetimes = [redis_server.client.ttl(key) for key in redis_server.client.scan_iter()]
+    assert lifetimes
+    assert all(0 < seconds <= 200 for seconds in lifetimes)
+
+
+def test_a_wrong_secret_is_tried_once_by_the_fleet(authorization_server: AuthorizationServer, peer: Peer) -> None:
+    for _ in range(3):
+        with pytest.raises(TokenRequestError) as caught:
+            peer(client_secret="wrong").get_token()
+        assert caught.value.error == "invalid_client"
+        assert "wrong" not in str(caught.value)
+    assert len(authorization_server.token_requests) == 1
+
+
+def test_an_endpoint_in_trouble_is_left_alone_by_all_clients_of_the_fleet(
+    authorization_server: AuthorizationServer, peer: Peer
+) -> None:
+    authorization_server.fail(503, retry_after=60)
+    for client in range(4):
+        with pytest.raises(TokenRequestError) as caught:
+            peer(client_id=f"client-{client}", timeout=5).get_token()
+        assert caught.value.status == 503
+    assert len(authorization_server.token_requests) == 1
+
+
+def test_a_fleet_waits_for_retry_after_together(authorization_server: AuthorizationServer, peer: Peer) -> None:
+    authorization_server.fail(429, retry_after=60)
+    for _ in range(3):
+        with pytest.raises(TokenRequestError) as caught:
+            peer(timeout=5).get_token()
+        assert caught.value.status == 429
+    assert len(authorization_server.token_requests) == 1
+
+
+class Gateway(httpx2.BaseTransport):
+    """A gateway at https://gateway.example that leads to the authorization server `issuer`."""
+
+    def __init__(self, issuer: str) -> None:
+        self.issuer = issuer
+        self.entrusted: list[str] = []
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if b"grant_type" in request.read():
+            self.entrusted.append(request.url.host)
+            token = {"access_token": "a-token", "token_type": "Bearer", "expires_in": 1}
+            return httpx2.Response(200, json=token)
+        if "oauth-protected-resource" in request.url.path:
+            page = {"resource": "https://gateway.example/mcp", "authorization_servers": [self.issuer]}
+        elif "oauth-authorization-server" in request.url.path:
+            page = {"issuer": self.issuer, "token_endpoint": f"{self.issuer}/token"}
+        else:
+            return httpx2.Response(404)
+        return httpx2.Response(200, content=json.dumps(page))
+
+
+def test_the_authorization_server_that_one_process_found_is_pinned_for_all(peer: Peer) -> None:
+    mcp_url = "https://gateway.example/mcp"
+    good, evil = Gateway("https://as.example"), Gateway("https://evil.example")
+    assert peer(mcp_url=mcp_url, transport=good).get_token() == "a-token"
+    later = peer(mcp_url=mcp_url, transport=evil)
+    later.invalidate()
+    with pytest.raises(DiscoveryError, match="pinned"):
+        later.get_token()
+    assert evil.entrusted == []
+    # A move that is meant is said by name, which is another entry.
+    moved = peer(mcp_url=mcp_url, transport=evil, authorization_server="https://evil.example")
+    assert moved.get_token() == "a-token"
