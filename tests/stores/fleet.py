@@ -41,6 +41,11 @@ class Worker:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    def leave(self) -> None:
+        """End as a program that is done."""
+        self._pipes()[0].close()
+        self._process.wait()
+
     def end(self) -> None:
         self._process.kill()
         self._process.communicate()

@@ -55,6 +55,7 @@ def test_a_token_outlives_the_process_that_asked_for_it(
     for _ in range(3):
         with Fleet(1, **settings) as fleet:
             tokens.add(fleet.workers[0].ask("get")["token"])
+            fleet.workers[0].leave()
     assert len(tokens) == 1
     assert len(authorization_server.token_requests) == 1
 

@@ -156,12 +156,7 @@ class RedisStore:
 
     def listen(self, seconds: float) -> Sequence[News]:
         """See `TokenStore.listen`."""
-        try:
-            return [] if self._closed.is_set() else self._guarded(lambda: self._listened(seconds))
-        except ValueError:  # what redis-py raises where another thread closes the connection that this one reads from
-            if not self._closed.is_set():
-                raise
-            return []
+        return self._guarded(lambda: self._listened(seconds))
 
     def after_fork_in_child(self) -> None:
         """See `TokenStore.after_fork_in_child`; redis-py's pools look at the process id themselves."""
@@ -183,9 +178,14 @@ class RedisStore:
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
-            return work()
+            if not self._closed.is_set():
+                return work()
         except (redis.RedisError, OSError) as error:
             raise StoreError(f"{type(error).__name__}: {error}") from None
+        except ValueError:  # what redis-py raises where another thread closes the connection that this one reads from
+            if not self._closed.is_set():
+                raise
+        raise StoreError("closed")
 
     def _listened(self, seconds: float) -> Sequence[News]:
         try:

@@ -166,6 +166,8 @@ class SqliteStore:
         if not self._lock.acquire(timeout=self._timeout):
             raise StoreError("busy")
         try:
+            if self._closed.is_set():
+                raise StoreError("closed")
             try:
                 connection = self._opened()
                 if patience is not None:
