@@ -47,8 +47,8 @@ class Worker:
         self._process.wait()
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        with self._process:
+            self._process.kill()
 
 
 class Fleet:
