@@ -10,6 +10,7 @@ from ._version import __version__
 # Not typing's: importing typing costs more than all the rest of this file. Type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .credentials import from_environment, from_keyring
     from .discovery import derive_token_endpoint
     from .errors import (
         ConfigurationError,
@@ -36,11 +37,15 @@ __all__ = [
     "TransportError",
     "__version__",
     "derive_token_endpoint",
+    "from_environment",
+    "from_keyring",
 ]
 
 _ROOMS = {
     "TokenProvider": "provider",
     "derive_token_endpoint": "discovery",
+    "from_environment": "credentials",
+    "from_keyring": "credentials",
     "ProviderState": "state",
     "Counts": "state",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -95,6 +97,26 @@ def client_config(
     )
 
 
+def identity(config: ClientConfig, key_thumbprint: str | None) -> bytes:
+    """A digest of all that makes this client's token differ from another's, but for the credential."""
+    certificate = config.credentials.client_certificate
+    parts = [
+        config.token_endpoint,
+        config.issuer,
+        config.mcp_url,
+        config.authorization_server,
+        config.client_id,
+        None if config.scope is None else sorted(set(config.scope.split())),
+        config.resource,
+        config.audience,
+        sorted(config.extra_parameters),
+        key_thumbprint,
+        # Tokens are bound to the certificate (RFC 8705 §3.1).
+        certificate and hashlib.sha256(certificate.certificate.read_bytes()).hexdigest(),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
 def check_shareable(config: ClientConfig, dpop: Dpop | None) -> None:
     """Raise `ConfigurationError` where the client's tokens are of no use to, or not safe from, other processes."""
     credentials = config.credentials
@@ -177,7 +199,11 @@ def _credentials(credentials: Credentials, method: str | None) -> None:
         if len(alternatives) > 1:
             first, second, *_ = alternatives
             raise ConfigurationError(second, f"is given beside {first}", "Pass one of them.")
-    for name, value in (given | exchanged).items():
+    secrets = credentials.secrets
+    if isinstance(credentials.client_secret, tuple) and len(secrets) != 2:
+        raise ConfigurationError("client_secret", "is not one secret, nor two", "Pass (one, other).")
+    others = [(name, value) for name, value in (given | exchanged).items() if name != "client_secret"]
+    for name, value in [*others, *(("client_secret", secret) for secret in secrets)]:
         if isinstance(value, Path) or callable(value) or (name == "private_key" and isinstance(value, Mapping)):
             continue
         _text(value, name, "Pass it as text, as a Path to a file that holds it, or as a callable that returns it.")

@@ -5,10 +5,11 @@ A source is the text itself, a `Path` to a file that holds it, or a callable tha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .errors import ConfigurationError
 from .grant import ACCESS_TOKEN_TYPE
@@ -22,7 +23,7 @@ KeySource = str | Path | Mapping[str, Any] | Callable[[], str | Mapping[str, Any
 class Credentials:
     """The sources that were configured: at most one for the client, at most one for the grant. Never in a repr."""
 
-    client_secret: Source | None = field(default=None, repr=False)
+    client_secret: Source | tuple[Source, Source] | None = field(default=None, repr=False)
     private_key: KeySource | None = field(default=None, repr=False)
     client_assertion: Source | None = field(default=None, repr=False)
     client_certificate: ClientCertificate | None = None
@@ -33,8 +34,42 @@ class Credentials:
     key_id: str | None = None
     algorithm: str | None = None
 
+    @property
+    def secrets(self) -> tuple[Source, ...]:
+        """The client secrets that were configured: none, one, or two to try in turn."""
+        given = self.client_secret
+        if isinstance(given, tuple):
+            return cast("tuple[Source, ...]", given)
+        return () if given is None else (given,)
 
-def read_text(source: Source | None, name: str) -> str:
+
+def from_environment(name: str) -> Callable[[], str]:
+    """A source that reads the environment variable `name` at each use; unset, it raises `ConfigurationError`."""
+    return lambda: read_text(os.environ.get(name), f"environment variable {name}")
+
+
+def from_keyring(service: str, username: str) -> Callable[[], str]:
+    """A source that asks the operating system's keyring at each use (extra `keyring`)."""
+
+    def read() -> str:
+        try:
+            import keyring
+            from keyring.errors import KeyringError
+        except ModuleNotFoundError:
+            raise ConfigurationError(
+                "keyring", "is not installed", "Install conduit-oauth[keyring], or take the secret from a file."
+            ) from None
+        try:
+            return read_text(keyring.get_password(service, username), f"keyring entry {service}/{username}")
+        except KeyringError as error:
+            raise ConfigurationError(
+                "keyring", f"cannot be read ({type(error).__name__})", "Unlock it, or take the secret from a file."
+            ) from None
+
+    return read
+
+
+def read_text(source: Source | tuple[Source, Source] | None, name: str) -> str:
     """The text of a source. Raises `ConfigurationError` naming `name` where there is none."""
     value: object = source
     if callable(source):

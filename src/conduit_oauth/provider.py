@@ -51,7 +51,8 @@ class TokenProvider:
         client_id: the client's identifier at the authorization server.
         client_secret, private_key, client_assertion: the client's credential, one of them, as text, as a `Path` to a
             file, or as a callable; read anew for each request. A key is PEM or a JWK (also as a mapping); an assertion
-            is a JWT that was made elsewhere (a Kubernetes projected token).
+            is a JWT that was made elsewhere (a Kubernetes projected token). Of two secrets, the other is tried once
+            where one is refused as `invalid_client`. Callables: `from_environment`, `from_keyring`.
         client_certificate: PEM files of a certificate and of its private key, presented in TLS (RFC 8705): the client's
             credential, or beside another one what its tokens are bound to. Changed files are used at the next request.
         assertion: a JWT that is the grant itself, in place of client credentials (RFC 7523 §2.1, workload identity
@@ -109,7 +110,7 @@ class TokenProvider:
     def __init__(
         self,
         client_id: str,
-        client_secret: Source | None = None,
+        client_secret: Source | tuple[Source, Source] | None = None,
         *,
         private_key: KeySource | None = None,
         private_key_id: str | None = None,

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from .client_auth import METHODS, Signing, choose_method, usable_methods
 from .clock import Clock
 from .config import ClientConfig
-from .credentials import read_text
+from .credentials import Credentials, read_text
 from .discovery import Discovery, Steps, discover_issuer, discover_resource
 from .dpop import Dpop
-from .errors import DiscoveryError, InvalidTokenResponse, OAuthError
+from .errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenRequestError
 from .grant import (
     Form,
     Request,
@@ -68,6 +68,7 @@ class Requester:
         "_found",
         "_fresh_until",
         "_refresh_ahead",
+        "_second",
         "config",
         "dpop",
         "pins",
@@ -94,6 +95,8 @@ class Requester:
         self._refresh_ahead = refresh_ahead
         self._default_lifetime = default_lifetime
         self._attempt_timeout = attempt_timeout
+        # Whether the second of two secrets is the one that the server took last.
+        self._second = False
         self._found = Discovery(config.token_endpoint, math.inf, config.issuer) if config.token_endpoint else None
         self._fresh_until = math.inf if self._found else -math.inf
 
@@ -118,7 +121,27 @@ class Requester:
         """The URL to name where something goes wrong."""
         return self.token_endpoint or self.config.issuer or self.config.mcp_url or ""
 
+    @property
+    def credentials(self) -> Credentials:
+        """The credentials as they are in use now: of two secrets, the one that the server took last."""
+        credentials = self.config.credentials
+        if len(credentials.secrets) < 2:
+            return credentials
+        return dataclasses.replace(credentials, client_secret=credentials.secrets[self._second])
+
     def fetch(self) -> AccessToken | OAuthError:
+        """One attempt, or two where one of two secrets was refused. Errors are returned, as `_attempt` says."""
+        outcome = self._attempt()
+        refused = isinstance(outcome, TokenRequestError) and outcome.error == "invalid_client"
+        if refused and len(self.config.credentials.secrets) > 1:
+            self._second = not self._second
+            other = self._attempt()
+            if isinstance(other, AccessToken) or other.retryable:
+                return other
+            self._second = not self._second
+        return outcome
+
+    def _attempt(self) -> AccessToken | OAuthError:
         """One attempt. Errors are returned, without the traceback whose frames hold the credential."""
         try:
             return self._fetch()
@@ -195,7 +218,7 @@ class Requester:
     def _signing(self, found: Discovery) -> Signing:
         return Signing(
             client_id=self.config.client_id,
-            credentials=self.config.credentials,
+            credentials=self.credentials,
             # RFC 7523bis: the issuer, which no other server can pass on; without one known, the endpoint.
             audience=found.issuer or found.token_endpoint,
             wall_now=time.time(),

@@ -6,7 +6,6 @@ Pure but for the nonce; loaded only where a store is used.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,7 +15,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from .config import ClientConfig
 from .credentials import Credentials, read_key, read_text
 
 _NONCE = 12
@@ -43,26 +41,6 @@ class Seal:
             return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], self.name.encode())
         except (InvalidTag, ValueError):
             return None
-
-
-def identity(config: ClientConfig, key_thumbprint: str | None) -> bytes:
-    """A digest of all that makes this client's token differ from another's, but for the credential."""
-    certificate = config.credentials.client_certificate
-    parts = [
-        config.token_endpoint,
-        config.issuer,
-        config.mcp_url,
-        config.authorization_server,
-        config.client_id,
-        None if config.scope is None else sorted(set(config.scope.split())),
-        config.resource,
-        config.audience,
-        sorted(config.extra_parameters),
-        key_thumbprint,
-        # Tokens are bound to the certificate (RFC 8705 §3.1).
-        certificate and hashlib.sha256(certificate.certificate.read_bytes()).hexdigest(),
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 
 def credential(credentials: Credentials) -> bytes:

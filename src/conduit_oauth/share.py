@@ -11,10 +11,11 @@ import threading
 from typing import Any
 
 from .clock import Clock
+from .config import identity
 from .errors import OAuthError
 from .gate import Busy, Refused, recalled, remembered
 from .requester import Requester
-from .sealing import Seal, credential, identity
+from .sealing import Seal, credential
 from .stores import Entry
 from .tier import Listener, Tier
 from .token import AccessToken
@@ -51,7 +52,7 @@ class Share:
         self._requester = requester
         self._clock = clock
         self._listener = listener
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._key: str = ""
         self._seal: Seal | None = None
         self._known: int = 0
@@ -108,6 +109,12 @@ class Share:
     def publish(self, token: AccessToken) -> None:
         """Store the token, with our lease or with one that is free."""
         with self._lock:
+            # Where the other of two secrets got it: what the retired one seals is not for this token.
+            try:
+                self._prepare()
+            except Exception:  # a credential that cannot be read any more
+                self.leave()
+                return
             now = self._clock()
             self._put({"token": _lasting(token, now)}, token.expires_at - now)
 
@@ -161,12 +168,12 @@ class Share:
 
     def after_fork_in_child(self) -> None:
         """Share no lock and no lease with the parent; know what it knew."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._lease = 0
 
     def pinned(self, found: tuple[str | None, str]) -> tuple[str | None, str]:
         """The issuer and token endpoint that the fleet found first for this client; ours where nobody was before."""
-        seal = Seal(credential(self._requester.config.credentials), self._identity(), "pin")
+        seal = Seal(credential(self._requester.credentials), self._identity(), "pin")
         entry = self.tier.call(lambda store: store.claim(seal.name, 0, self.tier.lease))
         if entry is None:
             return found
@@ -186,8 +193,9 @@ class Share:
 
     def _prepare(self) -> None:
         """Name and key for the credential as it is now: a rotated one finds nothing, and disturbs nobody."""
-        seal = Seal(credential(self._requester.config.credentials), self._identity(), "token")
+        seal = Seal(credential(self._requester.credentials), self._identity(), "token")
         if seal.name != self._key:
+            self.leave()
             self._key, self._seal, self._known, self.floor, self._fence = seal.name, seal, 0, 0, 0
             self._forgotten = 0
             self.tier.tell(self._key, self._listener)
