@@ -22,17 +22,20 @@ if TYPE_CHECKING:
         TransportError,
     )
     from .provider import TokenProvider
-    from .state import Counts, ProviderState
+    from .registry import TokenProviders
+    from .state import Counts, Health, ProviderState
 
 __all__ = [
     "ConfigurationError",
     "Counts",
     "DiscoveryError",
+    "Health",
     "InvalidTokenResponse",
     "OAuthError",
     "ProviderClosedError",
     "ProviderState",
     "TokenProvider",
+    "TokenProviders",
     "TokenRequestError",
     "TransportError",
     "__version__",
@@ -43,11 +46,13 @@ __all__ = [
 
 _ROOMS = {
     "TokenProvider": "provider",
+    "TokenProviders": "registry",
     "derive_token_endpoint": "discovery",
     "from_environment": "credentials",
     "from_keyring": "credentials",
     "ProviderState": "state",
     "Counts": "state",
+    "Health": "state",
 }
 
 

@@ -43,15 +43,20 @@ class Credentials:
         return () if given is None else (given,)
 
 
-def from_environment(name: str) -> Callable[[], str]:
-    """A source that reads the environment variable `name` at each use; unset, it raises `ConfigurationError`."""
-    return lambda: read_text(os.environ.get(name), f"environment variable {name}")
+@dataclass(frozen=True, slots=True)
+class _Environment:
+    variable: str
+
+    def __call__(self) -> str:
+        return read_text(os.environ.get(self.variable), f"environment variable {self.variable}")
 
 
-def from_keyring(service: str, username: str) -> Callable[[], str]:
-    """A source that asks the operating system's keyring at each use (extra `keyring`)."""
+@dataclass(frozen=True, slots=True)
+class _Keyring:
+    service: str
+    username: str
 
-    def read() -> str:
+    def __call__(self) -> str:
         try:
             import keyring
             from keyring.errors import KeyringError
@@ -60,13 +65,25 @@ def from_keyring(service: str, username: str) -> Callable[[], str]:
                 "keyring", "is not installed", "Install conduit-oauth[keyring], or take the secret from a file."
             ) from None
         try:
-            return read_text(keyring.get_password(service, username), f"keyring entry {service}/{username}")
+            secret = keyring.get_password(self.service, self.username)
         except KeyringError as error:
             raise ConfigurationError(
                 "keyring", f"cannot be read ({type(error).__name__})", "Unlock it, or take the secret from a file."
             ) from None
+        return read_text(secret, f"keyring entry {self.service}/{self.username}")
 
-    return read
+
+def from_environment(name: str) -> Callable[[], str]:
+    """A source that reads the environment variable `name` at each use; unset, it raises `ConfigurationError`."""
+    return _Environment(name)
+
+
+def from_keyring(service: str, username: str) -> Callable[[], str]:
+    """A source that asks the operating system's keyring at each use (extra `keyring`).
+
+    Raises `ConfigurationError` at use where there is no such entry, or no keyring.
+    """
+    return _Keyring(service, username)
 
 
 def read_text(source: Source | tuple[Source, Source] | None, name: str) -> str:

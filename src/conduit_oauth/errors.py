@@ -54,6 +54,12 @@ class ConfigurationError(OAuthError):
     def __init__(self, field: str, problem: str, advice: str) -> None:
         super().__init__(f"{field}: {problem}. {advice}")
         self.field = field
+        self.problem = problem
+        self.advice = advice
+
+    def within(self, place: str) -> ConfigurationError:
+        """The same of a field of `place`, a table of a file."""
+        return ConfigurationError(f"{place}.{self.field}", self.problem, self.advice)
 
 
 class ProviderClosedError(OAuthError):

@@ -81,7 +81,11 @@ class FlightControl:
         "_timeout",
         "closed",
         "counts",
+        "ended",
+        "failed_at",
+        "failure",
         "flight",
+        "landed_at",
         "lock",
         "share",
     )
@@ -107,6 +111,11 @@ class FlightControl:
         self.flight: Flight | None = None
         self.counts = Counts()
         self.closed = False
+        # For whoever keeps providers warm: told that a flight is over, and whether it broke down.
+        self.ended: Callable[[bool], None] | None = None
+        self.landed_at: float | None = None
+        self.failed_at: float | None = None
+        self.failure: OAuthError | None = None
         self.share: Share | None = None
         if tier is not None:
             from .share import Share
@@ -130,6 +139,30 @@ class FlightControl:
                     except TransportError as error:
                         self._life.fail(error, now, jitter=1.0)
         return token.value
+
+    def keep(self) -> float | None:
+        """Start the refresh if it is due, though nobody calls; else the moment to look again, None while one is on."""
+        with self.lock:
+            now, life = self._clock(), self._life
+            if self.closed:
+                return math.inf
+            if self.flight is not None:
+                return None
+            rest = max(life.quiet_until, life.closed_until)
+            if now < life.token.refresh_at or now < rest:
+                return max(life.token.refresh_at, rest)
+            self._start(Flight())
+            return None
+
+    def inherit(self, other: FlightControl) -> None:
+        """Take over the token of one that was made from other settings, where they ask for the same token."""
+        try:
+            same = self._requester.identity() == other._requester.identity()
+        except Exception:  # a key that cannot be read: no token could be asked for with it either
+            return
+        if same:
+            with self.lock:
+                self._life.token, self.landed_at = other._life.token, other.landed_at
 
     def board(self, deadline: float, waited_for: Flight | None) -> str | Flight:
         """A valid token, or the flight to wait for until `deadline`; raises what keeps us from both."""
@@ -225,8 +258,14 @@ class FlightControl:
     def _fly(self, flight: Flight) -> None:
         share = self.share
         gate = Gate(share and share.tier, self._local, self._requester.target)
+        crashed = True
         try:
             self._attempt_until_landed(flight, share, gate)
+            crashed = False
+        except Exception as error:  # a fault of ours: those who wait are told, and do not start the next at once
+            logger.exception("token_flight_crashed name=%s", self._name)
+            broken = OAuthError(f"{self._requester.target}: broke down with {type(error).__name__}. Report this.")
+            self._failed(broken, flight, 0.0)
         finally:
             gate.leave()
             if share is not None:
@@ -236,6 +275,8 @@ class FlightControl:
                     self.flight = None
             flight.landing.set()
             flight.done.set()
+            if self.ended is not None:
+                self.ended(crashed)
 
     def _attempt_until_landed(self, flight: Flight, share: Share | None, gate: Gate) -> None:
         """Find or request a token until one lands, or nobody is left who has time to wait for the next attempt."""
@@ -296,6 +337,7 @@ class FlightControl:
             if not self._life.land(token.early(random.random()), epoch):
                 return False
             self.counts.adopted += 1
+            self.landed_at = now
             fresh = now < self._life.token.refresh_at
         flight.landing.set()
         observe(self._observer, self._event("token_adopted", lifetime=token.expires_at - now))
@@ -320,6 +362,8 @@ class FlightControl:
             self.counts.tokens += 1
             landed = share is None or share.landed(token)
             landed = landed and self._life.land(token if share is None else token.early(random.random()), epoch)
+            if landed:
+                self.landed_at = self._clock()
         if share is None:
             return landed or self._clock() >= flight.deadline
         if landed:
@@ -335,7 +379,8 @@ class FlightControl:
         with self.lock:
             self.counts.failures += 1
             flight.last_error = error
-            now = self._clock()
+            self.failure = error
+            self.failed_at = now = self._clock()
             if error.retryable and now + pause < flight.deadline:
                 return False
             flight.error = error

@@ -27,7 +27,7 @@ from .state import ProviderState
 from .stores import TokenStore
 from .tier import Tier, tier_of
 from .tls import ClientCertificate
-from .transport import Transport
+from .transport import SharedTransport, Transport
 
 if TYPE_CHECKING:
     import ssl
@@ -136,7 +136,7 @@ class TokenProvider:
         discovery: bool = True,
         authorization_server: str | None = None,
         revoke_on_close: bool = False,
-        http_client: httpx2.Client | None = None,
+        http_client: httpx2.Client | SharedTransport | None = None,
         transport: httpx2.BaseTransport | None = None,
         store: str | TokenStore | None = None,
         store_timeout: float = 0.05,
@@ -173,9 +173,11 @@ class TokenProvider:
         )
         self.name = name or client_id
         self._timeout = seconds(timeout, "timeout", at_least=0.001)
+        if isinstance(http_client, SharedTransport) and (certificate or transport):
+            http_client = None  # these need connections of their own
         requester = Requester(
             config,
-            Transport(http_client, transport, certificate),
+            http_client if isinstance(http_client, SharedTransport) else Transport(http_client, transport, certificate),
             clock,
             refresh_ahead=seconds(refresh_ahead, "refresh_ahead"),
             default_lifetime=seconds(default_lifetime, "default_lifetime", at_least=1.0),
@@ -312,6 +314,11 @@ class TokenProvider:
         """What makes the proofs that the tokens need, None for bearer tokens."""
         return self._requester.dpop
 
+    @property
+    def control(self) -> FlightControl:
+        """The flights of this provider, for who supervises it."""
+        return self._control
+
     def state(self) -> ProviderState:
         """A snapshot of what the provider knows, without secrets."""
         config = self._requester.config
@@ -320,6 +327,10 @@ class TokenProvider:
             now, wall = self._clock(), datetime.now(UTC)
             token = self._life.token
             cached = now < token.expires_at
+
+            def moment(reading: float | None) -> datetime | None:
+                return None if reading is None else wall + timedelta(seconds=reading - now)
+
             return ProviderState(
                 name=self.name,
                 client_id=config.client_id,
@@ -331,11 +342,14 @@ class TokenProvider:
                 audience=config.audience,
                 cached=cached,
                 granted_scope=token.scope if cached else None,
-                refresh_at=wall + timedelta(seconds=token.refresh_at - now) if cached else None,
-                expires_at=wall + timedelta(seconds=token.expires_at - now) if cached else None,
+                refresh_at=moment(token.refresh_at) if cached else None,
+                expires_at=moment(token.expires_at) if cached else None,
                 refreshing=control.flight is not None,
                 closed=control.closed,
                 last_error=self._life.last_error,
+                last_success=moment(control.landed_at),
+                last_failure=control.failure,
+                last_failure_at=moment(control.failed_at),
                 counts=dataclasses.replace(control.counts),
             )
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .client_auth import METHODS, Signing, choose_method, usable_methods
 from .clock import Clock
-from .config import ClientConfig
+from .config import ClientConfig, identity
 from .credentials import Credentials, read_text
 from .discovery import Discovery, Steps, discover_issuer, discover_resource
 from .dpop import Dpop
@@ -128,6 +128,10 @@ class Requester:
         if len(credentials.secrets) < 2:
             return credentials
         return dataclasses.replace(credentials, client_secret=credentials.secrets[self._second])
+
+    def identity(self) -> bytes:
+        """A digest of all that makes this client's token differ from another's, but for the credential."""
+        return identity(self.config, self.dpop.thumbprint() if self.dpop else None)
 
     def fetch(self) -> AccessToken | OAuthError:
         """One attempt, or two where one of two secrets was refused. Errors are returned, as `_attempt` says."""

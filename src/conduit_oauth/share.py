@@ -11,7 +11,6 @@ import threading
 from typing import Any
 
 from .clock import Clock
-from .config import identity
 from .errors import OAuthError
 from .gate import Busy, Refused, recalled, remembered
 from .requester import Requester
@@ -173,7 +172,7 @@ class Share:
 
     def pinned(self, found: tuple[str | None, str]) -> tuple[str | None, str]:
         """The issuer and token endpoint that the fleet found first for this client; ours where nobody was before."""
-        seal = Seal(credential(self._requester.credentials), self._identity(), "pin")
+        seal = Seal(credential(self._requester.credentials), self._requester.identity(), "pin")
         entry = self.tier.call(lambda store: store.claim(seal.name, 0, self.tier.lease))
         if entry is None:
             return found
@@ -187,13 +186,9 @@ class Share:
         self.tier.call(lambda store: store.write(seal.name, sealed, lease, PIN_LIFETIME))
         return tuple(json.loads(pinned)) if pinned is not None else found
 
-    def _identity(self) -> bytes:
-        dpop = self._requester.dpop
-        return identity(self._requester.config, dpop.thumbprint() if dpop else None)
-
     def _prepare(self) -> None:
         """Name and key for the credential as it is now: a rotated one finds nothing, and disturbs nobody."""
-        seal = Seal(credential(self._requester.credentials), self._identity(), "token")
+        seal = Seal(credential(self._requester.credentials), self._requester.identity(), "token")
         if seal.name != self._key:
             self.leave()
             self._key, self._seal, self._known, self.floor, self._fence = seal.name, seal, 0, 0, 0

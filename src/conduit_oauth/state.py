@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from .errors import OAuthError
 
@@ -27,7 +28,8 @@ class ProviderState:
     """A snapshot of a `TokenProvider`. Moments are aware UTC datetimes, None where no valid token is cached.
 
     `scope`, `resource` and `audience` are as configured, `granted_scope` is what the cached token has.
-    `client_secret` is always masked.
+    `client_secret` is always masked. `last_success` is when the latest token came, `last_failure` what the latest
+    failure at `last_failure_at` was, mended since or not; `last_error` is None once a token came after it.
     """
 
     name: str
@@ -45,4 +47,26 @@ class ProviderState:
     refreshing: bool
     closed: bool
     last_error: OAuthError | None
+    last_success: datetime | None
+    last_failure: OAuthError | None
+    last_failure_at: datetime | None
     counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a `TokenProviders` tells of one of its providers. Moments are aware UTC datetimes.
+
+    `state` is `idle` (not in use yet), `fresh` (a valid token, no trouble), `refreshing` (asking now), `failing` (the
+    latest request failed; `valid` tells whether there is a token still) or `given up` (it broke down more often than
+    allowed, or cannot be made from its settings). `next_refresh` is when it is looked after next.
+    """
+
+    name: str
+    state: Literal["idle", "fresh", "refreshing", "failing", "given up"]
+    valid: bool
+    last_success: datetime | None
+    last_error: OAuthError | None
+    last_error_at: datetime | None
+    next_refresh: datetime | None
+    restarts: int

@@ -6,6 +6,7 @@ HTTP client leaves here: those carry the request, and the request carries the se
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -106,6 +107,29 @@ class Transport:
         """Close the client if it is ours."""
         if self._injected is None and self._client is not None:
             self._client.close()
+
+
+class SharedTransport(Transport):
+    """One HTTP client, and so one pool of connections per origin, for many providers: none of them closes it."""
+
+    __slots__ = ("_process",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._process = os.getpid()
+
+    def in_child(self) -> Transport:
+        """This one, with a client of the child's own."""
+        if self._process != os.getpid():
+            SharedTransport.__init__(self)
+        return self
+
+    def close(self) -> None:
+        """Nothing: the others still use it."""
+
+    def shut(self) -> None:
+        """Close the client, after the last of them."""
+        super().close()
 
 
 def _check_injected(client: object, transport: object) -> None:

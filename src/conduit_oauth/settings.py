@@ -1,0 +1,96 @@
+"""What a mapping or a TOML file says of many providers, as arguments of `TokenProvider`.
+
+    [defaults]                       # what every provider gets unless it says otherwise
+    store = "redis://cache:6379/0"
+
+    [providers.billing]
+    client_id = "billing"
+    client_secret = { file = "secrets/billing" }  # or { environment = "NAME" }, { keyring = "service", username = "u" }
+    mcp_url = "https://gateway.example/mcp"
+
+Law: a file holds no secret, it says where the secret is; paths in it are relative to it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from .credentials import from_environment, from_keyring
+from .errors import ConfigurationError
+from .provider import TokenProvider
+
+Settings = dict[str, Any]
+
+_KNOWN = frozenset(inspect.signature(TokenProvider).parameters)
+_NOT_IN_A_FILE = frozenset({"http_client", "transport", "clock", "observer", "name"})
+_SECRET = frozenset({"client_secret", "private_key", "client_assertion", "assertion", "subject_token"})
+_PLACES = "{ file = … }, { environment = … } or { keyring = …, username = … }"
+
+
+def from_mapping(providers: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]) -> dict[str, Settings]:
+    """The arguments of each provider. Raises `ConfigurationError` for one that there is not."""
+    return {name: _checked(name, {**defaults, **settings}, _KNOWN - {"name"}) for name, settings in providers.items()}
+
+
+def from_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, Settings]:
+    """The arguments of each provider of a TOML file. Raises `ConfigurationError` for a file that will not do."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError("providers", f"{path}: {error}", "Mend the file, or name another.") from None
+    if unknown := document.keys() - {"defaults", "providers"}:
+        raise ConfigurationError(
+            ", ".join(sorted(unknown)), f"is no table of {path}", "There are [defaults] and [providers.NAME]."
+        )
+    common = _read("defaults", _table(document.get("defaults", {}), "defaults"), path.parent)
+    tables = _table(document.get("providers", {}), "providers")
+    return {
+        name: {**defaults, **common, **_read(f"providers.{name}", _table(table, f"providers.{name}"), path.parent)}
+        for name, table in tables.items()
+    }
+
+
+def _read(place: str, table: Settings, folder: Path) -> Settings:
+    settings = _checked(place, table, _KNOWN - _NOT_IN_A_FILE)
+    for name in settings:
+        try:
+            if name in _SECRET or (name == "dpop" and not isinstance(settings[name], bool)):
+                settings[name] = _source(name, settings[name], folder)
+            elif name == "client_certificate":
+                settings[name] = tuple(folder / str(file) for file in settings[name])
+        except ConfigurationError as error:
+            raise error.within(place) from None
+    return settings
+
+
+def _source(name: str, said: object, folder: Path) -> Any:
+    """Where a secret is: one place, or for `client_secret` two."""
+    if name == "client_secret" and isinstance(said, list):
+        return tuple(_source(name, each, folder) for each in cast("list[object]", said))
+    place = cast("dict[str, object]", said) if isinstance(said, dict) else {}
+    match place:
+        case {"file": str(file)} if len(place) == 1:
+            return folder / Path(file).expanduser()
+        case {"environment": str(variable)} if len(place) == 1:
+            return from_environment(variable)
+        case {"keyring": str(service), "username": str(username)} if len(place) == 2:
+            return from_keyring(service, username)
+        case _:
+            # What stands there may be the secret itself: it is not repeated.
+            raise ConfigurationError(name, "is not the place of a secret", f"Write {_PLACES}.")
+
+
+def _checked(place: str, table: Mapping[str, Any], known: frozenset[str]) -> Settings:
+    for name in table.keys() - known:
+        raise ConfigurationError(f"{place}.{name}", "is no setting", f"There are {', '.join(sorted(known))}.")
+    return dict(table)
+
+
+def _table(value: object, place: str) -> Settings:
+    if not isinstance(value, dict):
+        raise ConfigurationError(place, "is not a table", "Write [defaults] and [providers.NAME].")
+    return cast("Settings", value)
