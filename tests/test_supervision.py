@@ -1,0 +1,224 @@
+"""Providers under supervision: warm though nobody calls, restarted when they break down, given up when that is vain."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from conduit_oauth import Health, TokenProviders
+from conduit_oauth.events import Event
+from conduit_oauth.testing import AuthorizationServer
+from tests.test_registry import file, make_providers, settings, toml  # noqa: F401 - fixtures
+
+Make = Callable[..., TokenProviders]
+Settings = dict[str, Any]
+
+
+class Log(logging.Handler):
+    """Lets a test wait for a message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self._changed:
+            self._messages.append(record.getMessage())
+            self._changed.notify_all()
+
+    def wait_for(self, words: str, count: int = 1) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: sum(words in message for message in self._messages) >= count, 20)
+
+    def count(self, words: str) -> int:
+        return sum(words in message for message in self._messages)
+
+
+@pytest.fixture
+def log() -> Any:
+    handler, logger = Log(), logging.getLogger("conduit_oauth")
+    logger.addHandler(handler)
+    before, _ = logger.level, logger.setLevel(logging.INFO)
+    yield handler
+    logger.setLevel(before)
+    logger.removeHandler(handler)
+
+
+def test_what_is_in_use_stays_warm_though_nobody_calls(
+    make_providers: Make,  # noqa: F811
+    settings: Settings,  # noqa: F811
+    authorization_server: AuthorizationServer,
+) -> None:
+    authorization_server.set(lifetime=2)
+    with make_providers({"billing": settings, "unused": settings}) as providers:
+        provider = providers["billing"]
+        authorization_server.wait_for_token_requests(3)
+        requests = provider.state().counts.token_requests
+        provider.get_token()
+        assert provider.state().counts.token_requests == requests
+        assert providers.health()["unused"].state == "idle"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_task_group_keeps_them_warm_and_the_callers_exception_stays_what_it_is(
+    make_providers: Make,  # noqa: F811
+    settings: Settings,  # noqa: F811
+    authorization_server: AuthorizationServer,
+    backend: str,
+) -> None:
+    authorization_server.set(lifetime=2)
+
+    async def main() -> None:
+        async with make_providers({"billing": settings}) as providers:
+            assert await providers["billing"].get_token_async()
+            await anyio.to_thread.run_sync(authorization_server.wait_for_token_requests, 3)
+            raise LookupError("the caller's own")
+
+    with pytest.raises(LookupError, match="the caller's own"):
+        anyio.run(main, backend=backend)
+    requests = len(authorization_server.token_requests)
+    assert requests >= 3
+
+
+def test_no_more_tokens_are_asked_for_at_once_than_allowed(
+    make_providers: Make,  # noqa: F811
+    settings: Settings,  # noqa: F811
+    authorization_server: AuthorizationServer,
+) -> None:
+    names = [str(number) for number in range(6)]
+    authorization_server.hold()
+    with make_providers(dict.fromkeys(names, settings), max_refreshes=2) as providers:
+        held = [providers[name] for name in names]
+        authorization_server.wait_for_token_requests(2)
+        assert sum(health.state == "refreshing" for health in providers.health().values()) == 2
+        authorization_server.release()
+        authorization_server.wait_for_token_requests(6)
+        assert all(provider.get_token() for provider in held)
+    assert len(authorization_server.token_requests) == 6
+
+
+class Broken(httpx2.BaseTransport):
+    """Sends nothing: it breaks down, in a way that no client of ours knows."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        raise ZeroDivisionError
+
+
+def crashing(event: Event) -> None:
+    raise KeyboardInterrupt  # goes through what catches an observer's faults
+
+
+def test_what_breaks_down_is_restarted_a_few_times_and_then_given_up(
+    make_providers: Make,  # noqa: F811
+    settings: Settings,  # noqa: F811
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("conduit_oauth.registry.RESTART_BASE", 0.01)
+    broken = {"crash": True}
+
+    def clock() -> float:
+        # A fault of ours, as the flight meets it.
+        if broken["crash"] and threading.current_thread().name.startswith("Dummy"):
+            raise ZeroDivisionError
+        return __import__("time").monotonic()
+
+    given = {"billing": {**settings, "clock": clock}, "crm": settings}
+    with make_providers(given, max_restarts=3) as providers:
+        assert providers["crm"].get_token()
+        providers["billing"]
+        log.wait_for("provider_given_up name=billing")
+        assert log.count("provider_restarted name=billing") == 3
+        health: Health = providers.health()["billing"]
+        assert (health.state, health.restarts, health.valid) == ("given up", 4, False)
+        assert health.last_error is not None
+        assert providers.health()["crm"].state == "fresh"
+        broken["crash"] = False
+        assert providers["billing"].get_token()
+        assert providers.health()["billing"].state == "fresh"
+
+
+def test_a_wrong_secret_is_not_asked_for_again_and_again(
+    make_providers: Make,  # noqa: F811
+    settings: Settings,  # noqa: F811
+    authorization_server: AuthorizationServer,
+    log: Log,
+) -> None:
+    with make_providers({"billing": {**settings, "client_secret": "wrong"}}) as providers:
+        provider = providers["billing"]
+        log.wait_for("token_request_failed name=billing")
+        while provider.state().refreshing:
+            pass
+        health = providers.health()["billing"]
+        assert health.state == "failing"
+        assert "invalid_client" in str(health.last_error)
+        assert health.next_refresh is not None
+        assert health.last_error_at is not None
+        assert (health.next_refresh - health.last_error_at).total_seconds() >= 25
+    assert len(authorization_server.token_requests) == 1
+
+
+def test_a_failing_refresh_is_tried_again_while_the_token_is_served(
+    make_providers: Make,  # noqa: F811
+    settings: Settings,  # noqa: F811
+    authorization_server: AuthorizationServer,
+    log: Log,
+) -> None:
+    authorization_server.set(lifetime=3)
+    with make_providers({"billing": settings}) as providers:
+        token = providers["billing"].get_token()
+        authorization_server.fail(503, count=1)
+        log.wait_for("token_request_failed name=billing")
+        assert providers["billing"].get_token() == token
+        assert providers.health()["billing"].valid
+        authorization_server.wait_for_token_requests(3)
+    assert log.count("token_request_failed") == 1
+
+
+def test_a_changed_file_is_read_by_the_supervision(
+    make_providers: Make,  # noqa: F811
+    settings: Settings,  # noqa: F811
+    file: Path,  # noqa: F811
+    log: Log,
+) -> None:
+    with make_providers(file) as providers:
+        token = providers["billing"].get_token()
+        draft = file.with_suffix(".new")
+        draft.write_text("[", encoding="utf-8")
+        os.replace(draft, file)  # noqa: PTH105 - as an editor does
+        log.wait_for("providers_not_reloaded")
+        draft.write_text(toml(settings["token_endpoint"], billing="", new=""), encoding="utf-8")
+        os.replace(draft, file)  # noqa: PTH105
+        log.wait_for("providers_reloaded")
+        assert list(providers) == ["billing", "new"]
+        assert providers["billing"].get_token() == token
+        assert log.count("providers_not_reloaded") == 1
+
+
+def test_a_web_application_starts_and_stops_the_supervision(
+    make_providers: Make,  # noqa: F811
+    settings: Settings,  # noqa: F811
+    authorization_server: AuthorizationServer,
+) -> None:
+    async def show(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(await request.state.token_providers["billing"].get_token_async())
+
+    providers = make_providers({"billing": settings})
+    with TestClient(Starlette(routes=[Route("/", show)], lifespan=providers.lifespan)) as client:
+        assert client.get("/").text == client.get("/").text == providers["billing"].get_token()
+    assert providers.health()["billing"].valid is False
+    assert len(authorization_server.token_requests) == 1
