@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx2
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,7 +18,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from conduit_oauth import Health, TokenProviders
-from conduit_oauth.events import Event
+from conduit_oauth.stores import Entry
+from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.testing import AuthorizationServer
 from tests.test_registry import file, make_providers, settings, toml  # noqa: F401 - fixtures
 
@@ -111,15 +111,15 @@ def test_no_more_tokens_are_asked_for_at_once_than_allowed(
     assert len(authorization_server.token_requests) == 6
 
 
-class Broken(httpx2.BaseTransport):
-    """Sends nothing: it breaks down, in a way that no client of ours knows."""
+class FaultyStore(MemoryStore):
+    """A store of somebody's own, with a mistake in it."""
 
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        raise ZeroDivisionError
+    broken = True
 
-
-def crashing(event: Event) -> None:
-    raise KeyboardInterrupt  # goes through what catches an observer's faults
+    def claim(self, key: str, known: int, lease: float) -> Entry:
+        if self.broken and key.startswith("endpoint-"):
+            raise ZeroDivisionError
+        return super().claim(key, known, lease)
 
 
 def test_what_breaks_down_is_restarted_a_few_times_and_then_given_up(
@@ -129,15 +129,8 @@ def test_what_breaks_down_is_restarted_a_few_times_and_then_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("conduit_oauth.registry.RESTART_BASE", 0.01)
-    broken = {"crash": True}
-
-    def clock() -> float:
-        # A fault of ours, as the flight meets it.
-        if broken["crash"] and threading.current_thread().name.startswith("Dummy"):
-            raise ZeroDivisionError
-        return __import__("time").monotonic()
-
-    given = {"billing": {**settings, "clock": clock}, "crm": settings}
+    store = FaultyStore()
+    given = {"billing": {**settings, "store": store}, "crm": settings}
     with make_providers(given, max_restarts=3) as providers:
         assert providers["crm"].get_token()
         providers["billing"]
@@ -147,7 +140,7 @@ def test_what_breaks_down_is_restarted_a_few_times_and_then_given_up(
         assert (health.state, health.restarts, health.valid) == ("given up", 4, False)
         assert health.last_error is not None
         assert providers.health()["crm"].state == "fresh"
-        broken["crash"] = False
+        store.broken = False
         assert providers["billing"].get_token()
         assert providers.health()["billing"].state == "fresh"
 

@@ -133,8 +133,8 @@ class TokenProviders:
             if ward is None or ward.provider.control.closed:
                 ward = self._make(name)
             elif ward.given_up is not None:
-                ward.given_up = ward.crashes = None
-                self._schedule(name, ward, -math.inf)
+                self._replace(name, ward)
+                ward = self._wards[name]
             self._wards.move_to_end(name)
             return ward.provider
 
