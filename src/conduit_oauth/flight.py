@@ -300,11 +300,15 @@ class FlightControl:
                 pause = found.seconds
                 if self._failed(found.error, flight, pause):
                     return
-            elif isinstance(outcome := self._requested(gate, held), AccessToken):
-                if self._landed(outcome, epoch, flight, share):
-                    return
-                pause = 0.0
             else:
+                asked_at = self._clock()
+                outcome = self._requested(gate, held)
+                seconds = self._clock() - asked_at
+                if isinstance(outcome, AccessToken):
+                    if self._landed(outcome, epoch, flight, share):
+                        return
+                    pause = 0.0
+                    continue
                 pause = pause_after(outcome, attempt, random.random())
                 attempt += 1
                 if is_trouble(outcome):
@@ -314,7 +318,8 @@ class FlightControl:
                 over = self._failed(outcome, flight, pause)
                 event = "token_request_failed" if over else "token_request_retried"
                 logger.warning("%s name=%s: %s", event, self._name, outcome)
-                observe(self._observer, self._event(event, error=outcome, refresh=held is not NO_TOKEN))
+                refresh = held is not NO_TOKEN
+                observe(self._observer, self._event(event, seconds=seconds, error=outcome, refresh=refresh))
                 if over:
                     return
 
