@@ -25,6 +25,7 @@ class RedisServer:
         self.port = free_port()
         self._directory = directory
         self._options = options
+        self.command = ["redis-server", "--save", "", "--appendonly", "no"]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,7 +37,7 @@ class RedisServer:
         return redis.Redis(port=self.port)
 
     def start(self) -> Self:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [*self.command, "--port", str(self.port), "--bind", "127.0.0.1"]
         log = self._directory / f"redis-{self.port}.log"
         self._process = subprocess.Popen(
             [*command, "--dir", str(self._directory), "--logfile", str(log), *self._options],
