@@ -6,7 +6,7 @@ RUN := .venv/bin
 PEERS := tests/interop/node_modules/.package-lock.json
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: redis test lint demo bench conformance fuzz format lock clean
+.PHONY: redis test lint demo chaos scale bench conformance fuzz format lock clean
 
 test: .venv/ready $(PEERS) redis
 	$(RUN)/pytest
@@ -21,6 +21,9 @@ demo: .venv/ready
 
 bench: .venv/bench/ready
 	.venv/bench/bin/python bench/run.py
+
+chaos: .venv/ready redis
+	$(RUN)/python -m tests.chaos
 
 conformance: .venv/ready $(PEERS)
 	$(RUN)/python -m tests.interop.conformance

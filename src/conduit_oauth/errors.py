@@ -118,7 +118,10 @@ class TokenRequestError(OAuthError):
 
 
 class InvalidTokenResponse(OAuthError):  # noqa: N818 - the name is DESIGN.md's
-    """The server answered with success, and the answer is not what RFC 6749 §5.1 demands. `field` names the part."""
+    """The server answered with success, and the answer is not what RFC 6749 §5.1 demands. `field` names the part.
+
+    Retried only where this provider had a token before: the URL is right then, and the server unwell.
+    """
 
     def __init__(self, url: str, field: str, problem: str) -> None:
         super().__init__(

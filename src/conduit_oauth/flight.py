@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .clock import Clock
-from .errors import OAuthError, ProviderClosedError, TokenRequestError, TransportError
+from .errors import InvalidTokenResponse, OAuthError, ProviderClosedError, TokenRequestError, TransportError
 from .events import Event, EventName, Observer, observe
 from .gate import Busy, Gate, Refused, is_trouble
 from .landing import Landing
@@ -200,12 +200,16 @@ class FlightControl:
             observe(self._observer, Event("token_invalidated", self._name))
 
     def heard(self, floor: int) -> None:
-        """Another process forgot what has a fence up to `floor`."""
+        """Another process forgot what has a fence up to `floor`; a token that has none may help out."""
         with self.lock:
-            if self.share is not None:
-                self.share.floor = max(self.share.floor, floor)
-                if 0 < self.share.fence_of(self._life.token) <= floor:
-                    self._life.drop()
+            if self.share is None:
+                return
+            self.share.floor = max(self.share.floor, floor)
+            fence = self.share.fence_of(self._life.token)
+            if 0 < fence <= floor:
+                self._life.drop()
+        if fence == 0:
+            self.resync()
 
     def resync(self) -> None:
         """The store is back: give it the token, if it has none."""
@@ -309,6 +313,9 @@ class FlightControl:
                         return
                     pause = 0.0
                     continue
+                if isinstance(outcome, InvalidTokenResponse):
+                    # Not a wrong URL: an endpoint that gave tokens before is unwell.
+                    outcome.retryable = self.landed_at is not None
                 pause = pause_after(outcome, attempt, random.random())
                 attempt += 1
                 if is_trouble(outcome):

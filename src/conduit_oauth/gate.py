@@ -13,7 +13,7 @@ import random
 import threading
 from dataclasses import dataclass
 
-from .errors import DiscoveryError, OAuthError, TokenRequestError, TransportError
+from .errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenRequestError, TransportError
 from .life import RETRY_AFTER_CAP, backoff
 from .tier import Tier
 
@@ -44,6 +44,8 @@ def remembered(error: OAuthError) -> dict[str, object]:
         said |= {"status": error.status, "error": error.error, "error_description": error.error_description}
     elif isinstance(error, TransportError):
         said["problem"] = error.problem
+    elif isinstance(error, InvalidTokenResponse):
+        said["problem"] = f"the token response's {error.field} was malformed"
     return said
 
 
@@ -122,4 +124,6 @@ def is_trouble(error: OAuthError) -> bool:
     """Whether an error says that the endpoint is unwell, and not that it has something against this client."""
     if isinstance(error, TokenRequestError):
         return error.status >= 500
-    return isinstance(error, TransportError) or (isinstance(error, DiscoveryError) and error.retryable)
+    if isinstance(error, DiscoveryError | InvalidTokenResponse):
+        return error.retryable
+    return isinstance(error, TransportError)

@@ -17,14 +17,16 @@ class AuthorizationServer:
     """Starts `conduit_oauth.devserver` on a free loopback port; needs the extra `dev`.
 
     `client_id` and `client_secret` are the credential it knows; `url` is its base URL. Every gateway path
-    `/servers/{id}` exists, under any id. Faults and waits act on all of its token endpoints.
+    `/servers/{id}` exists, under any id. Faults and waits act on all of its token endpoints. Tokens live for `lifetime`
+    seconds, also after a restart.
     """
 
     client_id = "demo"
     client_secret = "demo-secret"  # noqa: S105 - a development server's, known to everybody
 
-    def __init__(self) -> None:
+    def __init__(self, *, lifetime: float = 3600.0) -> None:
         self.url = ""
+        self._lifetime = lifetime
         self._process: subprocess.Popen[str] | None = None
         self._admin: httpx2.Client | None = None
 
@@ -36,7 +38,8 @@ class AuthorizationServer:
         import httpx2
 
         port = httpx2.URL(self.url).port if self.url else 0
-        settings = {"port": port, "client_id": self.client_id, "client_secret": self.client_secret}
+        settings: dict[str, Any] = {"port": port, "client_id": self.client_id, "client_secret": self.client_secret}
+        settings["order"] = {"lifetime": self._lifetime}
         command = [sys.executable, "-m", "conduit_oauth.devserver", json.dumps(settings)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
         assert self._process.stdout is not None  # noqa: S101

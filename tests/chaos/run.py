@@ -1,0 +1,400 @@
+"""Starts a fleet, does it harm by a seeded script, and judges what its callers and its servers saw."""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from conduit_oauth.testing import AuthorizationServer
+from tests.redis_server import RedisServer, free_port
+
+# Seconds after a fault of the store for which a process may still be on its own.
+GRACE = 4.0
+
+
+@dataclass
+class Protected:
+    """The resource that the fleet calls. It judges tokens by what they say and by what was revoked."""
+
+    port: int = field(default_factory=free_port)
+    seen: dict[str, float] = field(default_factory=dict[str, float])  # token: when it first came
+    expires: dict[str, float] = field(default_factory=dict[str, float])
+    revoked: dict[str, float] = field(default_factory=dict[str, float])
+    calls: int = 0
+    expired: int = 0
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        token = dict(scope["headers"])[b"authorization"].partition(b" ")[2].decode()
+        now = time.time()
+        self.calls += 1
+        if token not in self.seen:
+            payload = token.split(".")[1]
+            self.expires[token] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"]
+            self.seen[token] = now
+        # `exp` is in whole seconds: what was sent up to a second after it may have been sent in time.
+        self.expired += now > self.expires[token] + 1
+        refused = token in self.revoked
+        status, headers = 200, [(b"content-length", b"0")]
+        if refused:
+            status, headers = 401, [*headers, (b"www-authenticate", b'Bearer error="invalid_token"')]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    def newest(self) -> str | None:
+        return max(self.seen, key=self.seen.__getitem__, default=None)
+
+    def valid_at(self, moment: float) -> bool:
+        """Whether a token was known that was valid then."""
+        return any(
+            came <= moment < self.expires[token] - 1 and self.revoked.get(token, moment + 1) > moment
+            for token, came in list(self.seen.items())
+        )
+
+
+class Process:
+    """One process of the fleet, and what it told."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.received: list[tuple[float, float]] = []
+        self.errors: list[tuple[float, str]] = []
+        self.usage: list[dict[str, int]] = []
+        self.asked_at = 0.0
+        self.asks = 0
+        self.killed_at: float | None = None
+        self.ready, self.asking, self.told_usage = threading.Event(), threading.Event(), threading.Event()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.worker", json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                facts = json.loads(line)
+            except json.JSONDecodeError:  # its last one, cut by the kill
+                continue
+            if "asking" in facts:
+                self.asked_at, self.asks = facts["asking"], self.asks + 1
+                self.asking.set()
+            if "received" in facts:
+                self.received.append((facts["received"] - facts["seconds"], facts["received"]))
+            if "error" in facts:
+                self.errors.append((facts["at"], facts["error"]))
+            if "usage" in facts:
+                self.usage.append(facts["usage"])
+                self.told_usage.set()
+            if "ready" in facts:
+                self.ready.set()
+
+    def ask_usage(self) -> None:
+        assert self.process.stdin is not None
+        self.told_usage.clear()
+        self.process.stdin.write("usage\n")
+        self.process.stdin.flush()
+        assert self.told_usage.wait(60)
+
+    def kill(self) -> None:
+        self.killed_at = time.time()
+        with self.process:
+            self.process.kill()
+        self._reader.join()
+
+    def leave(self) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        code = self.process.wait(60)
+        self._reader.join()
+        with self.process:
+            return code
+
+
+@dataclass
+class Report:
+    """What came of it."""
+
+    calls: int
+    requests: int
+    needless: int
+    expired: int
+    errors: list[str]
+    excused: Counter[str]
+    done: Counter[str]
+    leaks: list[str]
+    usage: str
+
+    def faults(self) -> list[str]:
+        """What must not be."""
+        found = [f"{n} callers saw, while a valid token existed: {error}" for error, n in Counter(self.errors).items()]
+        found += [f"leak: {leak}" for leak in self.leaks]
+        if self.expired:
+            found.append(f"{self.expired} expired tokens were sent")
+        if self.needless > 0.02 * self.requests:
+            found.append(f"{self.needless} of {self.requests} token requests were needless")
+        return found
+
+    def text(self) -> str:
+        share = 100 * self.needless / max(1, self.requests)
+        lines = [
+            f"{self.calls} calls of the resource, {self.expired} with an expired token",
+            f"{self.requests} token requests, {self.needless} of them needless ({share:.1f} %; at most 2 %)",
+            f"{len(self.errors)} errors while a valid token existed; {sum(self.excused.values())} while none did",
+            *(f"    {count} x {error}" for error, count in self.excused.most_common(5)),
+            "faults done: " + ", ".join(f"{name} {count}" for name, count in sorted(self.done.items())),
+            self.usage,
+            *(f"FAULT {fault}" for fault in self.faults()[:10]),
+        ]
+        return "\n".join(lines)
+
+
+class Chaos:
+    """`run` is one session. All that happens is decided by `seed`, but for what the machine's timing does."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seconds: float,
+        processes: int,
+        tasks: int,
+        lifetime: float,
+        seed: int,
+        store: str | None = None,
+    ) -> None:
+        """`store` in place of the Redis that is harmed."""
+        self._random = random.Random(seed)
+        self._seconds = seconds
+        self._size = processes
+        self._lifetime = lifetime
+        self._server = AuthorizationServer(lifetime=lifetime)
+        self._redis = RedisServer(folder)
+        self._store = store
+        self._protected = Protected()
+        self._tasks = tasks
+        self._fleet: list[Process] = []
+        self._gone: list[Process] = []
+        self._store_faults: list[tuple[float, float]] = []
+        self._done: Counter[str] = Counter()
+
+    def run(self, say: Callable[[str], object]) -> Report:
+        config = uvicorn.Config(self._protected, port=self._protected.port, log_level="critical", lifespan="off")
+        resource = uvicorn.Server(config)
+        serving = threading.Thread(target=resource.run)
+        with self._server, self._redis:
+            serving.start()
+            try:
+                self._settings = {
+                    "url": f"http://127.0.0.1:{self._protected.port}/",
+                    "tasks": self._tasks,
+                    "provider": {
+                        "client_id": "demo",
+                        "client_secret": "demo-secret",
+                        "token_endpoint": self._server.token_endpoint(),
+                        "store": self._store or self._redis.url,
+                    },
+                }
+                self._fleet = [Process(self._settings) for _ in range(self._size)]
+                for process in self._fleet:
+                    assert process.ready.wait(60)
+                self._do_harm(say)
+                # Calm again: the last faults are over, and so are the pauses that they caused.
+                self._pause(max(5.0, self._lifetime / 2))
+                for process in self._fleet:
+                    process.ask_usage()
+                return self._judge()
+            finally:
+                for process in self._fleet:
+                    process.leave()
+                resource.should_exit = True
+                serving.join()
+
+    def _do_harm(self, say: Callable[[str], object]) -> None:
+        started = time.monotonic()
+        self._pause(3)
+        for process in self._fleet:
+            process.ask_usage()
+        deeds = [
+            self._kill_server,
+            self._slow_server,
+            self._failing_server,
+            self._busy_server,
+            self._polite_server,
+            self._garbage,
+            self._half_answers,
+            self._kill_redis,
+            self._pause_redis,
+            self._kill_leader,
+            self._pause_process,
+            self._revoke,
+        ]
+        plan: list[Callable[[], None]] = []
+        while (left := self._seconds - (time.monotonic() - started)) > 0:
+            if not plan:
+                # Each once in every round, in an order of its own.
+                plan = self._random.sample(deeds, len(deeds))
+            deed = plan.pop()
+            name = deed.__name__.strip("_")
+            say(f"{self._seconds - left:7.1f} s  {name}")
+            self._done[name] += 1
+            deed()
+            self._pause(self._random.uniform(0.5, 2))
+
+    def _pause(self, seconds: float) -> None:
+        # What is waited for here is the passing of time itself: the fleet works meanwhile.
+        threading.Event().wait(seconds)
+
+    def _while(self, least: float, most: float) -> None:
+        self._pause(self._random.uniform(least, most))
+
+    def _kill_server(self) -> None:
+        self._server.kill()
+        self._while(0.5, self._lifetime / 4)
+        self._server.start()
+
+    def _slow_server(self) -> None:
+        self._server.set(latency=self._random.uniform(0.3, 2))
+        self._while(1, self._lifetime / 4)
+        self._server.set(latency=0)
+
+    def _trouble(self) -> None:
+        # Without a valid token anywhere, so that the fleet meets the fault.
+        self._revoke()
+        self._while(0.5, 2)
+        self._server.recover()
+
+    def _failing_server(self) -> None:
+        self._server.fail(500, count=10_000)
+        self._while(1, self._lifetime / 4)
+        self._server.recover()
+
+    def _busy_server(self) -> None:
+        self._server.fail(429, count=10_000)
+        self._trouble()
+
+    def _polite_server(self) -> None:
+        self._server.fail(self._random.choice([429, 503]), count=1, retry_after=self._random.randint(1, 2))
+        self._trouble()
+
+    def _garbage(self) -> None:
+        self._server.malform(self._random.choice(["html", "truncated", "bad_token"]), count=10_000)
+        self._while(1, self._lifetime / 4)
+        self._server.recover()
+
+    def _half_answers(self) -> None:
+        self._server.drop(count=10_000)
+        self._trouble()
+
+    def _kill_redis(self) -> None:
+        began = time.time()
+        self._redis.kill()
+        self._while(0.5, self._lifetime / 4)
+        self._redis.start()
+        self._store_faults.append((began, time.time() + GRACE))
+
+    def _pause_redis(self) -> None:
+        began = time.time()
+        self._redis.signal(signal.SIGSTOP)
+        self._while(0.2, self._lifetime / 4)
+        self._redis.signal(signal.SIGCONT)
+        self._store_faults.append((began, time.time() + GRACE))
+
+    def _kill_leader(self) -> None:
+        """Have somebody ask, and kill it before it is answered."""
+        self._server.hold()
+        before = {id(process): process.asks for process in self._fleet}
+        for process in self._fleet:
+            process.asking.clear()
+        self._revoke()
+        deadline = time.monotonic() + self._lifetime
+        while True:
+            leaders = [process for process in self._fleet if process.asks > before[id(process)]]
+            if leaders or time.monotonic() > deadline:
+                break
+            self._pause(0.005)
+        for leader in leaders[:1]:
+            leader.kill()
+            self._gone.append(leader)
+            self._fleet.remove(leader)
+            self._fleet.append(Process(self._settings))
+            self._done["leaders killed"] += 1
+        self._while(0.1, 1)
+        self._server.release()
+
+    def _pause_process(self) -> None:
+        process = self._random.choice(self._fleet)
+        process.process.send_signal(signal.SIGSTOP)
+        # Longer than a lease, if it should hold one.
+        self._revoke()
+        self._while(1, 5)
+        process.process.send_signal(signal.SIGCONT)
+
+    def _revoke(self) -> None:
+        token = self._protected.newest()
+        if token is not None:
+            self._protected.revoked.setdefault(token, time.time())
+
+    def _judge(self) -> Report:
+        everybody = [*self._fleet, *self._gone]
+        errors = [each for process in everybody for each in process.errors]
+        unexcused = [f"{error}" for moment, error in errors if self._protected.valid_at(moment)]
+        excused = Counter(error for moment, error in errors if not self._protected.valid_at(moment))
+        firsts = [process.usage[0] for process in self._fleet if len(process.usage) > 1]
+        lasts = [process.usage[-1] for process in self._fleet if len(process.usage) > 1]
+        leaks: list[str] = []
+        # A connection to the authorization server, Redis's two, and one each that is being replaced.
+        for what, allowed in (("descriptors", 8), ("threads", 4), ("tasks", 2), ("kib", 8 * 1024)):
+            for first, last in zip(firsts, lasts, strict=True):
+                if last[what] > first[what] + allowed:
+                    leaks.append(f"{what} {first[what]} -> {last[what]}")
+        worst = {what: max((last[what] - first[what] for first, last in zip(firsts, lasts, strict=True)), default=0)
+                 for what in ("descriptors", "threads", "tasks", "kib")}  # fmt: skip
+        return Report(
+            calls=self._protected.calls,
+            requests=sum(process.asks for process in everybody),
+            needless=self._needless(everybody),
+            expired=self._protected.expired,
+            errors=unexcused,
+            excused=excused,
+            done=self._done,
+            leaks=leaks,
+            usage="most that a process grew by: " + ", ".join(f"{what} {n}" for what, n in worst.items()),
+        )
+
+    def _needless(self, everybody: list[Process]) -> int:
+        """Tokens that were asked for while a fresh one was there that every process could have had."""
+        answers = sorted(answer for process in everybody for answer in process.received)
+        arrivals = sorted(came for _, came in answers)
+        killed = [process.killed_at for process in self._gone if process.killed_at]
+        count = 0
+        for asked, _ in answers:
+            # What had come half a second before was in the store by then.
+            index = bisect.bisect_left(arrivals, asked - 0.5) - 1
+            # Refreshed from half of its life, by up to a quarter of that earlier.
+            if index < 0 or asked - arrivals[index] > self._lifetime * 0.5 * 0.75 - 0.5:
+                continue
+            came = arrivals[index]
+            revoked = any(came - 0.5 <= moment <= asked for moment in self._protected.revoked.values())
+            unstored = any(began <= asked and came <= ended for began, ended in self._store_faults)
+            lost = any(abs(moment - came) < 1 for moment in killed)
+            count += not (revoked or unstored or lost)
+        return count
