@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import bisect
 import json
 import random
 import signal
@@ -74,6 +73,7 @@ class Process:
         self.received: list[tuple[float, float]] = []
         self.errors: list[tuple[float, str]] = []
         self.usage: list[dict[str, int]] = []
+        self.pauses: list[tuple[float, float]] = []
         self.asked_at = 0.0
         self.asks = 0
         self.killed_at: float | None = None
@@ -342,11 +342,13 @@ class Chaos:
 
     def _pause_process(self) -> None:
         process = self._random.choice(self._fleet)
+        began = time.time()
         process.process.send_signal(signal.SIGSTOP)
         # Longer than a lease, if it should hold one.
         self._revoke()
         self._while(1, 5)
         process.process.send_signal(signal.SIGCONT)
+        process.pauses.append((began, time.time()))
 
     def _revoke(self) -> None:
         token = self._protected.newest()
@@ -381,20 +383,24 @@ class Chaos:
         )
 
     def _needless(self, everybody: list[Process]) -> int:
-        """Tokens that were asked for while a fresh one was there that every process could have had."""
-        answers = sorted(answer for process in everybody for answer in process.received)
-        arrivals = sorted(came for _, came in answers)
-        killed = [process.killed_at for process in self._gone if process.killed_at]
-        count = 0
-        for asked, _ in answers:
-            # What had come half a second before was in the store by then.
-            index = bisect.bisect_left(arrivals, asked - 0.5) - 1
-            # Refreshed from half of its life, by up to a quarter of that earlier.
-            if index < 0 or asked - arrivals[index] > self._lifetime * 0.5 * 0.75 - 0.5:
-                continue
-            came = arrivals[index]
-            revoked = any(came - 0.5 <= moment <= asked for moment in self._protected.revoked.values())
-            unstored = any(began <= asked and came <= ended for began, ended in self._store_faults)
-            lost = any(abs(moment - came) < 1 for moment in killed)
-            count += not (revoked or unstored or lost)
-        return count
+        """Tokens that were asked for while a fresh one was there, or on its way, that every process could have had."""
+        answers = sorted(
+            ((asked, came, process) for process in everybody for asked, came in process.received),
+            key=lambda answer: answer[0],
+        )
+        return sum(
+            any(self._makes_needless(earlier, asked) for earlier in answers[max(0, index - 40) : index])
+            for index, (asked, _, _) in enumerate(answers)
+        )
+
+    def _makes_needless(self, earlier: tuple[float, float, Process], asked: float) -> bool:
+        began, came, process = earlier
+        # Refreshed from half of its life, by up to a quarter of that earlier.
+        if asked - began > self._lifetime * 0.5 * 0.75 - 0.1:
+            return False
+        revoked = any(came <= moment <= asked for moment in self._protected.revoked.values())
+        unstored = any(start <= asked and began <= end for start, end in self._store_faults)
+        lost = process.killed_at is not None and process.killed_at - came < 1
+        # One that was paused for longer than its lease is rightly replaced.
+        paused = any(start <= came and began <= end for start, end in process.pauses)
+        return not (revoked or unstored or lost or paused)
