@@ -19,8 +19,12 @@ lint: .venv/ready
 demo: .venv/ready
 	$(RUN)/conduit-oauth demo
 
-bench: .venv/bench/ready
+scale: .venv/bench/ready
+	.venv/bench/bin/python bench/scale.py
+
+bench: .venv/bench/ready redis
 	.venv/bench/bin/python bench/run.py
+	.venv/bench/bin/python bench/fleet.py
 
 chaos: .venv/ready redis
 	$(RUN)/python -m tests.chaos

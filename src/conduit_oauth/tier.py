@@ -73,7 +73,7 @@ class Tier:
 
     def call(self, work: Callable[[TokenStore], T]) -> T | None:
         """What the store answers, None where it does not."""
-        if self._thread is None and self._remote:
+        if self._thread is None:
             self.start()
         # Only the first time does anybody wait: later it is known to be out of reach.
         if not self._up.is_set() and not self._tried.is_set():
@@ -120,7 +120,7 @@ class Tier:
     def start(self) -> None:
         """Let the tier's thread connect, if it does not run yet."""
         with self._lock:
-            if self._thread is None and not self._closed.is_set():
+            if self._thread is None and self._remote and not self._closed.is_set():
                 self._thread = threading.Thread(
                     target=_watch, args=(weakref.ref(self), self._closed), name="conduit-oauth-store", daemon=True
                 )

@@ -1,0 +1,142 @@
+"""`make bench`, the fleet: warm and first calls by store, and processes that start together. Prints Markdown."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import timeit
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tests.redis_server import RedisServer
+
+from conduit_oauth import TokenProvider
+from conduit_oauth.testing import AuthorizationServer
+
+LATENCY = 0.2
+SIZES = (1, 2, 4, 8, 16, 32)
+REPETITIONS = 5
+
+# One process of the fleet: makes its provider, says so, and times its first call when it is told to.
+MEMBER = """
+import json, sys, time
+from conduit_oauth import TokenProvider
+provider = TokenProvider(**json.loads(sys.argv[1]))
+if provider.control.share is None: provider.control._requester.transport.prepare()
+print("ready", flush=True)
+for line in sys.stdin:
+    started = time.time()
+    provider.get_token()
+    now = time.time()
+    print(json.dumps([now - started, now, provider.state().counts.token_requests]), flush=True)
+"""
+
+
+class Member:
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", MEMBER, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._orders, self._answers = self._process.stdin, self._process.stdout
+
+    def wait_until_ready(self) -> None:
+        assert self._answers.readline() == "ready\n"
+
+    def go(self) -> None:
+        self._orders.write("go\n")
+        self._orders.flush()
+
+    def answer(self) -> tuple[float, float, int]:
+        return json.loads(self._answers.readline())
+
+    def end(self) -> None:
+        with self._process:
+            self._orders.close()
+
+
+def together(settings: dict[str, Any], size: int) -> list[tuple[float, float, int]]:
+    """How long each of `size` new processes waited for its first token, all asked at once."""
+    members = [Member(settings) for _ in range(size)]
+    for member in members:
+        member.wait_until_ready()
+    for member in members:
+        member.go()
+    answers = [member.answer() for member in members]
+    for member in members:
+        member.end()
+    return answers
+
+
+def warm(settings: dict[str, Any]) -> str:
+    with TokenProvider(**settings) as provider:
+        provider.get_token()
+        call: Callable[[], object] = provider.get_token
+        seconds = min(timeit.repeat(call, number=100_000, repeat=7)) / 100_000
+    return f"{seconds * 1e9:.0f} ns"
+
+
+def main() -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(AuthorizationServer())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        redis = stack.enter_context(RedisServer(folder))
+        plain = {"client_id": "demo", "client_secret": "demo-secret", "token_endpoint": server.token_endpoint()}
+        count = 0
+
+        def fresh(store: str) -> dict[str, Any]:
+            """Settings with a store that is empty."""
+            nonlocal count
+            count += 1
+            redis.client.flushall()
+            url = {"sqlite": f"sqlite://{folder}/{count}.sqlite3", "redis": redis.url, "memory": "memory:"}[store]
+            return {**plain, "store": url}
+
+        print("| | no store | SQLite | Redis |\n|---|---:|---:|---:|")
+        print(
+            f"| warm call | {' | '.join(warm(fresh(store)) for store in ('memory', 'sqlite', 'redis'))} |", flush=True
+        )
+        for latency in (0.0, LATENCY):
+            server.set(latency=latency)
+            cells: list[str] = []
+            for store in ("memory", "sqlite", "redis"):
+                settings = fresh(store)
+                together(settings, 1)
+                firsts = [together(settings, 1)[0] for _ in range(REPETITIONS)]
+                assert store == "memory" or all(requests == 0 for _, _, requests in firsts)
+                cells.append(f"{statistics.median(seconds for seconds, _, _ in firsts) * 1e3:.1f} ms")
+            what = f"a process's first call, store filled; the network answers in {latency * 1e3:.0f} ms"
+            print(f"| {what} | {' | '.join(cells)} |", flush=True)
+        print(f"\nProcesses that start together, latency {LATENCY * 1e3:.0f} ms, medians of {REPETITIONS}:\n")
+        print(
+            "| processes | SQLite: requests | last token after latency + | Redis: requests | last token after latency + |"
+        )
+        print("|---:|---:|---:|---:|---:|", flush=True)
+        for size in SIZES:
+            cells = []
+            for store in ("sqlite", "redis"):
+                requests, last = [], []
+                for _ in range(REPETITIONS):
+                    began = time.time()
+                    answers = together(fresh(store), size)
+                    assert all(moment > began for _, moment, _ in answers)
+                    requests.append(sum(number for _, _, number in answers))
+                    last.append(max(seconds for seconds, _, _ in answers) - LATENCY)
+                cells.append(f"{'/'.join(map(str, sorted(set(requests))))} | {statistics.median(last) * 1e3:.0f} ms")
+            print(f"| {size} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
