@@ -123,7 +123,7 @@ def main() -> None:
             print(f"| {what} | {' | '.join(cells)} |", flush=True)
         print(f"\nProcesses that start together, latency {LATENCY * 1e3:.0f} ms, medians of {REPETITIONS}:\n")
         print(
-            "| processes | SQLite: requests | last token after latency + | Redis: requests | last token after latency + |"
+            "| processes | SQLite: requests | last token, over latency | Redis: requests | last token, over latency |"
         )
         print("|---:|---:|---:|---:|---:|", flush=True)
         for size in SIZES:
