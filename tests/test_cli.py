@@ -55,6 +55,20 @@ def test_token_prints_the_token_alone(run: Run) -> None:
     assert_token(done.stdout)
 
 
+def test_the_next_command_finds_the_token_that_is_still_valid(
+    run: Run, authorization_server: AuthorizationServer, tmp_path: Path
+) -> None:
+    first = run("token").stdout
+    assert run("token").stdout == first
+    assert len(authorization_server.token_requests) == 1
+    assert first.strip().encode() not in b"".join(file.read_bytes() for file in tmp_path.rglob("tokens.sqlite3*"))
+    second = run("token", "--fresh").stdout
+    assert second != first
+    assert run("token").stdout == second
+    assert run("token", "--store", "memory:").stdout not in (first, second)
+    assert len(authorization_server.token_requests) == 3
+
+
 def test_formats(run: Run) -> None:
     assert run("token", "--format", "header").stdout.startswith("Authorization: Bearer ey")
     shown = json.loads(run("token", "--format", "json", "--scope", "mcp:read").stdout)

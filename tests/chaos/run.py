@@ -197,7 +197,9 @@ class Chaos:
         self._done: Counter[str] = Counter()
 
     def run(self, say: Callable[[str], object]) -> Report:
-        config = uvicorn.Config(self._protected, port=self._protected.port, log_level="critical", lifespan="off")
+        config = uvicorn.Config(
+            self._protected, port=self._protected.port, log_level="critical", lifespan="off", timeout_keep_alive=600
+        )
         resource = uvicorn.Server(config)
         serving = threading.Thread(target=resource.run)
         with self._server, self._redis:

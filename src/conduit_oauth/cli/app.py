@@ -73,6 +73,7 @@ Resource = Annotated[str | None, typer.Option(help="Resource indicator (RFC 8707
 Audience = Annotated[str | None, typer.Option(help="Audience, where a server wants it instead of a resource.")]
 AuthMethod = Annotated[str | None, typer.Option(help="client_secret_post or client_secret_basic.", metavar="METHOD")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait for the token at most.")]
+Store = Annotated[str | None, typer.Option(help="Where tokens are kept: sqlite: by default, memory: for nowhere.")]
 Profile = Annotated[str | None, typer.Option(help="Profile of the configuration file ('default' if there is one).")]
 Config = Annotated[Path | None, typer.Option(help="Configuration file (TOML).")]
 
@@ -89,6 +90,10 @@ def token(
     audience: Audience = None,
     token_endpoint_auth_method: AuthMethod = None,
     timeout: Timeout = None,
+    store: Store = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask for a new token, also where a valid one is kept.")
+    ] = False,
     profile: Profile = None,
     config: Config = None,
     format: Annotated[Format, typer.Option(help="What to print.")] = Format.TOKEN,  # noqa: A002
@@ -103,6 +108,7 @@ def token(
             "scope": scope,
             "resource": resource,
             "audience": audience,
+            "store": store,
         },
         client_secret_file,
         token_endpoint_auth_method,
@@ -111,6 +117,8 @@ def token(
         config,
     )
     with options.provider() as provider:
+        if fresh:
+            provider.invalidate()
         value = provider.get_token()
         state = provider.state()
     if format is Format.HEADER:

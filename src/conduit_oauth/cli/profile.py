@@ -19,7 +19,7 @@ import platformdirs
 from ..errors import ConfigurationError
 from ..provider import TokenProvider
 
-_SETTINGS = ("client_id", "token_endpoint", "mcp_url", "issuer", "scope", "resource", "audience")
+_SETTINGS = ("client_id", "token_endpoint", "mcp_url", "issuer", "scope", "resource", "audience", "store")
 _PROFILE_KEYS = frozenset({*_SETTINGS, "client_secret_file", "token_endpoint_auth_method", "timeout"})
 _WHERE = frozenset({"token_endpoint", "mcp_url", "issuer"})
 _PREFIX = "CONDUIT_OAUTH_"
@@ -52,7 +52,7 @@ class Options:
             "timeout": self.timeout,
         }
         environment = {name: os.environ.get(_PREFIX + name.upper()) for name in _PROFILE_KEYS}
-        merged: dict[str, Any] = {}
+        merged: dict[str, Any] = {"store": "sqlite:"}
         for layer in (self._from_file(), environment, given):
             said = {name: value for name, value in layer.items() if value not in (None, "")}
             if said.keys() & _WHERE:
