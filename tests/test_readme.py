@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -21,9 +22,10 @@ TESTS = [block for block in BLOCKS if "def test_" in block]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_each_program_runs(program: str, authorization_server: AuthorizationServer) -> None:
+def test_each_program_runs(program: str, authorization_server: AuthorizationServer, tmp_path: Path) -> None:
     program = program.replace("http://127.0.0.1:8080", authorization_server.url)
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    command, environment = [sys.executable, "-c", program], {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert run.returncode == 0, run.stderr
     assert authorization_server.token_requests
 
