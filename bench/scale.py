@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import bisect
 import gc
 import heapq
 import multiprocessing
@@ -18,7 +19,8 @@ import statistics
 import threading
 import time
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -78,8 +80,9 @@ class World:
 class Endpoint(httpx2.BaseTransport):
     """The authorization server, which counts."""
 
-    def __init__(self, world: World | None = None) -> None:
+    def __init__(self, world: World | None = None, *, failing: bool = False) -> None:
         self._world = world
+        self._failing = failing
         self.requests: list[tuple[str, float]] = []
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -87,6 +90,8 @@ class Endpoint(httpx2.BaseTransport):
         self.requests.append((client, self._world.now if self._world else 0.0))
         if self._world:
             self._world.sleep(LATENCY)
+        if self._failing:
+            return httpx2.Response(503)
         # As long as a JWT is.
         value = f"{len(self.requests):0>600}"
         token = {"access_token": value, "token_type": "Bearer", "expires_in": LIFETIME}
@@ -109,19 +114,18 @@ class Caller:
             self._world.at(due, self)
 
 
-def simulate(processes: int) -> list[tuple[str, float]]:
-    """The token requests of a day: which client's, and when."""
-    world = World()
+@contextmanager
+def fleet(world: World, endpoint: Endpoint, processes: int, clients: int) -> Iterator[None]:
+    """Providers of `processes` simulated processes, which live in simulated time."""
     threads = flight.spawn, flight.pause_on
     flight.spawn, flight.pause_on = world.spawn, world.pause_on
-    endpoint = Endpoint(world)
     client = httpx2.Client(transport=endpoint)
     store = MemoryStore(lambda: world.now)
     # Without a thread of its own, which real time would drive.
     shared = tier._opened[id(store)] = Tier(store, 0.05, remote=False)
-    for number in range(CLIENTS):
+    for number in range(clients):
         # One client after the other: what begins together stays together, no farther apart than its jitter.
-        beginning = (number + random.random()) * LIFETIME / CLIENTS
+        beginning = (number + random.random()) * LIFETIME / clients
         for _ in range(processes):
             provider = TokenProvider(
                 f"client-{number}",
@@ -134,11 +138,32 @@ def simulate(processes: int) -> list[tuple[str, float]]:
             world.at(beginning + random.uniform(0, 5), Caller(world, provider))
     gc.collect()
     gc.freeze()
-    world.run(DAY)
-    flight.spawn, flight.pause_on = threads
-    del shared
+    yield
     gc.unfreeze()
+    del shared
+    flight.spawn, flight.pause_on = threads
+
+
+def simulate(processes: int) -> list[tuple[str, float]]:
+    """The token requests of a day: which client's, and when."""
+    world = World()
+    endpoint = Endpoint(world)
+    with fleet(world, endpoint, processes, CLIENTS):
+        world.run(DAY)
     return endpoint.requests
+
+
+def trouble(processes: int, seconds: float) -> str:
+    """A line of the table: requests a second to an endpoint that answers 503 all the time."""
+    world = World()
+    endpoint = Endpoint(world, failing=True)
+    with fleet(world, endpoint, processes, 1):
+        begin = LIFETIME
+        world.run(begin + seconds)
+    moments = [moment for _, moment in endpoint.requests if moment > begin]
+    # The busiest second, wherever it begins.
+    peak = max(bisect.bisect_left(moments, moment + 1) - index for index, moment in enumerate(moments))
+    return f"| {processes:,} | {len(moments) / seconds:.2f} | {peak} |"
 
 
 def judge(processes: int, requests: list[tuple[str, float]], seconds: float) -> tuple[str, list[int]]:
@@ -235,6 +260,10 @@ def main() -> None:
         line, days[processes] = judge(processes, requests, time.monotonic() - started)
         print(line, flush=True)
     plot(days, options.folder)
+    print("\nRequests a second to an endpoint that answers 503 for ten minutes:\n")
+    print("| processes | mean | busiest second |\n|---:|---:|---:|", flush=True)
+    for processes in options.processes:
+        print(trouble(processes, 600), flush=True)
     print("\n| providers in a process | memory of one | threads | next due | `providers[name]` |")
     print("|---:|---:|---:|---:|---:|", flush=True)
     # A process of its own each: nothing that was freed before is used again.
