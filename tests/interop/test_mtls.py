@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime
-import ipaddress
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,43 +11,13 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 from joserfc.jwk import ECKey
 
 from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
+from tests.certificates import issue
 from tests.conftest import FakeClock
 from tests.interop.test_oidc_provider import SECRET, OidcProvider, running
-
-Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
-
-
-def issue(folder: Path, name: str, authority: Authority | None = None, *, ca: bool = False) -> Authority:
-    """A certificate `name`.pem with its key, signed by `authority` or by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    usage = {"key_encipherment": False, "content_commitment": False, "data_encipherment": False, "key_agreement": False}
-    usage |= {"encipher_only": False, "decipher_only": False}
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(authority[0].subject if authority else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(digital_signature=True, key_cert_sign=ca, crl_sign=ca, **usage), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(authority[1] if authority else key, hashes.SHA256())
-    )
-    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / f"{name}-key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate, key
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from conduit_oauth import ConfigurationError, TokenProvider
 from conduit_oauth.stores import open_store
 from conduit_oauth.stores.redis import RedisStore
 from conduit_oauth.testing import AuthorizationServer
+from tests.certificates import issue
 from tests.conftest import MakeProvider
 from tests.redis_server import RedisServer, free_port
 
@@ -181,6 +182,28 @@ def test_redis_users_keys_and_channel_stay_within_their_prefix(
     assert all(key.startswith(b"team:") for key in server.client.scan_iter())
     assert said.lines == []
     assert len(authorization_server.token_requests) == 1
+
+
+def test_tls_with_the_authority_that_is_named_and_no_other(
+    authorization_server: AuthorizationServer,
+    make_provider: MakeProvider,
+    start_redis: Start,
+    said: Said,
+    tmp_path: Path,
+) -> None:
+    authority = issue(tmp_path, "ca", ca=True)
+    issue(tmp_path, "redis", authority)
+    port = free_port()
+    files = {"cert-file": "redis.pem", "key-file": "redis-key.pem", "ca-cert-file": "ca.pem"}
+    options = [word for name, file in files.items() for word in (f"--tls-{name}", str(tmp_path / file))]
+    start_redis("--tls-port", str(port), "--tls-auth-clients", "no", *options)
+    url = f"rediss://127.0.0.1:{port}/0"
+    trusting = f"{url}?ssl_ca_certs={tmp_path}/ca.pem"
+    one, other = (make_provider(store=trusting, store_timeout=limit) for limit in (5.0, 6.0))
+    assert one.get_token() == other.get_token()
+    assert said.lines == []
+    assert make_provider(store=url).get_token() != one.get_token()
+    said.wait_for("store_down")
 
 
 def test_valkey_and_cluster_urls_reach_the_same_engine(
