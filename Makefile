@@ -22,9 +22,9 @@ demo: .venv/ready
 scale: .venv/bench/ready
 	.venv/bench/bin/python bench/scale.py
 
-bench: .venv/bench/ready redis
+bench: .venv/bench/ready .venv/ready redis
 	.venv/bench/bin/python bench/run.py
-	.venv/bench/bin/python bench/fleet.py
+	$(RUN)/python bench/fleet.py
 
 chaos: .venv/ready redis
 	$(RUN)/python -m tests.chaos

@@ -71,7 +71,7 @@ class Process:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.received: list[tuple[float, float]] = []
-        self.errors: list[tuple[float, str]] = []
+        self.errors: list[tuple[float, float, str]] = []
         self.usage: list[dict[str, int]] = []
         self.pauses: list[tuple[float, float]] = []
         self.asked_at = 0.0
@@ -100,7 +100,7 @@ class Process:
             if "received" in facts:
                 self.received.append((facts["received"] - facts["seconds"], facts["received"]))
             if "error" in facts:
-                self.errors.append((facts["at"], facts["error"]))
+                self.errors.append((facts["began"], facts["at"], facts["error"]))
             if "usage" in facts:
                 self.usage.append(facts["usage"])
                 self.told_usage.set()
@@ -158,7 +158,8 @@ class Report:
         lines = [
             f"{self.calls} calls of the resource, {self.expired} with an expired token",
             f"{self.requests} token requests, {self.needless} of them needless ({share:.1f} %; at most 2 %)",
-            f"{len(self.errors)} errors while a valid token existed; {sum(self.excused.values())} while none did",
+            f"{len(self.errors)} errors while a valid token existed",
+            f"{sum(self.excused.values())} while none did, or with a new one that was revoked during the call",
             *(f"    {count} x {error}" for error, count in self.excused.most_common(5)),
             "faults done: " + ", ".join(f"{name} {count}" for name, count in sorted(self.done.items())),
             self.usage,
@@ -360,8 +361,8 @@ class Chaos:
     def _judge(self) -> Report:
         everybody = [*self._fleet, *self._gone]
         errors = [each for process in everybody for each in process.errors]
-        unexcused = [f"{error}" for moment, error in errors if self._protected.valid_at(moment)]
-        excused = Counter(error for moment, error in errors if not self._protected.valid_at(moment))
+        unexcused = [error for began, at, error in errors if self._must_not_be(began, at, error)]
+        excused = Counter(error for began, at, error in errors if not self._must_not_be(began, at, error))
         firsts = [process.usage[0] for process in self._fleet if len(process.usage) > 1]
         lasts = [process.usage[-1] for process in self._fleet if len(process.usage) > 1]
         leaks: list[str] = []
@@ -383,6 +384,12 @@ class Chaos:
             leaks=leaks,
             usage="most that a process grew by: " + ", ".join(f"{what} {n}" for what, n in worst.items()),
         )
+
+    def _must_not_be(self, began: float, at: float, error: str) -> bool:
+        if error.endswith("401") and any(began <= moment <= at for moment in self._protected.revoked.values()):
+            # What the adapter sent in place of a revoked token was revoked in its turn, during the call.
+            return False
+        return self._protected.valid_at(at)
 
     def _needless(self, everybody: list[Process]) -> int:
         """Tokens that were asked for while a fresh one was there, or on its way, that every process could have had."""

@@ -41,14 +41,15 @@ def on_event(event: Event) -> None:
 
 async def call(client: httpx2.AsyncClient, url: str, stop: asyncio.Event) -> None:
     while not stop.is_set():
+        began = time.time()
         try:
             answer = await client.get(url)
             if answer.status_code != 200:
-                tell(error=f"the resource answered {answer.status_code}", at=time.time())
+                tell(error=f"the resource answered {answer.status_code}", at=time.time(), began=began)
         except OAuthError as error:
-            tell(error=f"{type(error).__name__}: {error}", at=time.time())
+            tell(error=f"{type(error).__name__}: {error}", at=time.time(), began=began)
         except httpx2.HTTPError as error:
-            tell(error=f"resource: {type(error).__name__}", at=time.time())
+            tell(error=f"resource: {type(error).__name__}", at=time.time(), began=began)
         try:
             async with asyncio.timeout(random.uniform(1, 3)):
                 await stop.wait()
