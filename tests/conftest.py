@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +26,38 @@ class FakeClock:
 
     def step(self, seconds: float) -> None:
         self.now += seconds
+
+
+class Said(logging.Handler):
+    """What the package logs, for a test to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self._changed:
+            self.lines.append(record.getMessage())
+            self._changed.notify_all()
+
+    def count(self, words: str) -> int:
+        return sum(line.startswith(words) for line in self.lines)
+
+    def wait_for(self, words: str) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.count(words) > 0, 20), self.lines
+
+
+@pytest.fixture
+def said() -> Iterator[Said]:
+    handler, logger = Said(), logging.getLogger("conduit_oauth")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.setLevel(before)
+    logger.removeHandler(handler)
 
 
 MakeProvider = Callable[..., TokenProvider]

@@ -17,7 +17,7 @@ from conduit_oauth import TokenRequestError
 from conduit_oauth.events import Event
 from conduit_oauth.telemetry import Telemetry
 from conduit_oauth.testing import AuthorizationServer
-from tests.conftest import MakeProvider
+from tests.conftest import FakeClock, MakeProvider
 
 
 class Backend:
@@ -82,15 +82,24 @@ def test_failures_are_counted_by_kind(authorization_server: AuthorizationServer,
 
 
 def test_refreshes_and_invalidations_are_counted(
-    authorization_server: AuthorizationServer, make_provider: MakeProvider
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, clock: FakeClock
 ) -> None:
     backend = Backend()
-    provider = make_provider(observer=backend.telemetry)
+    provider = make_provider(observer=backend.telemetry, clock=clock)
+    first = provider.get_token()
+    clock.step(3550)
+    assert provider.get_token() == first
+    authorization_server.wait_for_token_requests(2)
+    while provider.state().refreshing:
+        pass
+    assert [point["value"] for point in backend.points("oauth.client.token.refreshes")] == [1]
+    clock.step(7200)
     provider.get_token()
+    # That one came too late: it replaced nothing that was valid.
+    assert [point["value"] for point in backend.points("oauth.client.token.refreshes")] == [1]
     provider.invalidate()
-    provider.get_token()
     (received,) = backend.points("oauth.client.token.received")
-    assert received["value"] == 2
+    assert received["value"] == 3
     (invalidated,) = backend.points("oauth.client.token.invalidations")
     assert invalidated["value"] == 1
 

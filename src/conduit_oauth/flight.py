@@ -29,7 +29,7 @@ from .life import REFUSAL_MEMORY, Life, Step, pause_after
 from .requester import Requester
 from .state import Counts
 from .tier import Tier, local_tier
-from .token import NO_TOKEN, AccessToken
+from .token import AccessToken
 
 if TYPE_CHECKING:
     from .share import Share
@@ -325,7 +325,7 @@ class FlightControl:
                 over = self._failed(outcome, flight, pause)
                 event = "token_request_failed" if over else "token_request_retried"
                 logger.warning("%s name=%s: %s", event, self._name, outcome)
-                refresh = held is not NO_TOKEN
+                refresh = asked_at < held.expires_at
                 observe(self._observer, self._event(event, seconds=seconds, error=outcome, refresh=refresh))
                 if over:
                     return
@@ -361,8 +361,9 @@ class FlightControl:
         started = self._clock()
         outcome = self._requester.fetch()
         if isinstance(outcome, AccessToken):
-            seconds, lifetime = self._clock() - started, outcome.expires_at - started
-            received = self._event("token_received", seconds=seconds, lifetime=lifetime, refresh=held is not NO_TOKEN)
+            now = self._clock()
+            lifetime, refresh = outcome.expires_at - now, started < held.expires_at
+            received = self._event("token_received", seconds=now - started, lifetime=lifetime, refresh=refresh)
             observe(self._observer, received)
         if isinstance(outcome, AccessToken) or not is_trouble(outcome):
             gate.answered()

@@ -27,7 +27,7 @@ from .state import ProviderState
 from .stores import TokenStore
 from .tier import Tier, tier_of
 from .tls import ClientCertificate
-from .transport import SharedTransport, Transport
+from .transport import SharedTransport, transport_of
 
 if TYPE_CHECKING:
     import ssl
@@ -173,11 +173,9 @@ class TokenProvider:
         )
         self.name = name or client_id
         self._timeout = seconds(timeout, "timeout", at_least=0.001)
-        if isinstance(http_client, SharedTransport) and (certificate or transport):
-            http_client = None  # these need connections of their own
         requester = Requester(
             config,
-            http_client if isinstance(http_client, SharedTransport) else Transport(http_client, transport, certificate),
+            transport_of(http_client, transport, certificate),
             clock,
             refresh_ahead=seconds(refresh_ahead, "refresh_ahead"),
             default_lifetime=seconds(default_lifetime, "default_lifetime", at_least=1.0),

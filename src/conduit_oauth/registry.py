@@ -1,20 +1,18 @@
-"""`TokenProviders`: many named providers, made at first use, kept warm, and restarted when they break down.
+"""`TokenProviders`: many named providers, from a mapping or a file, made at first use and bounded in number.
 
-Law: nothing that happens to one provider reaches another; what is in use is never taken away, and no change of the
-settings drops a valid token of which they say the same as before.
+Law: what is in use is never taken away, and no change of the settings drops a valid token of which they say the same as
+before. `supervision` keeps them warm.
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
 import os
-import random
 import threading
 import weakref
-from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .clock import Clock, elapsed
 from .config import seconds
-from .errors import ConfigurationError, OAuthError
-from .landing import Landing, in_thread
+from .errors import ConfigurationError
+from .landing import in_thread
 from .provider import TokenProvider
 from .settings import Settings, from_file, from_mapping
 from .state import Health
+from .supervision import Supervisor, Ward
 from .transport import SharedTransport
 
 if TYPE_CHECKING:
@@ -37,27 +36,6 @@ logger = logging.getLogger("conduit_oauth")
 
 # Seconds between two looks at the file.
 WATCH = 1.0
-# Seconds that the keeper sleeps at most.
-IDLE = 3600.0
-# What is refused (a wrong secret) is asked for again after REFUSAL, then twice as long each time, up to REFUSAL_CAP.
-REFUSAL = 30.0
-REFUSAL_CAP = 900.0
-RESTART_BASE = 0.5
-RESTART_CAP = 60.0
-
-
-class _Ward:
-    """What the keeper knows of one provider in use."""
-
-    __slots__ = ("crashes", "due", "given_up", "provider", "refusals")
-
-    def __init__(self, provider: TokenProvider, crashes: deque[float] | None = None) -> None:
-        self.provider = provider
-        self.due = -math.inf
-        self.refusals = 0
-        # When it broke down, within the period that counts; None while it never did.
-        self.crashes = crashes
-        self.given_up: OAuthError | None = None
 
 
 class TokenProviders:
@@ -99,9 +77,6 @@ class TokenProviders:
         self._file = None if isinstance(providers, Mapping) else Path(providers)
         self._defaults: dict[str, Any] = {"clock": clock, **(defaults or {})}
         self._limit = limit
-        self._max_refreshes = max_refreshes
-        self._max_restarts = max_restarts
-        self._restart_period = seconds(restart_period, "restart_period", at_least=0.001)
         self._clock = clock
         self._lock = threading.RLock()
         self._transport = SharedTransport()
@@ -110,16 +85,20 @@ class TokenProviders:
             from_mapping(providers, self._defaults) if isinstance(providers, Mapping) else self._from_file()
         )
         self._looked_at = clock()
-        # In the order of use, and what of it was let go of here but is held elsewhere.
-        self._wards: OrderedDict[str, _Ward] = OrderedDict()
+        # In the order of use; and every provider that is alive, also those that only somebody else still holds.
+        self._wards: OrderedDict[str, Ward] = OrderedDict()
         self._alive: weakref.WeakValueDictionary[str, TokenProvider] = weakref.WeakValueDictionary()
-        # (moment, name); of several for one provider the one that its ward knows counts.
-        self._agenda: list[tuple[float, str]] = []
-        self._refreshing: set[str] = set()
-        self._wake = Landing()
-        self._thread: threading.Thread | None = None
+        self._supervisor = Supervisor(
+            self._wards,
+            self._lock,
+            clock,
+            max_refreshes=max_refreshes,
+            max_restarts=max_restarts,
+            restart_period=seconds(restart_period, "restart_period", at_least=0.001),
+            replace=self._replace,
+            look=self._look_at_file,
+        )
         self._tasks: TaskGroup | None = None
-        self._supervised = False
         self._closed = False
         _registries.add(self)
 
@@ -133,8 +112,8 @@ class TokenProviders:
             if ward is None or ward.provider.control.closed:
                 ward = self._make(name)
             elif ward.given_up is not None:
+                ward.crashes = ()
                 self._replace(name, ward)
-                ward = self._wards[name]
             self._wards.move_to_end(name)
             return ward.provider
 
@@ -164,32 +143,25 @@ class TokenProviders:
         with self._lock:
             before, self._settings, self._version = self._settings, settings, version
             for name in [name for name in self._wards if settings.get(name) != before.get(name)]:
-                if name in settings:
-                    self._replace(name, self._wards[name])
-                else:
-                    del self._wards[name]
+                if name not in settings:
+                    self._supervisor.let_go(name, self._wards.pop(name))
                     self._alive.pop(name, None)
+                    continue
+                self._wards[name].crashes = ()
+                self._replace(name, self._wards[name])
 
     def start(self) -> Self:
         """Supervise on a thread, until `close`."""
         with self._lock:
-            self._supervise()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._keep, name="conduit-oauth-keeper", daemon=True)
-                self._thread.start()
+            self._begin()
+            self._supervisor.start()
         return self
 
     def close(self) -> None:
         """End the supervision, close every provider, then the connections."""
-        with self._lock:
-            self._closed = True
-            self._supervised = False
-            thread, self._thread = self._thread, None
-            providers = [ward.provider for ward in self._wards.values()]
-            self._wake.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-        for provider in providers:
+        self._closed = True
+        self._supervisor.end()
+        for provider in list(self._alive.values()):
             provider.close()
         self._transport.shut()
 
@@ -202,9 +174,10 @@ class TokenProviders:
     async def __aenter__(self) -> Self:
         import anyio
 
-        self._supervise()
+        with self._lock:
+            self._begin()
         self._tasks = await anyio.create_task_group().__aenter__()
-        self._tasks.start_soon(self._keep_async)
+        self._tasks.start_soon(self._supervisor.run_async)
         return self
 
     async def __aexit__(
@@ -231,170 +204,52 @@ class TokenProviders:
             yield {"token_providers": self}
 
     def after_fork_in_child(self) -> None:
-        """Share no lock with the parent; supervise with a thread of our own where the parent had one."""
+        """Share no lock and no thread with the parent."""
         self._lock = threading.RLock()
-        self._wake = Landing()
-        self._refreshing.clear()
         self._tasks = None
-        if self._thread is not None:
-            self._thread = None
-            for name, ward in self._wards.items():
-                self._schedule(name, ward, -math.inf)
-            self.start()
+        self._supervisor.after_fork_in_child(self._lock)
 
-    def _make(self, name: str) -> _Ward:
+    def _begin(self) -> None:
         self._check_open()
-        if name not in self._settings:
-            raise KeyError(f"no provider {name!r}; there are {', '.join(list(self._settings)[:20]) or 'none'}")
-        provider = self._alive.get(name)
-        if provider is None or provider.control.closed:
-            provider = self._provider(name, self._settings[name])
-        return self._admit(name, _Ward(provider))
-
-    def _provider(self, name: str, settings: Settings) -> TokenProvider:
-        try:
-            given: dict[str, Any] = {"http_client": self._transport, **settings}
-            return TokenProvider(name=name, **given)
-        except ConfigurationError as error:
-            raise error.within(f"providers.{name}") from None
-        except TypeError as error:  # no client_id
-            raise ConfigurationError(f"providers.{name}", str(error), "Add the setting that is missing.") from None
-
-    def _admit(self, name: str, ward: _Ward) -> _Ward:
-        self._wards[name] = ward
-        self._alive[name] = ward.provider
-        ward.provider.control.ended = self._over(name)
-        self._schedule(name, ward, -math.inf)
-        while len(self._wards) > self._limit:
-            gone, _ = self._wards.popitem(last=False)
-            self._refreshing.discard(gone)
-        return ward
-
-    def _replace(self, name: str, old: _Ward) -> None:
-        """Put a provider with the settings of now in the place of `old`, with its token where it is the same one."""
-        try:
-            provider = self._provider(name, self._settings[name])
-        except ConfigurationError as error:
-            # The one that was made before goes on.
-            logger.warning("provider_not_replaced name=%s: %s", name, error)
-            return
-        provider.control.inherit(old.provider.control)
-        self._admit(name, _Ward(provider))
-
-    # Supervision. The keeper is a thread or a task; both do `_round` again and again.
-
-    def _supervise(self) -> None:
-        with self._lock:
-            self._check_open()
-            self._supervised = True
-            for name, ward in self._wards.items():
-                self._schedule(name, ward, -math.inf)
+        self._supervisor.begin()
 
     def _check_open(self) -> None:
         if self._closed:
             raise ConfigurationError("providers", "are closed", "Create a new TokenProviders.")
 
-    def _keep(self) -> None:
-        while self._supervised:
-            wake, pause = self._guarded_round()
-            wake.wait(pause)
+    def _make(self, name: str) -> Ward:
+        self._check_open()
+        if name not in self._settings:
+            raise KeyError(f"no provider {name!r}; there are {', '.join(list(self._settings)[:20]) or 'none'}")
+        provider = self._alive.get(name)
+        if provider is None or provider.control.closed:
+            provider = self._alive[name] = self._provider(name)
+        ward = self._wards[name] = Ward(provider)
+        self._supervisor.watch(name, ward, provider)
+        while len(self._wards) > self._limit:
+            self._supervisor.let_go(*self._wards.popitem(last=False))
+        return ward
 
-    async def _keep_async(self) -> None:
-        while self._supervised:
-            # A provider that is made anew may read files.
-            wake, pause = await in_thread(self._guarded_round)
-            await wake.wait_async(pause)
-
-    def _guarded_round(self) -> tuple[Landing, float]:
+    def _replace(self, name: str, ward: Ward) -> None:
+        """Put a provider with the settings of now into `ward`, with the token of the one before where that is asked."""
         try:
-            return self._round()
-        except Exception:  # a fault of ours: the supervision goes on
-            logger.exception("supervision_failed")
-            return self._wake, WATCH
-
-    def _round(self) -> tuple[Landing, float]:
-        """Look after everything that is due; what to wait for, and for how long."""
-        with self._lock:
-            if self._wake.is_set():
-                self._wake = Landing()
-            wake, now = self._wake, self._clock()
-            while self._agenda and self._agenda[0][0] <= now and len(self._refreshing) < self._max_refreshes:
-                moment, name = heapq.heappop(self._agenda)
-                ward = self._wards.get(name)
-                if ward is not None and moment == ward.due:
-                    self._tend(name, ward)
-            # With as many refreshes on as there may be, the end of one wakes us.
-            full = len(self._refreshing) >= self._max_refreshes
-            pause = self._agenda[0][0] - now if self._agenda and not full else IDLE
-            if not self._supervised:
-                pause = 0.0
-        if self._file is not None:
-            self._look_at_file(self._file, now)
-            pause = min(pause, WATCH)
-        return wake, max(0.0, pause)
-
-    def _tend(self, name: str, ward: _Ward) -> None:
-        try:
-            moment = ward.provider.control.keep()
-        except Exception as error:  # one provider's trouble is not the others'
-            self._restart(name, ward, error)
+            provider = self._provider(name)
+        except ConfigurationError as error:
+            # The one before goes on.
+            logger.warning("provider_not_replaced name=%s: %s", name, error)
             return
-        if moment is None:
-            self._refreshing.add(name)
-        elif moment < math.inf:
-            self._schedule(name, ward, moment)
+        provider.control.inherit(ward.provider.control)
+        self._alive[name] = provider
+        self._supervisor.watch(name, ward, provider)
 
-    def _over(self, name: str) -> Callable[[bool], None]:
-        """What the provider calls when a flight of its is over."""
-        reference = weakref.ref(self)
-
-        def over(crashed: bool) -> None:
-            if (registry := reference()) is not None:
-                registry._flight_over(name, crashed=crashed)
-
-        return over
-
-    def _flight_over(self, name: str, *, crashed: bool) -> None:
-        with self._lock:
-            self._refreshing.discard(name)
-            ward = self._wards.get(name)
-            if ward is not None and crashed:
-                self._restart(name, ward, OAuthError(f"provider {name!r} broke down; the log has the traceback."))
-            elif ward is not None:
-                error = ward.provider.state().last_error
-                refused = error is not None and not error.retryable
-                ward.refusals = ward.refusals + 1 if refused else 0
-                rest = min(REFUSAL_CAP, REFUSAL * 2.0 ** min(ward.refusals - 1, 16)) if refused else 0.0
-                self._schedule(name, ward, self._clock() + rest if rest else -math.inf)
-            self._wake.set()
-
-    def _restart(self, name: str, ward: _Ward, error: Exception) -> None:
-        """Make a provider anew that broke down, a little later each time; give it up where that does not help."""
-        now = self._clock()
-        crashes = deque([moment for moment in ward.crashes or () if now - moment < self._restart_period] + [now])
-        ward.crashes = crashes
-        if len(crashes) > self._max_restarts:
-            ward.given_up = error if isinstance(error, OAuthError) else OAuthError(type(error).__name__)
-            logger.error("provider_given_up name=%s restarts=%d: %s", name, len(crashes) - 1, type(error).__name__)
-            return
-        pause = min(RESTART_CAP, RESTART_BASE * 2.0 ** (len(crashes) - 1)) * (0.5 + random.random() / 2)
-        logger.warning("provider_restarted name=%s in=%.1f: %s", name, pause, type(error).__name__)
+    def _provider(self, name: str) -> TokenProvider:
+        given: dict[str, Any] = {"http_client": self._transport, **self._settings[name]}
         try:
-            provider = self._provider(name, self._settings[name])
-        except (ConfigurationError, KeyError):
-            provider = ward.provider
-        else:
-            provider.control.inherit(ward.provider.control)
-        anew = self._admit(name, _Ward(provider, crashes))
-        self._schedule(name, anew, now + pause)
-
-    def _schedule(self, name: str, ward: _Ward, moment: float) -> None:
-        if self._supervised:
-            ward.due = moment
-            heapq.heappush(self._agenda, (moment, name))
-            self._wake.set()
-
-    # The file.
+            return TokenProvider(name=name, **given)
+        except ConfigurationError as error:
+            raise error.within(f"providers.{name}") from None
+        except TypeError as error:  # no client_id
+            raise ConfigurationError(f"providers.{name}", str(error), "Add the setting that is missing.") from None
 
     def _from_file(self) -> dict[str, Settings]:
         if self._file is None:
@@ -408,22 +263,25 @@ class TokenProviders:
             return None
         return status and (status.st_mtime_ns, status.st_size, status.st_ino)
 
-    def _look_at_file(self, file: Path, now: float) -> None:
-        if now - self._looked_at < WATCH:
-            return
-        self._looked_at = now
-        version = self._file_version()
-        if version is None or version == self._version:
-            return
-        try:
-            self.reload()
-            logger.info("providers_reloaded file=%s", file)
-        except ConfigurationError as error:
-            # Said once for each version of the file; what was read before stays.
-            self._version = version
-            logger.warning("providers_not_reloaded: %s", error)
+    def _look_at_file(self) -> float:
+        """Read the file anew where it changed; the seconds until the next look."""
+        if self._file is None:
+            return math.inf
+        now = self._clock()
+        if now - self._looked_at >= WATCH:
+            self._looked_at = now
+            version = self._file_version()
+            if version not in (None, self._version):
+                try:
+                    self.reload()
+                    logger.info("providers_reloaded file=%s", self._file)
+                except ConfigurationError as error:
+                    # Said once for each version of the file; what was read before stays.
+                    self._version = version
+                    logger.warning("providers_not_reloaded: %s", error)
+        return WATCH
 
-    def _health(self, name: str, ward: _Ward | None) -> Health:
+    def _health(self, name: str, ward: Ward | None) -> Health:
         if ward is None:
             return Health(name, "idle", False, None, None, None, None, 0)
         state = ward.provider.state()
@@ -437,8 +295,8 @@ class TokenProviders:
         else:
             word = "fresh" if state.cached else "idle"
         next_refresh = state.refresh_at
-        if self._supervised and ward.given_up is None and ward.due > self._clock():
-            next_refresh = datetime.now(UTC) + timedelta(seconds=ward.due - self._clock())
+        if self._supervisor.running and ward.given_up is None and (wait := ward.due - self._clock()) > 0:
+            next_refresh = datetime.now(UTC) + timedelta(seconds=wait)
         return Health(
             name=name,
             state=word,
@@ -447,7 +305,7 @@ class TokenProviders:
             last_error=ward.given_up or state.last_failure,
             last_error_at=state.last_failure_at,
             next_refresh=next_refresh,
-            restarts=len(ward.crashes or ()),
+            restarts=len(ward.crashes) - (ward.given_up is not None),
         )
 
 

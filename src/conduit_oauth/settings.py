@@ -25,15 +25,21 @@ from .provider import TokenProvider
 
 Settings = dict[str, Any]
 
-_KNOWN = frozenset(inspect.signature(TokenProvider).parameters)
-_NOT_IN_A_FILE = frozenset({"http_client", "transport", "clock", "observer", "name"})
+_PARAMETERS = inspect.signature(TokenProvider).parameters
+_KNOWN = frozenset(_PARAMETERS) - {"name"}
+_NOT_IN_A_FILE = frozenset({"http_client", "transport", "clock", "observer"})
 _SECRET = frozenset({"client_secret", "private_key", "client_assertion", "assertion", "subject_token"})
+_TOML = {bool: "true or false", str: "a string", dict: "a table of strings"}
 _PLACES = "{ file = … }, { environment = … } or { keyring = …, username = … }"
 
 
 def from_mapping(providers: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]) -> dict[str, Settings]:
     """The arguments of each provider. Raises `ConfigurationError` for one that there is not."""
-    return {name: _checked(name, {**defaults, **settings}, _KNOWN - {"name"}) for name, settings in providers.items()}
+    common = _checked("defaults", defaults, _KNOWN)
+    return {
+        name: {**common, **_checked(f"providers.{name}", _table(table, f"providers.{name}"), _KNOWN)}
+        for name, table in providers.items()
+    }
 
 
 def from_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, Settings]:
@@ -46,10 +52,11 @@ def from_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, Settings]:
         raise ConfigurationError(
             ", ".join(sorted(unknown)), f"is no table of {path}", "There are [defaults] and [providers.NAME]."
         )
-    common = _read("defaults", _table(document.get("defaults", {}), "defaults"), path.parent)
+    ours = _checked("defaults", defaults, _KNOWN)
+    common = {**ours, **_read("defaults", _table(document.get("defaults", {}), "defaults"), path.parent)}
     tables = _table(document.get("providers", {}), "providers")
     return {
-        name: {**defaults, **common, **_read(f"providers.{name}", _table(table, f"providers.{name}"), path.parent)}
+        name: {**common, **_read(f"providers.{name}", _table(table, f"providers.{name}"), path.parent)}
         for name, table in tables.items()
     }
 
@@ -61,10 +68,27 @@ def _read(place: str, table: Settings, folder: Path) -> Settings:
             if name in _SECRET or (name == "dpop" and not isinstance(settings[name], bool)):
                 settings[name] = _source(name, settings[name], folder)
             elif name == "client_certificate":
-                settings[name] = tuple(folder / str(file) for file in settings[name])
+                settings[name] = _certificate(settings[name], folder)
+            else:
+                _check_type(name, settings[name])
         except ConfigurationError as error:
             raise error.within(place) from None
     return settings
+
+
+def _certificate(said: object, folder: Path) -> tuple[Path, ...]:
+    match said:
+        case [str(certificate), str(key)]:
+            return folder / Path(certificate).expanduser(), folder / Path(key).expanduser()
+        case _:
+            raise ConfigurationError("client_certificate", "is not two files", 'Write ["certificate.pem", "key.pem"].')
+
+
+def _check_type(name: str, value: object) -> None:
+    """What Python's callers have their type checkers for. Numbers are checked by whoever takes them."""
+    for word, kind in (("bool", bool), ("str", str), ("Mapping", dict)):
+        if str(_PARAMETERS[name].annotation).startswith(word) and not isinstance(value, kind):
+            raise ConfigurationError(name, "is of the wrong type", f"Write {_TOML[kind]}.")
 
 
 def _source(name: str, said: object, folder: Path) -> Any:
@@ -91,6 +115,6 @@ def _checked(place: str, table: Mapping[str, Any], known: frozenset[str]) -> Set
 
 
 def _table(value: object, place: str) -> Settings:
-    if not isinstance(value, dict):
-        raise ConfigurationError(place, "is not a table", "Write [defaults] and [providers.NAME].")
-    return cast("Settings", value)
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(place, "is not a table", "Give the settings of a provider by name.")
+    return dict(cast("Mapping[str, Any]", value))

@@ -191,9 +191,9 @@ class Share:
         seal = Seal(credential(self._requester.credentials), self._requester.identity(), "token")
         if seal.name != self._key:
             self.leave()
+            self.tier.tell(seal.name, self._listener, self._key)
             self._key, self._seal, self._known, self.floor, self._fence = seal.name, seal, 0, 0, 0
             self._forgotten = 0
-            self.tier.tell(self._key, self._listener)
         if self._forget_all or self._forgotten:
             self.tell()
 

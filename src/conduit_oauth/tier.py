@@ -28,6 +28,8 @@ LEASE = 3.0
 _LISTEN = 0.25
 _RETRY_FIRST = 0.1
 _RETRY_CAP = 2.0
+# From so many keys on, those that nobody listens to any more are dropped now and then.
+_SWEEP = 256
 
 
 class Listener(Protocol):
@@ -62,6 +64,7 @@ class Tier:
         self._leases: dict[tuple[str, int], None] = {}
         self._tickets: dict[str, threading.Event] = {}
         self._listeners: dict[str, weakref.WeakSet[Listener]] = {}
+        self._sweep_at = _SWEEP
         if not remote:
             self._up.set()
         _tiers.add(self)
@@ -82,10 +85,19 @@ class Tier:
         if not self._up.is_set():
             return None
         try:
-            return work(self.store)
+            return self._asked(work)
         except StoreError as error:
             self._fail(error)
             return None
+
+    def _asked(self, work: Callable[[TokenStore], T]) -> T:
+        """What the store answers; a mistake in a store of somebody's own is no worse than its being out of reach."""
+        try:
+            return work(self.store)
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(f"broke down with {type(error).__name__}") from error
 
     def ticket(self, key: str) -> threading.Event:
         """Set when something is heard of `key`; taken before one looks, so that nothing is missed in between."""
@@ -102,10 +114,16 @@ class Tier:
         with self._lock:
             self._leases.pop((key, lease), None)
 
-    def tell(self, key: str, listener: Listener) -> None:
-        """Let `listener` know of changes to `key`, for as long as somebody else keeps it."""
+    def tell(self, key: str, listener: Listener, before: str) -> None:
+        """Let `listener` know of changes to `key`, and of `before` no more, for as long as somebody else keeps it."""
         with self._lock:
+            if (others := self._listeners.get(before)) is not None:
+                others.discard(listener)
             self._listeners.setdefault(key, weakref.WeakSet()).add(listener)
+            if len(self._listeners) >= self._sweep_at:
+                self._listeners = {key: listeners for key, listeners in self._listeners.items() if listeners}
+                self._tickets = {key: ticket for key, ticket in self._tickets.items() if key in self._listeners}
+                self._sweep_at = 2 * len(self._listeners) + _SWEEP
 
     def after_fork_in_child(self) -> None:
         """Begin anew, with the parent's thread, locks and leases gone; who listened still does."""
@@ -132,29 +150,29 @@ class Tier:
             if not self.up:
                 # After a fault, a real lease: a store that is full, or a replica, answers reads and pings. At the
                 # start only a look: many processes that start together would wait for each other's leases.
-                self.store.claim(self._probe, 0, 0.001 if self._said_down else 0.0)
+                self._asked(lambda store: store.claim(self._probe, 0, 0.001 if self._said_down else 0.0))
                 self._rise()
             heard = self._listen()
             if elapsed() - self._renewed > self.lease / 4:
                 self._renewed = elapsed()
                 for key, lease in list(self._leases):
-                    self.store.renew(key, lease, self.lease)
+                    self._renew(key, lease)
         except StoreError as error:
             self._fail(error)
             return min(_RETRY_CAP, max(_RETRY_FIRST, 2 * pause))
-        except Exception:  # a fault of ours: the store is left alone for a while, and the thread lives
-            logger.exception("store_watch_failed")
-            return _RETRY_CAP
         finally:
             self._tried.set()
         return 0.0 if heard else _RETRY_CAP / 2
 
+    def _renew(self, key: str, lease: int) -> None:
+        self._asked(lambda store: store.renew(key, lease, self.lease))
+
     def _listen(self) -> bool:
         """Hear and spread the news; False where the store works and only its news cannot be had."""
         try:
-            news = self.store.listen(_LISTEN)
+            news = self._asked(lambda store: store.listen(_LISTEN))
         except StoreError as error:
-            self.store.claim("", 0, 0.0)
+            self._asked(lambda store: store.claim("", 0, 0.0))
             if not self._said_deaf:
                 self._said_deaf = True
                 logger.warning("store_deaf: %s. Other processes' changes are found by looking.", error)

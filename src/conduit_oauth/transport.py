@@ -132,6 +132,17 @@ class SharedTransport(Transport):
         super().close()
 
 
+def transport_of(
+    client: httpx2.Client | SharedTransport | None,
+    transport: httpx2.BaseTransport | None,
+    certificate: ClientCertificate | None,
+) -> Transport:
+    """What a provider sends with. A certificate or a transport of its own needs connections of its own."""
+    if not isinstance(client, SharedTransport):
+        return Transport(client, transport, certificate)
+    return client if certificate is None and transport is None else Transport(None, transport, certificate)
+
+
 def _check_injected(client: object, transport: object) -> None:
     import httpx2
 

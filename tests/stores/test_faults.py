@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +13,12 @@ from typing import Any
 import pytest
 
 from conduit_oauth import ConfigurationError, TokenProvider
-from conduit_oauth.stores import open_store
+from conduit_oauth.stores import Entry, News, open_store
+from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.stores.redis import RedisStore
 from conduit_oauth.testing import AuthorizationServer
 from tests.certificates import issue
-from tests.conftest import MakeProvider
+from tests.conftest import MakeProvider, Said
 from tests.redis_server import RedisServer, free_port
 
 Start = Callable[..., RedisServer]
@@ -36,35 +35,6 @@ def start_redis(tmp_path: Path) -> Iterator[Start]:
     yield start
     for server in servers:
         server.kill()
-
-
-class Said(logging.Handler):
-    """Lets a test wait for what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self._changed = threading.Condition()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with self._changed:
-            self.lines.append(record.getMessage())
-            self._changed.notify_all()
-
-    def count(self, word: str) -> int:
-        return sum(line.startswith(word) for line in self.lines)
-
-    def wait_for(self, word: str, count: int = 1) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.count(word) >= count, 20), self.lines
-
-
-@pytest.fixture
-def said() -> Iterator[Said]:
-    handler, logger = Said(), logging.getLogger("conduit_oauth")
-    logger.addHandler(handler)
-    yield handler
-    logger.removeHandler(handler)
 
 
 def peer_without_a_request(make_provider: MakeProvider, token: str, url: str) -> None:
@@ -344,6 +314,26 @@ def test_a_store_from_a_client_of_ones_own(
     other = open_store(server.url + "?prefix=own", 5.0)
     token = make_provider(store=ours).get_token()
     assert make_provider(store=other).get_token() == token
+    assert len(authorization_server.token_requests) == 1
+
+
+class FaultyStore(MemoryStore):
+    """A store of somebody's own, with a mistake in it."""
+
+    def claim(self, key: str, known: int, lease: float) -> Entry:
+        raise ZeroDivisionError
+
+    def listen(self, seconds: float) -> list[News]:
+        raise ZeroDivisionError
+
+
+def test_a_mistake_in_a_store_of_ones_own_is_no_worse_than_its_being_gone(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, said: Said
+) -> None:
+    provider = make_provider(store=FaultyStore())
+    assert provider.get_token()
+    said.wait_for("store_down: broke down with ZeroDivisionError")
+    assert said.count("store_down") == 1
     assert len(authorization_server.token_requests) == 1
 
 

@@ -4,55 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conduit_oauth import ConfigurationError, TokenProviders
+from conduit_oauth import ConfigurationError, ProviderClosedError
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import FakeClock
+from tests.registry.conftest import Make, toml
 from tests.test_concurrency import in_child
-
-Make = Callable[..., TokenProviders]
-
-
-@pytest.fixture
-def settings(authorization_server: AuthorizationServer) -> dict[str, Any]:
-    return {
-        "client_id": "demo",
-        "client_secret": "demo-secret",
-        "token_endpoint": authorization_server.token_endpoint(),
-    }
-
-
-@pytest.fixture
-def make_providers() -> Iterator[Make]:
-    made: list[TokenProviders] = []
-
-    def make(*args: Any, **options: Any) -> TokenProviders:
-        made.append(TokenProviders(*args, **options))
-        return made[-1]
-
-    yield make
-    for providers in made:
-        providers.close()
-
-
-@pytest.fixture
-def file(tmp_path: Path, settings: dict[str, Any]) -> Path:
-    (tmp_path / "secret").write_text("demo-secret\n", encoding="utf-8")
-    path = tmp_path / "providers.toml"
-    path.write_text(toml(settings["token_endpoint"], billing="", crm='scope = "mcp:read"'), encoding="utf-8")
-    return path
-
-
-def toml(token_endpoint: str, **providers: str) -> str:
-    """A file of providers, each with some lines of its own."""
-    tables = "".join(f"\n[providers.{name}]\n{lines}\n" for name, lines in providers.items())
-    secret = 'client_secret = { file = "secret" }'
-    return f'[defaults]\nclient_id = "demo"\n{secret}\ntoken_endpoint = "{token_endpoint}"\n{tables}'
 
 
 def test_a_provider_is_made_when_it_is_asked_for_and_stays(make_providers: Make, settings: dict[str, Any]) -> None:
@@ -95,6 +56,11 @@ def test_a_file_says_where_the_secrets_are(make_providers: Make, file: Path, mon
         ('[providers.a]\nclient_secret = "hunter2"\n', "providers.a.client_secret: is not the place"),
         ('[defaults]\nclient_secret = { path = "hunter2" }\n', "defaults.client_secret"),
         ('[providers.a]\nhttp_client = "x"\n', "providers.a.http_client"),
+        ('[providers.a]\ndiscovery = "no"\n', "providers.a.discovery: is of the wrong type"),
+        ("[providers.a]\ntoken_endpoint = 5\n", "providers.a.token_endpoint: is of the wrong type"),
+        ("[defaults]\nstore = 5\n", "defaults.store: is of the wrong type"),
+        ('[providers.a]\nextra_parameters = "x"\n', "providers.a.extra_parameters: is of the wrong type"),
+        ('[providers.a]\nclient_certificate = "hunter2"\n', "providers.a.client_certificate: is not two files"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_by_name(
@@ -105,6 +71,22 @@ def test_what_is_wrong_with_a_file_is_said_by_name(
     with pytest.raises(ConfigurationError, match=complaint) as caught:
         make_providers(path)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("providers", "defaults", "complaint"),
+    [
+        ({"a": {"client_idd": "x"}}, {}, r"providers\.a\.client_idd"),
+        ({"a": 1}, {}, r"providers\.a: is not a table"),
+        ({"a": {}}, {"client_idd": "x"}, r"defaults\.client_idd"),
+        ({"a": {"name": "b"}}, {}, r"providers\.a\.name"),
+    ],
+)
+def test_what_is_wrong_with_a_mapping_is_said_by_name(
+    make_providers: Make, providers: dict[str, Any], defaults: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        make_providers(providers, defaults=defaults)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +142,16 @@ def test_a_provider_that_was_closed_is_made_anew(make_providers: Make, settings:
     providers.close()
     with pytest.raises(ConfigurationError, match="closed"):
         providers["billing"]
+
+
+def test_closing_reaches_what_only_somebody_else_still_holds(make_providers: Make, settings: dict[str, Any]) -> None:
+    providers = make_providers(dict.fromkeys("ab", settings), limit=1)
+    held = providers["a"]
+    held.get_token()
+    providers["b"].get_token()
+    providers.close()
+    with pytest.raises(ProviderClosedError):
+        held.get_token()
 
 
 def test_a_changed_file_drops_no_token_that_it_still_asks_for(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
-from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,50 +15,18 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from conduit_oauth import Health, TokenProviders
-from conduit_oauth.stores import Entry
-from conduit_oauth.stores.memory import MemoryStore
+from conduit_oauth import Health, TokenRequestError
+from conduit_oauth.requester import Requester
 from conduit_oauth.testing import AuthorizationServer
-from tests.test_registry import file, make_providers, settings, toml  # noqa: F401 - fixtures
+from tests.conftest import Said
+from tests.registry.conftest import Make, toml
 
-Make = Callable[..., TokenProviders]
 Settings = dict[str, Any]
 
 
-class Log(logging.Handler):
-    """Lets a test wait for a message."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._changed = threading.Condition()
-        self._messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with self._changed:
-            self._messages.append(record.getMessage())
-            self._changed.notify_all()
-
-    def wait_for(self, words: str, count: int = 1) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: sum(words in message for message in self._messages) >= count, 20)
-
-    def count(self, words: str) -> int:
-        return sum(words in message for message in self._messages)
-
-
-@pytest.fixture
-def log() -> Any:
-    handler, logger = Log(), logging.getLogger("conduit_oauth")
-    logger.addHandler(handler)
-    before, _ = logger.level, logger.setLevel(logging.INFO)
-    yield handler
-    logger.setLevel(before)
-    logger.removeHandler(handler)
-
-
 def test_what_is_in_use_stays_warm_though_nobody_calls(
-    make_providers: Make,  # noqa: F811
-    settings: Settings,  # noqa: F811
+    make_providers: Make,
+    settings: Settings,
     authorization_server: AuthorizationServer,
 ) -> None:
     authorization_server.set(lifetime=2)
@@ -75,8 +41,8 @@ def test_what_is_in_use_stays_warm_though_nobody_calls(
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_task_group_keeps_them_warm_and_the_callers_exception_stays_what_it_is(
-    make_providers: Make,  # noqa: F811
-    settings: Settings,  # noqa: F811
+    make_providers: Make,
+    settings: Settings,
     authorization_server: AuthorizationServer,
     backend: str,
 ) -> None:
@@ -95,8 +61,8 @@ def test_a_task_group_keeps_them_warm_and_the_callers_exception_stays_what_it_is
 
 
 def test_no_more_tokens_are_asked_for_at_once_than_allowed(
-    make_providers: Make,  # noqa: F811
-    settings: Settings,  # noqa: F811
+    make_providers: Make,
+    settings: Settings,
     authorization_server: AuthorizationServer,
 ) -> None:
     names = [str(number) for number in range(6)]
@@ -111,49 +77,65 @@ def test_no_more_tokens_are_asked_for_at_once_than_allowed(
     assert len(authorization_server.token_requests) == 6
 
 
-class FaultyStore(MemoryStore):
-    """A store of somebody's own, with a mistake in it."""
-
-    broken = True
-
-    def claim(self, key: str, known: int, lease: float) -> Entry:
-        if self.broken and key.startswith("endpoint-"):
-            raise ZeroDivisionError
-        return super().claim(key, known, lease)
-
-
 def test_what_breaks_down_is_restarted_a_few_times_and_then_given_up(
-    make_providers: Make,  # noqa: F811
-    settings: Settings,  # noqa: F811
-    log: Log,
+    make_providers: Make,
+    settings: Settings,
+    said: Said,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("conduit_oauth.registry.RESTART_BASE", 0.01)
-    store = FaultyStore()
-    given = {"billing": {**settings, "store": store}, "crm": settings}
+    monkeypatch.setattr("conduit_oauth.supervision.RESTART_BASE", 0.01)
+    broken = [True]
+    given = {"billing": {**settings, "audience": "broken"}, "crm": settings}
+    request = Requester.fetch
+
+    def fetch(requester: Requester) -> object:
+        if requester.config.audience == "broken" and broken:
+            raise ZeroDivisionError
+        return request(requester)
+
+    monkeypatch.setattr(Requester, "fetch", fetch)
     with make_providers(given, max_restarts=3) as providers:
         assert providers["crm"].get_token()
         providers["billing"]
-        log.wait_for("provider_given_up name=billing")
-        assert log.count("provider_restarted name=billing") == 3
+        said.wait_for("provider_given_up name=billing")
+        assert said.count("provider_restarted name=billing") == 3
         health: Health = providers.health()["billing"]
-        assert (health.state, health.restarts, health.valid) == ("given up", 4, False)
+        assert (health.state, health.restarts, health.valid) == ("given up", 3, False)
         assert health.last_error is not None
         assert providers.health()["crm"].state == "fresh"
-        store.broken = False
+        broken.clear()
         assert providers["billing"].get_token()
         assert providers.health()["billing"].valid
 
 
+def test_one_that_was_replaced_does_not_speak_for_its_successor(
+    make_providers: Make, settings: Settings, file: Path, said: Said
+) -> None:
+    with make_providers(file) as providers:
+        old = providers["billing"]
+        token = old.get_token()
+        file.write_text(toml(settings["token_endpoint"], billing="timeout = 5"), encoding="utf-8")
+        providers.reload()
+        (Path(file.parent) / "secret").write_text("not-this", encoding="utf-8")
+        old.invalidate()
+        with pytest.raises(TokenRequestError):
+            old.get_token()
+        assert providers["billing"].get_token() == token
+        assert providers.health()["billing"].state == "fresh"
+        next_refresh = providers.health()["billing"].next_refresh
+        assert next_refresh is not None
+        assert next_refresh > datetime.now(UTC) + timedelta(minutes=50)
+
+
 def test_a_wrong_secret_is_not_asked_for_again_and_again(
-    make_providers: Make,  # noqa: F811
-    settings: Settings,  # noqa: F811
+    make_providers: Make,
+    settings: Settings,
     authorization_server: AuthorizationServer,
-    log: Log,
+    said: Said,
 ) -> None:
     with make_providers({"billing": {**settings, "client_secret": "wrong"}}) as providers:
         provider = providers["billing"]
-        log.wait_for("token_request_failed name=billing")
+        said.wait_for("token_request_failed name=billing")
         while provider.state().refreshing:
             pass
         health = providers.health()["billing"]
@@ -166,45 +148,45 @@ def test_a_wrong_secret_is_not_asked_for_again_and_again(
 
 
 def test_a_failing_refresh_is_tried_again_while_the_token_is_served(
-    make_providers: Make,  # noqa: F811
-    settings: Settings,  # noqa: F811
+    make_providers: Make,
+    settings: Settings,
     authorization_server: AuthorizationServer,
-    log: Log,
+    said: Said,
 ) -> None:
     authorization_server.set(lifetime=3)
     with make_providers({"billing": settings}) as providers:
         token = providers["billing"].get_token()
         authorization_server.fail(503, count=1)
-        log.wait_for("token_request_failed name=billing")
+        said.wait_for("token_request_failed name=billing")
         assert providers["billing"].get_token() == token
         assert providers.health()["billing"].valid
         authorization_server.wait_for_token_requests(3)
-    assert log.count("token_request_failed") == 1
+    assert said.count("token_request_failed") == 1
 
 
 def test_a_changed_file_is_read_by_the_supervision(
-    make_providers: Make,  # noqa: F811
-    settings: Settings,  # noqa: F811
-    file: Path,  # noqa: F811
-    log: Log,
+    make_providers: Make,
+    settings: Settings,
+    file: Path,
+    said: Said,
 ) -> None:
     with make_providers(file) as providers:
         token = providers["billing"].get_token()
         draft = file.with_suffix(".new")
         draft.write_text("[", encoding="utf-8")
         os.replace(draft, file)  # noqa: PTH105 - as an editor does
-        log.wait_for("providers_not_reloaded")
+        said.wait_for("providers_not_reloaded")
         draft.write_text(toml(settings["token_endpoint"], billing="", new=""), encoding="utf-8")
         os.replace(draft, file)  # noqa: PTH105
-        log.wait_for("providers_reloaded")
+        said.wait_for("providers_reloaded")
         assert list(providers) == ["billing", "new"]
         assert providers["billing"].get_token() == token
-        assert log.count("providers_not_reloaded") == 1
+        assert said.count("providers_not_reloaded") == 1
 
 
 def test_a_web_application_starts_and_stops_the_supervision(
-    make_providers: Make,  # noqa: F811
-    settings: Settings,  # noqa: F811
+    make_providers: Make,
+    settings: Settings,
     authorization_server: AuthorizationServer,
 ) -> None:
     async def show(request: Request) -> PlainTextResponse:

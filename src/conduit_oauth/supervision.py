@@ -1,0 +1,216 @@
+"""The supervision of many providers by one thread or task: what is in use stays warm, what breaks down is restarted.
+
+Law: nothing that happens to one provider reaches another. What is called on a `Supervisor` with a ward is called under
+the registry's lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import random
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+
+from .clock import Clock
+from .errors import OAuthError
+from .landing import Landing, in_thread
+from .provider import TokenProvider
+
+logger = logging.getLogger("conduit_oauth")
+
+# Seconds that the supervision sleeps at most.
+IDLE = 3600.0
+# What is refused (a wrong secret) is asked for again after REFUSAL, then twice as long each time, up to REFUSAL_CAP.
+REFUSAL = 30.0
+REFUSAL_CAP = 900.0
+RESTART_BASE = 0.5
+RESTART_CAP = 60.0
+
+
+class Ward:
+    """A provider in use, and what the supervision knows of it."""
+
+    __slots__ = ("crashes", "due", "given_up", "provider", "refusals")
+
+    def __init__(self, provider: TokenProvider) -> None:
+        self.provider = provider
+        self.due = -math.inf
+        self.refusals = 0
+        # When it broke down, within the period that counts.
+        self.crashes: tuple[float, ...] = ()
+        self.given_up: OAuthError | None = None
+
+
+class Supervisor:
+    """Looks after `wards`, which belong to a registry, as does `lock`.
+
+    `replace` puts a new provider into a ward; `look` is done in each round, and tells in how many seconds it wants to
+    be done again. `max_restarts` and `restart_period` are an OTP supervisor's intensity, for each ward.
+    """
+
+    def __init__(
+        self,
+        wards: Mapping[str, Ward],
+        lock: threading.RLock,
+        clock: Clock,
+        *,
+        max_refreshes: int,
+        max_restarts: int,
+        restart_period: float,
+        replace: Callable[[str, Ward], None],
+        look: Callable[[], float],
+    ) -> None:
+        self.lock = lock
+        self._wards = wards
+        self._clock = clock
+        self._max_refreshes = max_refreshes
+        self._max_restarts = max_restarts
+        self._restart_period = restart_period
+        self._replace = replace
+        self._look = look
+        # (moment, name); of several for one ward the one that it knows counts.
+        self._agenda: list[tuple[float, str]] = []
+        self._refreshing: set[str] = set()
+        self._wake = Landing()
+        self._thread: threading.Thread | None = None
+        self.running = False
+
+    def watch(self, name: str, ward: Ward, provider: TokenProvider) -> None:
+        """Look after `provider` from now on, in the place of the one that the ward had."""
+        ward.provider.control.ended = None
+        self._refreshing.discard(name)
+        ward.provider = provider
+        ward.given_up = None
+        provider.control.ended = self._over(name)
+        self._schedule(name, ward, -math.inf)
+
+    def let_go(self, name: str, ward: Ward) -> None:
+        """Look after it no more."""
+        ward.provider.control.ended = None
+        self._refreshing.discard(name)
+
+    def begin(self) -> None:
+        """Let `run` or `run_async` do its rounds."""
+        self.running = True
+        for name, ward in self._wards.items():
+            self._schedule(name, ward, -math.inf)
+
+    def start(self) -> None:
+        """Run on a thread, until `end`."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="conduit-oauth-keeper", daemon=True)
+            self._thread.start()
+
+    async def run_async(self) -> None:
+        """Run in this task, until it is cancelled or `end` is called."""
+        while self.running:
+            # A provider that is made anew may read files.
+            wake, pause = await in_thread(self._round)
+            await wake.wait_async(pause)
+
+    def end(self) -> None:
+        """Do no more rounds. Waits for the thread, so it is called without the lock."""
+        with self.lock:
+            self.running = False
+            thread, self._thread = self._thread, None
+            self._wake.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def after_fork_in_child(self, lock: threading.RLock) -> None:
+        """Share no lock with the parent; run on a thread of our own where the parent did."""
+        self.lock = lock
+        self._wake = Landing()
+        self._refreshing.clear()
+        self.running = self._thread is not None
+        self._thread = None
+        if self.running:
+            self.begin()
+            self.start()
+
+    def _run(self) -> None:
+        while self.running:
+            wake, pause = self._round()
+            wake.wait(pause)
+
+    def _round(self) -> tuple[Landing, float]:
+        """Look after everything that is due; what to wait for, and for how long."""
+        try:
+            wake, pause = self._tend_all()
+            return wake, min(pause, self._look())
+        except Exception:  # a fault of ours: the supervision goes on
+            logger.exception("supervision_failed")
+            return self._wake, RESTART_BASE
+
+    def _tend_all(self) -> tuple[Landing, float]:
+        with self.lock:
+            if self._wake.is_set():
+                self._wake = Landing()
+            now = self._clock()
+            while self._agenda and self._agenda[0][0] <= now and len(self._refreshing) < self._max_refreshes:
+                moment, name = heapq.heappop(self._agenda)
+                ward = self._wards.get(name)
+                if ward is not None and moment == ward.due:
+                    self._tend(name, ward)
+            # With as many refreshes on as there may be, the end of one wakes us.
+            full = len(self._refreshing) >= self._max_refreshes
+            pause = self._agenda[0][0] - now if self._agenda and not full else IDLE
+            return self._wake, max(0.0, pause) if self.running else 0.0
+
+    def _tend(self, name: str, ward: Ward) -> None:
+        try:
+            moment = ward.provider.control.keep()
+        except OAuthError as error:
+            self._restart(name, ward, error)
+            return
+        if moment is None:
+            self._refreshing.add(name)
+        elif moment < math.inf:
+            self._schedule(name, ward, moment)
+
+    def _over(self, name: str) -> Callable[[bool], None]:
+        """What the provider calls when a flight of its is over. It does not keep us alive."""
+        reference = weakref.ref(self)
+
+        def over(crashed: bool) -> None:
+            if (supervisor := reference()) is not None:
+                supervisor._flight_over(name, crashed=crashed)
+
+        return over
+
+    def _flight_over(self, name: str, *, crashed: bool) -> None:
+        with self.lock:
+            self._refreshing.discard(name)
+            ward = self._wards.get(name)
+            if ward is not None and crashed:
+                self._restart(name, ward, OAuthError(f"provider {name!r} broke down; the log has the traceback."))
+            elif ward is not None:
+                error = ward.provider.state().last_error
+                refused = error is not None and not error.retryable
+                ward.refusals = ward.refusals + 1 if refused else 0
+                rest = min(REFUSAL_CAP, REFUSAL * 2.0 ** min(ward.refusals - 1, 16))
+                self._schedule(name, ward, self._clock() + rest if refused else -math.inf)
+            self._wake.set()
+
+    def _restart(self, name: str, ward: Ward, error: OAuthError) -> None:
+        """Make a provider anew that broke down, a little later each time; give it up where that does not help."""
+        now = self._clock()
+        ward.crashes = (*(moment for moment in ward.crashes if now - moment < self._restart_period), now)
+        restarts = len(ward.crashes)
+        if restarts > self._max_restarts:
+            ward.given_up = error
+            logger.error("provider_given_up name=%s restarts=%d: %s", name, restarts - 1, error)
+            return
+        pause = min(RESTART_CAP, RESTART_BASE * 2.0 ** (restarts - 1)) * (0.5 + random.random() / 2)
+        logger.warning("provider_restarted name=%s in=%.1f: %s", name, pause, error)
+        self._replace(name, ward)
+        self._schedule(name, ward, now + pause)
+
+    def _schedule(self, name: str, ward: Ward, moment: float) -> None:
+        if self.running:
+            ward.due = moment
+            heapq.heappush(self._agenda, (moment, name))
+            self._wake.set()
