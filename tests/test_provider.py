@@ -437,3 +437,18 @@ def test_an_mcp_url_that_leads_nowhere_says_so(
 def test_every_error_is_an_oauth_error() -> None:
     for kind in (ConfigurationError, DiscoveryError, InvalidTokenResponse, TokenRequestError, TransportError):
         assert issubclass(kind, OAuthError)
+
+
+def test_an_endpoint_that_gave_tokens_before_and_answers_nonsense_is_asked_again(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider
+) -> None:
+    authorization_server.malform("html")
+    first, later = make_provider(), make_provider()
+    # Somebody who never had a token may have the wrong URL: that is said at once.
+    with pytest.raises(InvalidTokenResponse):
+        first.get_token()
+    later.get_token()
+    later.invalidate()
+    authorization_server.malform("html", count=2)
+    assert later.get_token()
+    assert len(authorization_server.token_requests) == 5

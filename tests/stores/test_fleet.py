@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,13 +130,14 @@ def test_a_forked_child_shares_the_store_and_not_the_connection(
     provider = make_provider(**settings)
     first = provider.get_token()
 
-    def work() -> str:
+    def work() -> list[str]:
+        inherited = [str(file.readlink()) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
         provider.invalidate(first)
         token = provider.get_token()
         provider.close()
-        return token
+        return [token, *(file for file in inherited if "tokens.sqlite3" in file)]
 
-    second = in_child(work)
+    (second,) = in_child(work)  # type: ignore[misc]
     assert second != first
     deadline = time.monotonic() + 10
     while provider.get_token() == first:
