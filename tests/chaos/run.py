@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,13 +33,16 @@ class Protected:
     seen: dict[str, float] = field(default_factory=dict[str, float])  # token: when it first came
     expires: dict[str, float] = field(default_factory=dict[str, float])
     revoked: dict[str, float] = field(default_factory=dict[str, float])
+    # What a call was refused with, and when.
+    refusals: defaultdict[str, list[tuple[float, str]]] = field(default_factory=lambda: defaultdict(list))
     calls: int = 0
     expired: int = 0
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        token = dict(scope["headers"])[b"authorization"].partition(b" ")[2].decode()
+        request = dict(scope["headers"])
+        token = request[b"authorization"].partition(b" ")[2].decode()
         now = time.time()
         self.calls += 1
         if token not in self.seen:
@@ -48,9 +51,9 @@ class Protected:
             self.seen[token] = now
         # `exp` is in whole seconds: what was sent up to a second after it may have been sent in time.
         self.expired += now > self.expires[token] + 1
-        refused = token in self.revoked
         status, headers = 200, [(b"content-length", b"0")]
-        if refused:
+        if token in self.revoked:
+            self.refusals[request[b"x-call"].decode()].append((now, token))
             status, headers = 401, [*headers, (b"www-authenticate", b'Bearer error="invalid_token"')]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
@@ -71,7 +74,7 @@ class Process:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.received: list[tuple[float, float]] = []
-        self.errors: list[tuple[float, float, str]] = []
+        self.errors: list[tuple[str, float, str]] = []
         self.usage: list[dict[str, int]] = []
         self.pauses: list[tuple[float, float]] = []
         self.asked_at = 0.0
@@ -100,7 +103,7 @@ class Process:
             if "received" in facts:
                 self.received.append((facts["received"] - facts["seconds"], facts["received"]))
             if "error" in facts:
-                self.errors.append((facts["began"], facts["at"], facts["error"]))
+                self.errors.append((facts["call"], facts["at"], facts["error"]))
             if "usage" in facts:
                 self.usage.append(facts["usage"])
                 self.told_usage.set()
@@ -159,7 +162,7 @@ class Report:
             f"{self.calls} calls of the resource, {self.expired} with an expired token",
             f"{self.requests} token requests, {self.needless} of them needless ({share:.1f} %; at most 2 %)",
             f"{len(self.errors)} errors while a valid token existed",
-            f"{sum(self.excused.values())} while none did, or with a new one that was revoked during the call",
+            f"{sum(self.excused.values())} while none did, or where two were revoked under one call",
             *(f"    {count} x {error}" for error, count in self.excused.most_common(5)),
             "faults done: " + ", ".join(f"{name} {count}" for name, count in sorted(self.done.items())),
             self.usage,
@@ -361,8 +364,8 @@ class Chaos:
     def _judge(self) -> Report:
         everybody = [*self._fleet, *self._gone]
         errors = [each for process in everybody for each in process.errors]
-        unexcused = [error for began, at, error in errors if self._must_not_be(began, at, error)]
-        excused = Counter(error for began, at, error in errors if not self._must_not_be(began, at, error))
+        unexcused = [error for call, at, error in errors if self._must_not_be(call, at)]
+        excused = Counter(error for call, at, error in errors if not self._must_not_be(call, at))
         firsts = [process.usage[0] for process in self._fleet if len(process.usage) > 1]
         lasts = [process.usage[-1] for process in self._fleet if len(process.usage) > 1]
         leaks: list[str] = []
@@ -385,11 +388,13 @@ class Chaos:
             usage="most that a process grew by: " + ", ".join(f"{what} {n}" for what, n in worst.items()),
         )
 
-    def _must_not_be(self, began: float, at: float, error: str) -> bool:
-        if error.endswith("401") and any(began <= moment <= at for moment in self._protected.revoked.values()):
-            # What the adapter sent in place of a revoked token was revoked in its turn, during the call.
-            return False
-        return self._protected.valid_at(at)
+    def _must_not_be(self, call: str, at: float) -> bool:
+        """Whether an error came while a valid token existed, and not because two were revoked under one call."""
+        match self._protected.refusals[call]:
+            case [(first, one), (_, other)] if one != other and self._protected.revoked[other] > first:
+                return False
+            case _:
+                return self._protected.valid_at(at)
 
     def _needless(self, everybody: list[Process]) -> int:
         """Tokens that were asked for while a fresh one was there, or on its way, that every process could have had."""

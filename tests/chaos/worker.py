@@ -41,15 +41,16 @@ def on_event(event: Event) -> None:
 
 async def call(client: httpx2.AsyncClient, url: str, stop: asyncio.Event) -> None:
     while not stop.is_set():
-        began = time.time()
+        # The adapter repeats the header with the request, so that the resource knows both for one call.
+        name = f"{os.getpid()}-{random.getrandbits(64)}"
         try:
-            answer = await client.get(url)
+            answer = await client.get(url, headers={"x-call": name})
             if answer.status_code != 200:
-                tell(error=f"the resource answered {answer.status_code}", at=time.time(), began=began)
+                tell(error=f"the resource answered {answer.status_code}", at=time.time(), call=name)
         except OAuthError as error:
-            tell(error=f"{type(error).__name__}: {error}", at=time.time(), began=began)
+            tell(error=f"{type(error).__name__}: {error}", at=time.time(), call=name)
         except httpx2.HTTPError as error:
-            tell(error=f"resource: {type(error).__name__}", at=time.time(), began=began)
+            tell(error=f"resource: {type(error).__name__}", at=time.time(), call=name)
         try:
             async with asyncio.timeout(random.uniform(1, 3)):
                 await stop.wait()

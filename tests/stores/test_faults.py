@@ -183,7 +183,7 @@ def test_valkey_and_cluster_urls_reach_the_same_engine(
     one = make_provider(store=server.url.replace("redis:", "valkey:"), store_timeout=5.0)
     other = make_provider(store=server.url, store_timeout=5.0)
     assert one.get_token() == other.get_token()
-    cluster = start_redis("--cluster-enabled", "yes")
+    cluster = start_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     cluster.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     while b"cluster_state:ok" not in cluster.client.execute_command("CLUSTER", "INFO"):
         pass
