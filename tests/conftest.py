@@ -44,6 +44,10 @@ class Said(logging.Handler):
     def count(self, words: str) -> int:
         return sum(line.startswith(words) for line in self.lines)
 
+    def about(self, port: int) -> list[str]:
+        """What was said of one server: those of earlier tests may be missed in this one."""
+        return [line for line in self.lines if f":{port}" in line]
+
     def wait_for(self, words: str) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: self.count(words) > 0, 20), self.lines

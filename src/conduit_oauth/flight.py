@@ -314,8 +314,8 @@ class FlightControl:
                     pause = 0.0
                     continue
                 if isinstance(outcome, InvalidTokenResponse):
-                    # Not a wrong URL: an endpoint that gave tokens before is unwell.
-                    outcome.retryable = self.landed_at is not None
+                    # No wrong URL, where it gave tokens before: to us or, for all we know, to others of the fleet.
+                    outcome.retryable = self.landed_at is not None or (share is not None and attempt == 0)
                 pause = pause_after(outcome, attempt, random.random())
                 attempt += 1
                 if is_trouble(outcome):

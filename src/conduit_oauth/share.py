@@ -27,6 +27,7 @@ class Share:
     """Guarded by the flight, of which there is one at a time; `floor` only grows and is read by anybody."""
 
     __slots__ = (
+        "_asked_at",
         "_clock",
         "_fence",
         "_forget_all",
@@ -66,7 +67,8 @@ class Share:
         # What the server has against this client, by another process's word.
         self._refused: OAuthError | None = None
         self._refused_until: float = 0.0
-        # Seconds that the latest look took.
+        # When the store was last asked, and the seconds that the latest look took.
+        self._asked_at: float = 0.0
         self.spent: float = 0.0
         requester.pins = self.pinned
 
@@ -76,13 +78,18 @@ class Share:
             return None
         self._prepare()
         tier, started = self.tier, self._clock()
+        told = tier.told(self._key)
         # Taken before the look, so that what is told in between is not missed.
         ticket = tier.ticket(self._key)
         while True:
-            asked_at = self._clock()
-            if self._refused is not None and asked_at < self._refused_until:
-                return Refused(self._refused, self._refused_until - asked_at)
-            entry = tier.call(lambda store: store.claim(self._key, self._known, tier.lease))
+            if self._refused is not None and (wait := self._refused_until - self._clock()) > 0:
+                return Refused(self._refused, wait)
+            if told is not None and told.fence > self._known:
+                # It came after the last look, so it is taken to be as old as that, however long we slept since.
+                entry, told = told, None
+            else:
+                self._asked_at = self._clock()
+                entry = tier.call(lambda store: store.claim(self._key, self._known, tier.lease))
             self.spent = self._clock() - started
             if entry is None:
                 return None
@@ -94,7 +101,7 @@ class Share:
             if entry.value is None:
                 return Busy(ticket, tier.store.poll)
             self._known = entry.fence
-            token, fence = self._read(entry, asked_at)
+            token, fence = self._read(entry)
             if token is not None and (token.value == held.value or token.expires_at > held.expires_at):
                 self._value, self._fence = token.value, fence
                 if token.value != held.value:
@@ -189,13 +196,15 @@ class Share:
     def _prepare(self) -> None:
         """Name and key for the credential as it is now: a rotated one finds nothing, and disturbs nobody."""
         seal = Seal(credential(self._requester.credentials), self._requester.identity(), "token")
-        if seal.name != self._key:
-            self.leave()
-            self.tier.tell(seal.name, self._listener, self._key)
-            self._key, self._seal, self._known, self.floor, self._fence = seal.name, seal, 0, 0, 0
-            self._forgotten = 0
-        if self._forget_all or self._forgotten:
-            self.tell()
+        # Not while `tell` is at it: the floor of one entry is not another's.
+        with self._lock:
+            if seal.name != self._key:
+                self.leave()
+                self.tier.tell(seal.name, self._listener, self._key)
+                self._key, self._seal, self._known, self.floor, self._fence = seal.name, seal, 0, 0, 0
+                self._forgotten = 0
+            if self._forget_all or self._forgotten:
+                self.tell()
 
     def _put(self, record: dict[str, Any], seconds: float) -> None:
         if not self._lease:
@@ -214,7 +223,7 @@ class Share:
         else:
             self.leave()
 
-    def _read(self, entry: Entry, asked_at: float) -> tuple[AccessToken | None, int]:
+    def _read(self, entry: Entry) -> tuple[AccessToken | None, int]:
         """The token of a record, if it is ours and still holds, with its fence; a refusal in it is kept in mind."""
         plain = self._seal.open(entry.value) if self._seal and entry.value is not None else None
         if plain is None:
@@ -224,12 +233,12 @@ class Share:
         age = record["seconds"] - entry.remaining
         self._refused = None
         if said := record.get("refused"):
-            self._refused_until = asked_at + said["until"] - age
+            self._refused_until = self._asked_at + said["until"] - age
             self._refused = recalled(said, max(0.0, said["until"] - age))
         fence = record.get("fence", entry.fence)
         if (token := record.get("token")) is None or fence <= self.floor or token["expires"] <= age:
             return None, 0
-        expires_at = asked_at + token["expires"] - age
+        expires_at = self._asked_at + token["expires"] - age
         return AccessToken(token["value"], expires_at - token["window"], expires_at, token["scope"]), fence
 
 

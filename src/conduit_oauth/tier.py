@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from .clock import Clock, elapsed
-from .stores import StoreError, TokenStore, open_store
+from .stores import Entry, StoreError, TokenStore, open_store
 from .stores.memory import MemoryStore
 
 T = TypeVar("T")
@@ -63,6 +63,8 @@ class Tier:
         self._closed = threading.Event()
         self._leases: dict[tuple[str, int], None] = {}
         self._tickets: dict[str, threading.Event] = {}
+        # What the news told to those who hold a ticket.
+        self._told: dict[str, Entry] = {}
         self._listeners: dict[str, weakref.WeakSet[Listener]] = {}
         self._sweep_at = _SWEEP
         if not remote:
@@ -102,7 +104,13 @@ class Tier:
     def ticket(self, key: str) -> threading.Event:
         """Set when something is heard of `key`; taken before one looks, so that nothing is missed in between."""
         with self._lock:
+            self._told.pop(key, None)
             return self._tickets.setdefault(key, threading.Event())
+
+    def told(self, key: str) -> Entry | None:
+        """What was written under `key` since the last ticket was taken, where the store told that."""
+        with self._lock:
+            return self._told.get(key)
 
     def keep(self, key: str, lease: int) -> None:
         """Renew a lease from now on."""
@@ -123,6 +131,7 @@ class Tier:
             if len(self._listeners) >= self._sweep_at:
                 self._listeners = {key: listeners for key, listeners in self._listeners.items() if listeners}
                 self._tickets = {key: ticket for key, ticket in self._tickets.items() if key in self._listeners}
+                self._told = {key: entry for key, entry in self._told.items() if key in self._listeners}
                 self._sweep_at = 2 * len(self._listeners) + _SWEEP
 
     def after_fork_in_child(self) -> None:
@@ -131,6 +140,7 @@ class Tier:
         self._thread = None
         self._leases.clear()
         self._tickets = {}
+        self._told = {}
         self.store.after_fork_in_child()
         if self._remote:
             self._up, self._tried, self._closed = threading.Event(), threading.Event(), threading.Event()
@@ -177,15 +187,19 @@ class Tier:
                 self._said_deaf = True
                 logger.warning("store_deaf: %s. Other processes' changes are found by looking.", error)
             return False
-        for key, floor in news:
+        for key, entry in news:
             with self._lock:
-                tickets = [self._tickets.pop(key, None)] if key else list(self._tickets.values())
+                if entry.value is not None and key in self._tickets:
+                    self._told[key] = entry
+                if key:
+                    tickets = [self._tickets.pop(key)] if key in self._tickets else []
+                else:
+                    tickets, self._tickets = list(self._tickets.values()), {}
                 listeners = list(self._listeners.get(key, ()))
             for ticket in tickets:
-                if ticket is not None:
-                    ticket.set()
+                ticket.set()
             for listener in listeners:
-                listener.heard(floor)
+                listener.heard(entry.floor)
         return True
 
     def _rise(self) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import redis
 from joserfc.jwk import ECKey
 
 from conduit_oauth import ConfigurationError, DiscoveryError, TokenProvider, TokenRequestError
+from conduit_oauth.stores import Entry
+from conduit_oauth.stores.memory import MemoryStore
+from conduit_oauth.stores.redis import RedisStore
 from conduit_oauth.testing import AuthorizationServer
-from tests.conftest import MakeProvider
+from conduit_oauth.token import NO_TOKEN, AccessToken
+from tests.conftest import FakeClock, MakeProvider
 from tests.redis_server import RedisServer
 from tests.stores.conftest import Open
 
@@ -201,3 +208,58 @@ def test_the_authorization_server_that_one_process_found_is_pinned_for_all(peer:
     # A move that is meant is said by name, which is another entry.
     moved = peer(mcp_url=mcp_url, transport=evil, authorization_server="https://evil.example")
     assert moved.get_token() == "a-token"
+
+
+class Counting(RedisStore):
+    """Counts what it is asked about the token."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__(client)
+        self.looks = 0
+        self.waits = threading.Event()
+
+    def claim(self, key: str, known: int, lease: float) -> Entry:
+        entry = super().claim(key, known, lease)
+        if lease >= 1 and not key.startswith("endpoint-"):
+            self.looks += 1
+            self.waits.set()
+        return entry
+
+
+def test_a_fleet_that_waits_on_redis_is_told_the_token_and_need_not_ask_for_it(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer
+) -> None:
+    redis_server.client.flushall()
+    stores = [Counting(redis_server.client) for _ in range(4)]
+    fleet = [make_provider(store=store, store_timeout=5.0) for store in stores]
+    authorization_server.hold()
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(provider.get_token) for provider in fleet]
+        authorization_server.wait_for_token_requests(1)
+        assert all(store.waits.wait(10) for store in stores)
+        before = [store.looks for store in stores]
+        authorization_server.release()
+        assert len({each.result() for each in waiting}) == 1
+    assert [store.looks for store in stores] == before
+    assert len(authorization_server.token_requests) == 1
+
+
+def test_what_the_news_told_before_a_long_sleep_is_not_taken_for_fresh(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, clock: FakeClock
+) -> None:
+    store = MemoryStore()
+    sleeper = make_provider(store=store, store_timeout=5.0, clock=clock)
+    share = sleeper.control.share
+    assert share is not None
+    assert share.look(NO_TOKEN) is None
+    share.leave()
+    token = make_provider(store=MemoryStore(), store_timeout=5.0).get_token()
+    written = AccessToken(token, clock() + 3540, clock() + 3600)
+    record = {"token": {"value": token, "scope": None, "expires": 3600.0, "window": 60.0}, "seconds": 3600.0}
+    sealed = share._seal.close(json.dumps(record).encode())  # type: ignore[union-attr]
+    fence = 10**15
+    share.tier._told[share._key] = Entry(sealed, fence, 3600.0)
+    clock.step(1000)
+    found = share.look(NO_TOKEN)
+    assert isinstance(found, AccessToken)
+    assert found.expires_at == written.expires_at

@@ -34,8 +34,8 @@ class Entry:
     floor: int = 0
 
 
-# The key of what changed, and the floor under it.
-News = tuple[str, int]
+# The key of what changed, and what is known of it: the floor, and where the store tells it, what was written.
+News = tuple[str, Entry]
 
 
 class TokenStore(Protocol):

@@ -87,7 +87,7 @@ class MemoryStore:
             self._rows.clear()
 
     def _tell(self, key: str, row: Row) -> None:
-        self._news.append((key, row.floor))
+        self._news.append((key, Entry(floor=row.floor)))
         self._changed.notify_all()
 
     def _sweep(self) -> None:

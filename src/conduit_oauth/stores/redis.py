@@ -35,7 +35,9 @@ local function set(...)
   redis.call('PEXPIREAT', KEYS[1], text(math.max(now, expires, ends) + 60000))
 end
 -- A user who may not publish still shares: the others look again by themselves.
-local function tell(channel) redis.pcall('PUBLISH', channel, KEYS[1] .. ' ' .. text(floor)) end
+local function tell(channel, ...)
+  redis.pcall('PUBLISH', channel, table.concat({KEYS[1], text(floor), ...}, ' '))
+end
 """
 _CLAIM = """
 local known, seconds = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -54,7 +56,8 @@ if number <= math.max(fence, floor) then return 0 end
 expires = now + tonumber(ARGV[3])
 set('v', ARGV[1], 'f', text(number), 'x', text(expires))
 if lease == number then redis.call('HDEL', KEYS[1], 'l') end
-tell(ARGV[4])
+-- With what was written: a fleet that waits for it need not ask for it, all at once.
+tell(ARGV[4], text(number), ARGV[3], ARGV[1])
 return 1
 """
 _RENEW = """
@@ -196,7 +199,7 @@ class RedisStore:
                 # The subscription has the pool's connection now: the first flight should find another.
                 self._client.ping()
                 # What came before the subscription is not told: who waits looks once after it.
-                return [("", 0)]
+                return [("", Entry())]
             message = self._pubsub.get_message(timeout=seconds)
         except BaseException:
             if self._pubsub is not None:
@@ -205,8 +208,12 @@ class RedisStore:
             raise
         if message is None or message["type"] != "message":
             return []
-        name, _, floor = message["data"].decode().rpartition(" ")
-        return [(name[len(self._prefix) + 2 : -1], int(floor))]
+        key, _, facts = message["data"][len(self._prefix.encode()) + 2 :].partition(b"} ")
+        floor, *written = facts.split(b" ", 3)
+        if not written:
+            return [(key.decode(), Entry(floor=int(floor)))]
+        fence, remaining, value = written
+        return [(key.decode(), Entry(value, int(fence), int(remaining) / 1000, floor=int(floor)))]
 
 
 def _behind_sentinels(netloc: str, path: str, limits: dict[str, Any], *, tls: bool) -> redis.Redis:

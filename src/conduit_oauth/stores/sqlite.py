@@ -137,7 +137,8 @@ class SqliteStore:
             self._data_version = version
             # A little of what was heard before is heard again: commits are not in the order of the clock.
             since, self._heard_until = self._heard_until - 2.0, time.time()
-            return connection.execute("SELECT key, floor FROM entries WHERE changed >= ?", (since,)).fetchall()
+            changed = connection.execute("SELECT key, floor FROM entries WHERE changed >= ?", (since,))
+            return [(key, Entry(floor=floor)) for key, floor in changed]
 
         return self._run(news)
 
