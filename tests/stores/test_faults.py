@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import stat
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -238,6 +243,35 @@ def test_files_are_the_owners_only(make_provider: MakeProvider, path: Path) -> N
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from conduit_oauth.stores.sqlite import SqliteStore
+store = SqliteStore(Path(sys.argv[1]), 5.0)
+print("writing", flush=True)
+while True:
+    lease = store.claim("k", 1 << 60, 5.0).lease
+    store.write("k", b"x" * 2000, lease, 60.0)
+    store.forget("k", lease)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_the_file_whole(make_provider: MakeProvider, path: Path, said: Said) -> None:
+    for number in range(8):
+        with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"writing\n"
+            # In the middle of whatever it does by then.
+            threading.Event().wait(0.01 * number)
+            writer.kill()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    tokens = {make_provider(store=f"sqlite://{path}", store_timeout=limit).get_token() for limit in (5.0, 6.0)}
+    assert len(tokens) == 1
+    assert said.lines == []
+
+
 @pytest.mark.parametrize("content", [b"not a database at all, " * 400, b"", "foreign"])
 def test_a_file_that_is_not_ours_is_set_aside_and_said(
     make_provider: MakeProvider, path: Path, said: Said, content: bytes | str
@@ -246,11 +280,8 @@ def test_a_file_that_is_not_ours_is_set_aside_and_said(
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        import sqlite3
-
-        with sqlite3.connect(path) as connection:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE precious (data)")
-        connection.close()
     before = path.read_bytes()
     one = make_provider(store=f"sqlite://{path}", store_timeout=5.0)
     token = one.get_token()

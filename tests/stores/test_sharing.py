@@ -50,6 +50,21 @@ def test_the_second_process_asks_nobody_and_knows_all(authorization_server: Auth
     assert len(authorization_server.token_requests) == 1
 
 
+def test_the_processes_of_a_fleet_do_not_refresh_all_at_once(peer: Peer, make_provider: MakeProvider) -> None:
+    def window(provider: TokenProvider) -> float:
+        """Seconds before expiry from which it refreshes."""
+        provider.get_token()
+        state = provider.state()
+        assert state.expires_at is not None
+        assert state.refresh_at is not None
+        return (state.expires_at - state.refresh_at).total_seconds()
+
+    windows = [window(peer()) for _ in range(5)]
+    assert all(60 <= seconds <= 75 for seconds in windows)
+    assert len(set(windows)) == 5
+    assert window(make_provider()) == pytest.approx(60, abs=1e-3)
+
+
 KEY, OTHER_KEY = (ECKey.generate_key("P-256").as_pem(private=True).decode() for _ in range(2))
 
 
