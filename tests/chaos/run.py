@@ -138,7 +138,7 @@ class Report:
 
     calls: int
     requests: int
-    needless: int
+    needless: list[str]
     expired: int
     errors: list[str]
     excused: Counter[str]
@@ -152,15 +152,16 @@ class Report:
         found += [f"leak: {leak}" for leak in self.leaks]
         if self.expired:
             found.append(f"{self.expired} expired tokens were sent")
-        if self.needless > 0.02 * self.requests:
-            found.append(f"{self.needless} of {self.requests} token requests were needless")
+        if len(self.needless) > 0.02 * self.requests:
+            found.append(f"{len(self.needless)} of {self.requests} token requests were needless")
         return found
 
     def text(self) -> str:
-        share = 100 * self.needless / max(1, self.requests)
+        share = 100 * len(self.needless) / max(1, self.requests)
         lines = [
             f"{self.calls} calls of the resource, {self.expired} with an expired token",
-            f"{self.requests} token requests, {self.needless} of them needless ({share:.1f} %; at most 2 %)",
+            f"{self.requests} token requests, {len(self.needless)} of them needless ({share:.1f} %; at most 2 %)",
+            *(f"    {each}" for each in self.needless),
             f"{len(self.errors)} errors while a valid token existed",
             f"{sum(self.excused.values())} while none did, or where two were revoked under one call",
             *(f"    {count} x {error}" for error, count in self.excused.most_common(5)),
@@ -235,7 +236,7 @@ class Chaos:
                 serving.join()
 
     def _do_harm(self, say: Callable[[str], object]) -> None:
-        started = time.monotonic()
+        started, self._began = time.monotonic(), time.time()
         self._pause(3)
         for process in self._fleet:
             process.ask_usage()
@@ -364,7 +365,7 @@ class Chaos:
     def _judge(self) -> Report:
         everybody = [*self._fleet, *self._gone]
         errors = [each for process in everybody for each in process.errors]
-        unexcused = [error for call, at, error in errors if self._must_not_be(call, at)]
+        unexcused = [error + self._story(call) for call, at, error in errors if self._must_not_be(call, at)]
         excused = Counter(error for call, at, error in errors if not self._must_not_be(call, at))
         firsts = [process.usage[0] for process in self._fleet if len(process.usage) > 1]
         lasts = [process.usage[-1] for process in self._fleet if len(process.usage) > 1]
@@ -396,16 +397,28 @@ class Chaos:
             case _:
                 return self._protected.valid_at(at)
 
-    def _needless(self, everybody: list[Process]) -> int:
+    def _story(self, call: str) -> str:
+        """What a call that was refused was refused with, in seconds of the session."""
+        refusals, revoked = self._protected.refusals[call], self._protected.revoked
+        return "".join(
+            f"; at {at - self._began:.2f} s with ...{token[-6:]}, revoked at {revoked[token] - self._began:.2f} s"
+            for at, token in refusals
+        )
+
+    def _needless(self, everybody: list[Process]) -> list[str]:
         """Tokens that were asked for while a fresh one was there, or on its way, that every process could have had."""
         answers = sorted(
             ((asked, came, process) for process in everybody for asked, came in process.received),
             key=lambda answer: answer[0],
         )
-        return sum(
-            any(self._makes_needless(earlier, asked) for earlier in answers[max(0, index - 40) : index])
-            for index, (asked, _, _) in enumerate(answers)
-        )
+        found: list[str] = []
+        for index, (asked, _, _) in enumerate(answers):
+            earlier = [each for each in answers[max(0, index - 40) : index] if self._makes_needless(each, asked)]
+            if earlier:
+                began, came, _ = earlier[-1]
+                before = f"{asked - began:.2f} s after another that took {came - began:.2f} s"
+                found.append(f"at {asked - self._began:.1f} s: {before}")
+        return found
 
     def _makes_needless(self, earlier: tuple[float, float, Process], asked: float) -> bool:
         began, came, process = earlier
