@@ -78,18 +78,20 @@ class Share:
             return None
         self._prepare()
         tier, started = self.tier, self._clock()
+        # What this process may pass over: the token that it has.
+        known = self.fence_of(held)
         told = tier.told(self._key)
         # Taken before the look, so that what is told in between is not missed.
         ticket = tier.ticket(self._key)
         while True:
             if self._refused is not None and (wait := self._refused_until - self._clock()) > 0:
                 return Refused(self._refused, wait)
-            if told is not None and told.fence > self._known:
+            if told is not None and told.fence > known:
                 # It came after the last look, so it is taken to be as old as that, however long we slept since.
                 entry, told = told, None
             else:
                 self._asked_at = self._clock()
-                entry = tier.call(lambda store: store.claim(self._key, self._known, tier.lease))
+                entry = self._claim(known)
             self.spent = self._clock() - started
             if entry is None:
                 return None
@@ -100,7 +102,7 @@ class Share:
                 return None
             if entry.value is None:
                 return Busy(ticket, tier.store.poll)
-            self._known = entry.fence
+            self._known = known = entry.fence
             token, fence = self._read(entry)
             if token is not None and (token.value == held.value or token.expires_at > held.expires_at):
                 self._value, self._fence = token.value, fence
@@ -141,10 +143,14 @@ class Share:
             self.tier.call(lambda store: store.release(self._key, lease))
 
     def offer(self, token: AccessToken) -> None:
-        """Put a valid token into a store that lost it."""
+        """Put a valid token into a store that lost it, or never had it, or has one that ends earlier."""
         with self._lock:
+            self._asked_at = self._clock()
             entry = self.tier.call(lambda store: store.claim(self._key, 0, 0.0)) if self._key else None
-            if entry is None or entry.value is not None:
+            if entry is None:
+                return
+            stored, _ = self._read(entry)
+            if stored is not None and stored.expires_at >= token.expires_at - 1:
                 return
             self._known = entry.fence
         if self.fence_of(token) > entry.floor or self.fence_of(token) == 0:
@@ -206,9 +212,12 @@ class Share:
             if self._forget_all or self._forgotten:
                 self.tell()
 
+    def _claim(self, known: int) -> Entry | None:
+        return self.tier.call(lambda store: store.claim(self._key, known, self.tier.lease))
+
     def _put(self, record: dict[str, Any], seconds: float) -> None:
         if not self._lease:
-            entry = self.tier.call(lambda store: store.claim(self._key, self._known, self.tier.lease))
+            entry = self._claim(self._known)
             if entry is None or not entry.lease:
                 return
             self._lease = entry.lease
@@ -239,7 +248,9 @@ class Share:
         if (token := record.get("token")) is None or fence <= self.floor or token["expires"] <= age:
             return None, 0
         expires_at = self._asked_at + token["expires"] - age
-        return AccessToken(token["value"], expires_at - token["window"], expires_at, token["scope"]), fence
+        # When it is refreshed need not be that careful: the fleet would be early by the time that it waited.
+        refresh_at = min(expires_at, self._clock() + token["expires"] - token["window"] - age)
+        return AccessToken(token["value"], refresh_at, expires_at, token["scope"]), fence
 
 
 def _lasting(token: AccessToken, now: float) -> dict[str, Any]:

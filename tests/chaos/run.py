@@ -75,6 +75,7 @@ class Process:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.received: list[tuple[float, float]] = []
         self.errors: list[tuple[str, float, str]] = []
+        self.said: list[tuple[float, str]] = []
         self.usage: list[dict[str, int]] = []
         self.pauses: list[tuple[float, float]] = []
         self.asked_at = 0.0
@@ -104,6 +105,8 @@ class Process:
                 self.received.append((facts["received"] - facts["seconds"], facts["received"]))
             if "error" in facts:
                 self.errors.append((facts["call"], facts["at"], facts["error"]))
+            if "said" in facts:
+                self.said.append((facts["at"], facts["said"]))
             if "usage" in facts:
                 self.usage.append(facts["usage"])
                 self.told_usage.set()
@@ -412,12 +415,13 @@ class Chaos:
             key=lambda answer: answer[0],
         )
         found: list[str] = []
-        for index, (asked, _, _) in enumerate(answers):
+        for index, (asked, _, process) in enumerate(answers):
             earlier = [each for each in answers[max(0, index - 40) : index] if self._makes_needless(each, asked)]
             if earlier:
                 began, came, _ = earlier[-1]
                 before = f"{asked - began:.2f} s after another that took {came - began:.2f} s"
-                found.append(f"at {asked - self._began:.1f} s: {before}")
+                said = [f"; {words} {asked - at:.2f} s before" for at, words in process.said if 0 < asked - at < 10]
+                found.append(f"at {asked - self._began:.1f} s: {before}{''.join(said)}")
         return found
 
     def _makes_needless(self, earlier: tuple[float, float, Process], asked: float) -> bool:

@@ -29,6 +29,14 @@ class Telling(httpx2.HTTPTransport):
         return super().handle_request(request)
 
 
+class Telltale(logging.Handler):
+    """Says what befell the store, as this process sees it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("store_"):
+            tell(said=record.getMessage().partition(":")[0], at=time.time())
+
+
 def tell(**facts: Any) -> None:
     # One write each: lines of several threads do not mix, and a kill loses none.
     os.write(1, (json.dumps(facts) + "\n").encode())
@@ -70,7 +78,9 @@ def usage() -> dict[str, int]:
 
 async def main() -> None:
     settings = json.loads(sys.argv[1])
-    logging.disable()
+    logger = logging.getLogger("conduit_oauth")
+    logger.propagate = False
+    logger.addHandler(Telltale())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
