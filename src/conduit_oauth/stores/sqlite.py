@@ -99,12 +99,15 @@ class SqliteStore:
 
         # Most find a token or a leader: only who may lead takes the lock of the file, and looks again if it is taken.
         give_up_at = time.monotonic() + self._timeout
+        late = False
         while (entry := self._run(look)) is None:
+            if late:
+                raise StoreError("busy")
             try:
                 return self._change(key, lambda row: row.claim(known, lease, time.time(), time.time()), _GLIMPSE)
             except StoreError:
-                if time.monotonic() > give_up_at:
-                    raise
+                # Whoever had the lock may have taken the lease: a process that was slow looks once more.
+                late = time.monotonic() > give_up_at
         return entry
 
     def write(self, key: str, value: bytes, fence: int, seconds: float) -> bool:
