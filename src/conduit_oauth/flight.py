@@ -191,21 +191,21 @@ class FlightControl:
             held = self._life.token
             forgotten = self._life.invalidate(token)
             self.counts.invalidations += forgotten
-            if self.share is not None and (forgotten or token is None):
-                self.share.forget(None if token is None else held)
+            if (share := self.share) is not None and (forgotten or token is None):
+                share.forget(None if token is None else held)
                 # The store is told on a thread of its own: this may be an event loop's.
                 with contextlib.suppress(RuntimeError):
-                    _thread.start_new_thread(self.share.tell, ())
+                    _thread.start_new_thread(share.tell, ())
         if forgotten:
             observe(self._observer, Event("token_invalidated", self._name))
 
     def heard(self, floor: int) -> None:
         """Another process forgot what has a fence up to `floor`; a token that has none may help out."""
         with self.lock:
-            if self.share is None:
+            if (share := self.share) is None:
                 return
-            self.share.floor = max(self.share.floor, floor)
-            fence = self.share.fence_of(self._life.token)
+            share.floor = max(share.floor, floor)
+            fence = share.fence_of(self._life.token)
             if 0 < fence <= floor:
                 self._life.drop()
         if fence == 0:
@@ -214,8 +214,8 @@ class FlightControl:
     def resync(self) -> None:
         """The store is back: give it the token, if it has none."""
         token = self._life.token
-        if self.share is not None and self.flight is None and self._clock() < token.refresh_at:
-            self.share.offer(token)
+        if (share := self.share) is not None and self.flight is None and self._clock() < token.refresh_at:
+            share.offer(token)
 
     def close(self) -> None:
         """Forget the token, and wake everybody who waits with `ProviderClosedError`."""
@@ -227,6 +227,8 @@ class FlightControl:
             flight.hurry.set()
             flight.landing.set()
         self.settle(flight)
+        # The store's thread and connections end with the last provider that uses it, not with the next collection.
+        self.share = self._requester.pins = None
 
     def after_fork_in_child(self) -> None:
         """Share no lock, flight or socket with the parent; keep the token."""
@@ -239,17 +241,17 @@ class FlightControl:
     def before_exit(self) -> None:
         """Let the fleet have the token that was just asked for, or the lease, before this process is gone."""
         flight = self.flight
-        if flight is not None and self.share is not None and not flight.landing.is_set():
-            self.share.leave()
+        if flight is not None and (share := self.share) is not None and not flight.landing.is_set():
+            share.leave()
         else:
             self.settle(flight)
 
     def settle(self, flight: Flight | None) -> None:
         """Wait, for as long as a store may take, until it knows what we know."""
-        if self.share is not None:
+        if (share := self.share) is not None:
             if flight is not None:
-                flight.done.wait(self.share.tier.timeout)
-            self.share.tell()
+                flight.done.wait(share.tier.timeout)
+            share.tell()
 
     def _start(self, flight: Flight) -> Flight:
         try:

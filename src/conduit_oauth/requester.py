@@ -247,8 +247,8 @@ class Requester:
                 return self._found
             raise
         found = self._pinned(found)
-        if self.pins is not None:
-            self._check(self.pins((found.issuer, found.token_endpoint)), found)
+        if (pins := self.pins) is not None:
+            self._check(pins((found.issuer, found.token_endpoint)), found)
         self._found = found
         self._fresh_until = self._clock() + found.lifetime
         return self._found

@@ -42,6 +42,7 @@ class Share:
         "_requester",
         "_seal",
         "_value",
+        "_waiting",
         "floor",
         "spent",
         "tier",
@@ -70,6 +71,8 @@ class Share:
         # When the store was last asked, and the seconds that the latest look took.
         self._asked_at: float = 0.0
         self.spent: float = 0.0
+        # Whether this flight waits for another process: the news that came before are old, nobody knows how old.
+        self._waiting = False
         requester.pins = self.pinned
 
     def look(self, held: AccessToken) -> AccessToken | Refused | Busy | None:
@@ -80,7 +83,7 @@ class Share:
         tier, started = self.tier, self._clock()
         # What this process may pass over: the token that it has.
         known = self.fence_of(held)
-        told = tier.told(self._key)
+        told = tier.told(self._key) if self._waiting else None
         # Taken before the look, so that what is told in between is not missed.
         ticket = tier.ticket(self._key)
         while True:
@@ -93,6 +96,7 @@ class Share:
                 self._asked_at = self._clock()
                 entry = self._claim(known)
             self.spent = self._clock() - started
+            self._waiting = entry is not None and not entry.lease and entry.value is None
             if entry is None:
                 return None
             self.floor = max(self.floor, entry.floor)
@@ -100,7 +104,7 @@ class Share:
                 self._lease = entry.lease
                 tier.keep(self._key, entry.lease)
                 return None
-            if entry.value is None:
+            if self._waiting:
                 return Busy(ticket, tier.store.poll)
             self._known = known = entry.fence
             token, fence = self._read(entry)
@@ -136,7 +140,8 @@ class Share:
             )
 
     def leave(self) -> None:
-        """End our lease, if we have one, so that another process may ask."""
+        """End our lease, if we have one, so that another process may ask; wait for nobody any more."""
+        self._waiting = False
         if self._lease:
             lease, self._lease = self._lease, 0
             self.tier.drop(self._key, lease)

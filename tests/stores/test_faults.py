@@ -161,8 +161,8 @@ def test_redis_users_keys_and_channel_stay_within_their_prefix(
 
 def test_tls_with_the_authority_that_is_named_and_no_other(
     authorization_server: AuthorizationServer,
-    make_provider: MakeProvider,
     start_redis: Start,
+    make_provider: MakeProvider,
     said: Said,
     tmp_path: Path,
 ) -> None:

@@ -15,6 +15,7 @@ import redis
 from joserfc.jwk import ECKey
 
 from conduit_oauth import ConfigurationError, DiscoveryError, TokenProvider, TokenRequestError
+from conduit_oauth.gate import Busy
 from conduit_oauth.stores import Entry
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.stores.redis import RedisStore
@@ -259,22 +260,50 @@ def test_a_fleet_that_waits_on_redis_is_told_the_token_and_need_not_ask_for_it(
     assert len(authorization_server.token_requests) == 1
 
 
-def test_what_the_news_told_before_a_long_sleep_is_not_taken_for_fresh(
-    authorization_server: AuthorizationServer, make_provider: MakeProvider, clock: FakeClock
+def test_news_are_as_old_as_the_last_look_of_who_waits_for_them_and_no_use_to_others(
+    make_provider: MakeProvider, clock: FakeClock
 ) -> None:
-    store = MemoryStore()
+    store = MemoryStore(clock)
     sleeper = make_provider(store=store, store_timeout=5.0, clock=clock)
     share = sleeper.control.share
     assert share is not None
     assert share.look(NO_TOKEN) is None
     share.leave()
-    token = make_provider(store=MemoryStore(), store_timeout=5.0).get_token()
-    written = AccessToken(token, clock() + 3540, clock() + 3600)
-    record = {"token": {"value": token, "scope": None, "expires": 3600.0, "window": 60.0}, "seconds": 3600.0}
-    sealed = share._seal.close(json.dumps(record).encode())  # type: ignore[union-attr]
-    fence = 10**15
-    share.tier._told[share._key] = Entry(sealed, fence, 3600.0)
+
+    def news(fence: int) -> Entry:
+        record = {"token": {"value": f"token-{fence}", "scope": None, "expires": 3600.0, "window": 60.0}}
+        sealed = share._seal.close(json.dumps({**record, "seconds": 3600.0}).encode())  # type: ignore[union-attr]
+        return Entry(sealed, fence, 3600.0)
+
+    # Nobody waited when they came: what they tell of the token's age would be wrong.
+    share.tier._told[share._key] = news(10**15)
+    clock.step(1000)
+    lease = store.claim(share._key, 0, 60.0).lease
+    assert isinstance(share.look(NO_TOKEN), Busy)
+    waiting_since = clock()
+    share.tier._told[share._key] = news(10**15)
+    # A sleep.
     clock.step(1000)
     found = share.look(NO_TOKEN)
     assert isinstance(found, AccessToken)
-    assert found.expires_at == written.expires_at
+    assert found.expires_at == waiting_since + 3600
+    store.release(share._key, lease)
+
+
+def test_closing_the_last_provider_of_a_store_ends_its_thread_and_connections(
+    make_provider: MakeProvider, redis_server: RedisServer
+) -> None:
+    url = f"{redis_server.url}?prefix=closing"
+    one, other = (make_provider(store=url, store_timeout=5.0) for _ in range(2))
+    assert one.get_token() == other.get_token()
+    share = one.control.share
+    assert share is not None
+    thread = share.tier._thread
+    assert thread is not None
+    del share
+    one.close()
+    assert thread.is_alive()
+    other.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert redis_server.client.pubsub_numsub("closing:news") == [(b"closing:news", 0)]
