@@ -37,6 +37,7 @@ class Share:
         "_lease",
         "_listener",
         "_lock",
+        "_made_of",
         "_refused",
         "_refused_until",
         "_requester",
@@ -55,6 +56,8 @@ class Share:
         self._listener = listener
         self._lock = threading.RLock()
         self._key: str = ""
+        # What name and key were derived from, and give again while it is the same.
+        self._made_of: tuple[bytes, bytes] = b"", b""
         self._seal: Seal | None = None
         self._known: int = 0
         self._lease: int = 0
@@ -206,16 +209,21 @@ class Share:
 
     def _prepare(self) -> None:
         """Name and key for the credential as it is now: a rotated one finds nothing, and disturbs nobody."""
-        seal = Seal(credential(self._requester.credentials), self._requester.identity(), "token")
+        made_of = credential(self._requester.credentials), self._requester.identity()
+        if self._seal is None or made_of != self._made_of:
+            self._reseal(made_of)
+        if self._forget_all or self._forgotten:
+            self.tell()
+
+    def _reseal(self, made_of: tuple[bytes, bytes]) -> None:
+        seal = Seal(*made_of, "token")
         # Not while `tell` is at it: the floor of one entry is not another's.
         with self._lock:
-            if seal.name != self._key:
-                self.leave()
-                self.tier.tell(seal.name, self._listener, self._key)
-                self._key, self._seal, self._known, self.floor, self._fence = seal.name, seal, 0, 0, 0
-                self._forgotten = 0
-            if self._forget_all or self._forgotten:
-                self.tell()
+            self.leave()
+            self.tier.tell(seal.name, self._listener, self._key)
+            self._key, self._seal, self._known, self.floor, self._fence = seal.name, seal, 0, 0, 0
+            self._made_of = made_of
+            self._forgotten = 0
 
     def _claim(self, known: int) -> Entry | None:
         return self.tier.call(lambda store: store.claim(self._key, known, self.tier.lease))
