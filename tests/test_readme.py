@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conduit_oauth.cli.app import EXIT_CODES
+from conduit_oauth.cli.request import REFUSED
 from conduit_oauth.testing import AuthorizationServer
 
 ROOT = Path(__file__).parent.parent
@@ -39,18 +40,18 @@ def test_its_profile_is_one(tmp_path: Path) -> None:
     (profile,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     config = tmp_path / "config.toml"
     config.write_text(profile)
-    assert tomllib.loads(profile)["profiles"]["default"]["client_secret_file"]
+    assert tomllib.loads(profile)["profiles"]["default"]["client_secret"]["file"]
     command = Path(sys.executable).with_name("conduit-oauth")
     run = subprocess.run(
         [command, "token", "--config", config], capture_output=True, text=True, check=False, timeout=60
     )
-    # Every setting was understood; only the file with the secret is not on this machine.
-    assert "client_secret_file" in run.stderr
+    # Every setting was understood; only the gateway is not on this machine.
+    assert "https://gateway.example/servers/42/mcp: ConnectError" in run.stderr
 
 
 def test_the_exit_codes_are_those_of_the_program() -> None:
     documented = {int(code) for code in re.findall(r"^\| (\d) \|", README, re.MULTILINE)}
-    assert documented == {0, *(code for _, code in EXIT_CODES)}
+    assert documented == {0, REFUSED, *(code for _, code in EXIT_CODES)}
 
 
 def test_its_links_lead_somewhere() -> None:

@@ -29,6 +29,8 @@ _PARAMETERS = inspect.signature(TokenProvider).parameters
 _KNOWN = frozenset(_PARAMETERS) - {"name"}
 _NOT_IN_A_FILE = frozenset({"http_client", "transport", "clock", "observer"})
 _SECRET = frozenset({"client_secret", "private_key", "client_assertion", "assertion", "subject_token"})
+# What a client proves itself with, or exchanges.
+CREDENTIALS = _SECRET | {"client_certificate"}
 _TOML = {bool: "true or false", str: "a string", dict: "a table of strings"}
 _PLACES = "{ file = … }, { environment = … } or { keyring = …, username = … }"
 
@@ -37,7 +39,7 @@ def from_mapping(providers: Mapping[str, Mapping[str, Any]], defaults: Mapping[s
     """The arguments of each provider. Raises `ConfigurationError` for one that there is not."""
     common = _checked("defaults", defaults, _KNOWN)
     return {
-        name: {**common, **_checked(f"providers.{name}", _table(table, f"providers.{name}"), _KNOWN)}
+        name: {**common, **_checked(f"providers.{name}", table_of(table, f"providers.{name}"), _KNOWN)}
         for name, table in providers.items()
     }
 
@@ -53,15 +55,16 @@ def from_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, Settings]:
             ", ".join(sorted(unknown)), f"is no table of {path}", "There are [defaults] and [providers.NAME]."
         )
     ours = _checked("defaults", defaults, _KNOWN)
-    common = {**ours, **_read("defaults", _table(document.get("defaults", {}), "defaults"), path.parent)}
-    tables = _table(document.get("providers", {}), "providers")
+    common = {**ours, **read_table("defaults", table_of(document.get("defaults", {}), "defaults"), path.parent)}
+    tables = table_of(document.get("providers", {}), "providers")
     return {
-        name: {**common, **_read(f"providers.{name}", _table(table, f"providers.{name}"), path.parent)}
+        name: {**common, **read_table(f"providers.{name}", table_of(table, f"providers.{name}"), path.parent)}
         for name, table in tables.items()
     }
 
 
-def _read(place: str, table: Settings, folder: Path) -> Settings:
+def read_table(place: str, table: Settings, folder: Path) -> Settings:
+    """The arguments that a table of a file in `folder` says. Raises `ConfigurationError` naming `place`."""
     settings = _checked(place, table, _KNOWN - _NOT_IN_A_FILE)
     for name in settings:
         try:
@@ -114,7 +117,8 @@ def _checked(place: str, table: Mapping[str, Any], known: frozenset[str]) -> Set
     return dict(table)
 
 
-def _table(value: object, place: str) -> Settings:
+def table_of(value: object, place: str) -> Settings:
+    """A copy of the table at `place`. Raises `ConfigurationError` for anything else."""
     if not isinstance(value, Mapping):
         raise ConfigurationError(place, "is not a table", "Give the settings of a provider by name.")
     return dict(cast("Mapping[str, Any]", value))

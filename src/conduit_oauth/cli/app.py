@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,8 +27,11 @@ from ..errors import (
 from ..requester import drive
 from ..transport import Transport
 from .inspection import Inspected, read_jwt, verify_jwt
+from .options import Config, Profile
 from .output import claims_table, discovery_tree, err, expiry_line, out, plain
 from .profile import Options
+from .request import REFUSED, request
+from .tokens import execute, token
 
 EXIT_CODES: tuple[tuple[type[OAuthError], int], ...] = (
     (ConfigurationError, 2),
@@ -45,90 +47,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback with locals shows secrets
     help="OAuth 2.1 access tokens for machines (client credentials).",
     epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused by the server, 4 not reachable, "
-    "5 invalid answer, 6 discovery failed. "
+    f"5 invalid answer, 6 discovery failed, {REFUSED} the resource answered 400 or above. "
     "Settings come from options, then CONDUIT_OAUTH_* variables, then the profile.",
 )
 
 
-class Format(StrEnum):
-    """How a token is printed."""
-
-    TOKEN = "token"  # noqa: S105
-    JSON = "json"
-    HEADER = "header"
-
-
-ClientId = Annotated[str | None, typer.Option(help="Client identifier.", metavar="ID")]
-SecretFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="File with the client secret; - reads standard input. Else CONDUIT_OAUTH_CLIENT_SECRET, or a prompt."
-    ),
-]
-Endpoint = Annotated[str | None, typer.Option(help="Token endpoint.", metavar="URL")]
-McpUrl = Annotated[str | None, typer.Option(help="MCP endpoint; the token endpoint is derived from it.", metavar="URL")]
-Issuer = Annotated[str | None, typer.Option(help="Issuer; its metadata names the token endpoint.", metavar="URL")]
-Scope = Annotated[str | None, typer.Option(help="Scope to ask for, space-separated.")]
-Resource = Annotated[str | None, typer.Option(help="Resource indicator (RFC 8707).", metavar="URI")]
-Audience = Annotated[str | None, typer.Option(help="Audience, where a server wants it instead of a resource.")]
-AuthMethod = Annotated[str | None, typer.Option(help="client_secret_post or client_secret_basic.", metavar="METHOD")]
-Timeout = Annotated[float | None, typer.Option(help="Seconds to wait for the token at most.")]
-Store = Annotated[str | None, typer.Option(help="Where tokens are kept: sqlite: by default, memory: for nowhere.")]
-Profile = Annotated[str | None, typer.Option(help="Profile of the configuration file ('default' if there is one).")]
-Config = Annotated[Path | None, typer.Option(help="Configuration file (TOML).")]
-
-
-@app.command()
-def token(
-    client_id: ClientId = None,
-    client_secret_file: SecretFile = None,
-    token_endpoint: Endpoint = None,
-    mcp_url: McpUrl = None,
-    issuer: Issuer = None,
-    scope: Scope = None,
-    resource: Resource = None,
-    audience: Audience = None,
-    token_endpoint_auth_method: AuthMethod = None,
-    timeout: Timeout = None,
-    store: Store = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Ask for a new token, also where a valid one is kept.")
-    ] = False,
-    profile: Profile = None,
-    config: Config = None,
-    format: Annotated[Format, typer.Option(help="What to print.")] = Format.TOKEN,  # noqa: A002
-) -> None:
-    """Fetch an access token and print it alone, for $(conduit-oauth token …)."""
-    options = Options(
-        {
-            "client_id": client_id,
-            "token_endpoint": token_endpoint,
-            "mcp_url": mcp_url,
-            "issuer": issuer,
-            "scope": scope,
-            "resource": resource,
-            "audience": audience,
-            "store": store,
-        },
-        client_secret_file,
-        token_endpoint_auth_method,
-        timeout,
-        profile,
-        config,
-    )
-    with options.provider() as provider:
-        if fresh:
-            provider.invalidate()
-        value = provider.get_token()
-        state = provider.state()
-    if format is Format.HEADER:
-        plain(f"Authorization: Bearer {value}")
-    elif format is Format.JSON:
-        expires_at = state.expires_at and state.expires_at.isoformat(timespec="seconds")
-        scope = state.granted_scope
-        plain(json.dumps({"access_token": value, "token_type": "Bearer", "expires_at": expires_at, "scope": scope}))
-    else:
-        plain(value)
+app.command()(token)
+app.command("exec")(execute)
+app.command()(request)
 
 
 @app.command()

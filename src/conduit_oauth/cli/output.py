@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,6 +28,22 @@ _TIMES = frozenset({"exp", "iat", "nbf", "auth_time"})
 def plain(text: str) -> None:
     """Print `text` alone: unwrapped and without a colour, for a program to read."""
     out.out(text)
+
+
+@contextmanager
+def busy(what: str) -> Generator[None]:
+    """Say what is being waited for, to a person who has waited for a second."""
+    status = err.status(Text(clean(what)))
+    timer = threading.Timer(1.0, status.start)
+    if err.is_terminal:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if timer.is_alive():
+            timer.join()
+        status.stop()
 
 
 def claims_table(inspected: Inspected, now: datetime) -> Table:

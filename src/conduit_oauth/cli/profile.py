@@ -1,7 +1,12 @@
 """Where a command's settings come from: options, then the environment, then a profile of the TOML file.
 
-Law: a secret comes from the environment, a file, standard input or a prompt; never from the command line, where every
-user of the machine reads it, and never from the profile, which people put under version control.
+    [profiles.default]                 # each profile in the form of `conduit_oauth.settings`
+    client_id = "billing-agent"
+    client_secret = { file = "~/.secrets/billing-agent" }
+    mcp_url = "https://gateway.example/servers/42/mcp"
+
+Law: a secret comes from the environment, a file, the keyring, standard input or a prompt; never from the command line,
+where every user of the machine reads it, and never from the profile, which people put under version control.
 """
 
 from __future__ import annotations
@@ -9,19 +14,32 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from getpass import getpass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import platformdirs
 
 from ..errors import ConfigurationError
 from ..provider import TokenProvider
+from ..settings import CREDENTIALS, Settings, read_table, table_of
 
-_SETTINGS = ("client_id", "token_endpoint", "mcp_url", "issuer", "scope", "resource", "audience", "store")
-_PROFILE_KEYS = frozenset({*_SETTINGS, "client_secret_file", "token_endpoint_auth_method", "timeout"})
+_SETTINGS = (
+    "client_id",
+    "token_endpoint",
+    "mcp_url",
+    "issuer",
+    "scope",
+    "resource",
+    "audience",
+    "store",
+    "token_endpoint_auth_method",
+    "timeout",
+)
 _WHERE = frozenset({"token_endpoint", "mcp_url", "issuer"})
+_CLIENT_CREDENTIALS = frozenset({"client_secret", "private_key", "client_assertion"})
 _PREFIX = "CONDUIT_OAUTH_"
 
 
@@ -29,75 +47,86 @@ _PREFIX = "CONDUIT_OAUTH_"
 class Options:
     """What was given on the command line; None where an option was left out."""
 
-    settings: dict[str, str | None]
+    settings: Mapping[str, Any]
     client_secret_file: Path | None = None
-    token_endpoint_auth_method: str | None = None
-    timeout: float | None = None
     profile: str | None = None
     config: Path | None = None
 
-    def provider(self) -> TokenProvider:
-        """The provider that the settings describe. Raises `ConfigurationError`."""
-        merged = self._merged()
-        file = merged.pop("client_secret_file", None)
-        from_environment = os.environ.get(_PREFIX + "CLIENT_SECRET")
-        secret = _secret(file) if self.client_secret_file or not from_environment else from_environment
-        return TokenProvider(merged.pop("client_id", ""), secret, name="cli", **merged)
+    def provider(self, url: str | None = None) -> TokenProvider:
+        """The provider that the settings describe. Raises `ConfigurationError`.
 
-    def _merged(self) -> dict[str, Any]:
-        given = {
-            **self.settings,
-            "client_secret_file": self.client_secret_file,
-            "token_endpoint_auth_method": self.token_endpoint_auth_method,
-            "timeout": self.timeout,
-        }
-        environment = {name: os.environ.get(_PREFIX + name.upper()) for name in _PROFILE_KEYS}
-        merged: dict[str, Any] = {"store": "sqlite:"}
-        for layer in (self._from_file(), environment, given):
+        `url` is the resource that is going to be asked: what to find the token endpoint by, where nothing else is said.
+        """
+        merged = self._merged()
+        if url is not None and not merged.keys() & _WHERE:
+            merged["mcp_url"] = url
+        if not merged.keys() & CREDENTIALS and merged.get("token_endpoint_auth_method") != "none":
+            merged["client_secret"] = _prompt()
+        shareable = merged.get("dpop") is not True and merged.keys() & CREDENTIALS
+        merged.setdefault("store", "sqlite:" if shareable else "memory:")
+        return TokenProvider(merged.pop("client_id", ""), name=self.named or "cli", **merged)
+
+    @property
+    def named(self) -> str | None:
+        """The profile that was asked for by name."""
+        return self.profile or os.environ.get(_PREFIX + "PROFILE")
+
+    @property
+    def path(self) -> Path:
+        """The file that holds the profiles."""
+        return self.config or Path(os.environ.get(_PREFIX + "CONFIG") or default_config_path())
+
+    def _merged(self) -> Settings:
+        environment = {name: os.environ.get(_PREFIX + name.upper()) for name in _SETTINGS}
+        secret: str | Path | None = os.environ.get(_PREFIX + "CLIENT_SECRET") or None
+        if secret is None and (file := os.environ.get(_PREFIX + "CLIENT_SECRET_FILE")):
+            secret = Path(file).expanduser()
+        given = self.settings if self.client_secret_file is None else {**self.settings, "client_secret": self._secret()}
+        merged: Settings = {}
+        for layer in (self._from_file(), {**environment, "client_secret": secret}, given):
             said = {name: value for name, value in layer.items() if value not in (None, "")}
-            if said.keys() & _WHERE:
-                # What is said later must not lose to what was said earlier by another name.
-                merged = {name: value for name, value in merged.items() if name not in _WHERE}
+            # What is said later must not lose to what was said earlier by another name.
+            for alternatives in (_WHERE, _CLIENT_CREDENTIALS):
+                if said.keys() & alternatives:
+                    merged = {name: value for name, value in merged.items() if name not in alternatives}
             merged |= said
         if "timeout" in merged:
             merged["timeout"] = _number(merged["timeout"])
         return merged
 
-    def _from_file(self) -> dict[str, Any]:
-        named = self.profile or os.environ.get(_PREFIX + "PROFILE")
-        path = self.config or Path(os.environ.get(_PREFIX + "CONFIG") or default_config_path())
-        if not path.exists() and self.config is None:
-            if named:
+    def _secret(self) -> str | Path | None:
+        if str(self.client_secret_file) != "-":
+            return self.client_secret_file
+        try:
+            return sys.stdin.read().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ConfigurationError("client_secret", str(error), "Give it as UTF-8.") from None
+
+    def _from_file(self) -> Settings:
+        if not self.path.exists() and self.config is None:
+            if self.named:
                 raise ConfigurationError(
-                    "profile", f"{named!r} is not there: {path} does not exist", "Create the file."
+                    "profile",
+                    f"{self.named!r} is not there: {self.path} does not exist",
+                    f"Make it by: conduit-oauth profile add {self.named}",
                 )
             return {}
-        try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError("config", f"{path}: {error}", "Mend the file, or name another.") from None
-        profiles = _table(document.get("profiles", {}), "profiles", path)
-        if named and named not in profiles:
+        profiles = profiles_in(self.path)
+        if self.named and self.named not in profiles:
             known = ", ".join(profiles) or "none"
-            raise ConfigurationError("profile", f"{named!r} is not in {path}", f"It has {known}.")
-        found = _table(profiles.get(named or "default", {}), named or "default", path)
-        if "client_secret" in found:
-            raise ConfigurationError(
-                "client_secret",
-                f"stands in {path}",
-                "Move it to a file of mode 0600 and name that as client_secret_file.",
-            )
-        if unknown := ", ".join(sorted(found.keys() - _PROFILE_KEYS)):
-            raise ConfigurationError(
-                unknown, f"no setting, in {path}", f"There are {', '.join(sorted(_PROFILE_KEYS))}."
-            )
-        return found
+            raise ConfigurationError("profile", f"{self.named!r} is not in {self.path}", f"It has {known}.")
+        name = self.named or "default"
+        place = f"profiles.{name}"
+        return read_table(place, table_of(profiles.get(name, {}), place), self.path.parent)
 
 
-def _table(value: object, name: str, path: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigurationError(name, f"is not a table, in {path}", "Write [profiles.NAME].")
-    return cast("dict[str, Any]", value)
+def profiles_in(path: Path) -> Mapping[str, Any]:
+    """The tables of a file of profiles, unread. Raises `ConfigurationError` where it is none."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError("config", f"{path}: {error}", "Mend the file, or name another.") from None
+    return table_of(document.get("profiles", {}), "profiles")
 
 
 def default_config_path() -> Path:
@@ -105,13 +134,7 @@ def default_config_path() -> Path:
     return platformdirs.user_config_path("conduit-oauth") / "config.toml"
 
 
-def _secret(file: str | Path | None) -> str:
-    if file is not None:
-        try:
-            text = sys.stdin.read() if str(file) == "-" else Path(file).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError("client_secret_file", str(error), "Name a readable text file, or -.") from None
-        return text.rstrip("\r\n")
+def _prompt() -> str:
     if sys.stdin.isatty():
         return getpass("Client secret: ")
     raise ConfigurationError(

@@ -1,0 +1,79 @@
+"""The options that every command shares which acts as a client, said once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from .profile import Options
+
+Profile = Annotated[str | None, typer.Option(help="Profile of the configuration file ('default' if there is one).")]
+Config = Annotated[Path | None, typer.Option(help="Configuration file (TOML).")]
+
+
+def _signature(
+    client_id: Annotated[str | None, typer.Option(help="Client identifier.", metavar="ID")] = None,
+    client_secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the client secret; - reads standard input. Else CONDUIT_OAUTH_CLIENT_SECRET, the profile, "
+            "or a prompt."
+        ),
+    ] = None,
+    token_endpoint: Annotated[str | None, typer.Option(help="Token endpoint.", metavar="URL")] = None,
+    mcp_url: Annotated[
+        str | None, typer.Option(help="MCP endpoint; the token endpoint is found from it.", metavar="URL")
+    ] = None,
+    issuer: Annotated[
+        str | None, typer.Option(help="Issuer; its metadata names the token endpoint.", metavar="URL")
+    ] = None,
+    scope: Annotated[str | None, typer.Option(help="Scope to ask for, space-separated.")] = None,
+    resource: Annotated[str | None, typer.Option(help="Resource indicator (RFC 8707).", metavar="URI")] = None,
+    audience: Annotated[
+        str | None, typer.Option(help="Audience, where a server wants it instead of a resource.")
+    ] = None,
+    token_endpoint_auth_method: Annotated[
+        str | None, typer.Option(help="client_secret_post, client_secret_basic, private_key_jwt, …", metavar="METHOD")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the token at most.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Where tokens are kept: sqlite: by default, memory: for nowhere.")
+    ] = None,
+    profile: Profile = None,
+    config: Config = None,
+) -> None: ...
+
+
+_SHARED = [
+    parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint)
+    for parameter, hint in zip(
+        inspect.signature(_signature).parameters.values(),
+        get_type_hints(_signature, include_extras=True).values(),
+        strict=False,
+    )
+]
+
+
+def as_client(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the shared options; it gets them as one `Options`, its argument `options`."""
+    hints = get_type_hints(command, include_extras=True)
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "options"
+    ]
+
+    def run(**given: Any) -> None:
+        shared = {parameter.name: given.pop(parameter.name) for parameter in _SHARED}
+        where = {name: shared.pop(name) for name in ("client_secret_file", "profile", "config")}
+        command(options=Options(shared, **where), **given)
+
+    run.__doc__ = command.__doc__
+    run.__name__ = command.__name__
+    run.__signature__ = inspect.Signature([*own, *_SHARED])  # type: ignore[attr-defined] - how inspect has it
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *_SHARED)}
+    return run

@@ -1,0 +1,158 @@
+"""`conduit-oauth request`: one authorized request, and its answer as a person, or a program, wants to see it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import httpx2
+import typer
+from rich.json import JSON
+from rich.text import Text
+
+from ..errors import ConfigurationError, TransportError, clean
+from ..grant import parse_retry_after
+from ..life import backoff
+from .options import as_client
+from .output import busy, err, out, plain
+from .profile import Options
+
+# The exit status for an answer of 400 or more: not an error of ours, but a script must see it.
+REFUSED = 7
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+_LONGEST_PAUSE = 60.0
+
+
+@as_client
+def request(
+    options: Options,
+    method: Annotated[str, typer.Argument(help="GET, POST, …")],
+    url: Annotated[str, typer.Argument(help="URL of the protected resource.")],
+    header: Annotated[list[str] | None, typer.Option("--header", "-H", help="A header, 'Name: value'.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", help="The body; @FILE reads a file, @- standard input.")
+    ] = None,
+    as_json: Annotated[str | None, typer.Option("--json", help="As --data, with the content type of JSON.")] = None,
+    include: Annotated[bool, typer.Option("--include", "-i", help="Print status and headers, too.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the body to this file.")] = None,
+    retries: Annotated[
+        int, typer.Option(help="How often to try again after 429, 503 or a failed connection.", min=0)
+    ] = 2,
+) -> None:
+    """Send one request with a token: replaced on 401, stepped up on 403, with a DPoP proof where the profile has a key.
+
+    Without mcp_url, token_endpoint and issuer, the token endpoint is found from URL itself.
+    To a terminal the answer is shown, to a pipe its bytes are passed on. Exit code 7: the answer is 400 or above.
+
+    \b
+    conduit-oauth request GET https://api.example/invoices
+    conduit-oauth request POST https://gateway.example/mcp --json '{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
+    """
+    headers = httpx2.Headers([_header(line) for line in header or ()])
+    content = _body(data if as_json is None else as_json)
+    if as_json is not None:
+        headers.setdefault("Content-Type", "application/json")
+        headers.setdefault("Accept", "application/json, text/event-stream")
+    elif content is not None:
+        headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
+    with (
+        options.provider(url) as provider,
+        httpx2.Client(
+            auth=provider.auth(),
+            transport=httpx2.HTTPTransport(retries=retries, verify=provider.tls_context() or True),
+            timeout=httpx2.Timeout(60, read=300),
+        ) as client,
+    ):
+        outgoing = client.build_request(method.upper(), url, headers=headers, content=content)
+        try:
+            # Closed with the client, whatever becomes of it.
+            answer = _answer(client, outgoing, retries)
+            if include:
+                plain(_head(answer))
+            elif out.is_terminal or output is not None:
+                err.print(Text(_status(answer), style="green" if answer.status_code < 400 else "red"))
+            _show(answer, output)
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            raise TransportError(url, f"{type(error).__name__}: {error}".rstrip(": ")) from None
+    raise typer.Exit(REFUSED if answer.status_code >= 400 else 0)
+
+
+def _answer(client: httpx2.Client, outgoing: httpx2.Request, retries: int) -> httpx2.Response:
+    attempt = 0
+    while True:
+        with busy(f"{outgoing.method} {outgoing.url.host}"):
+            answer = client.send(outgoing, stream=True)
+        if answer.status_code not in (429, 503) or outgoing.method not in _REPEATABLE or attempt == retries:
+            return answer
+        answer.close()
+        attempt += 1
+        asked = parse_retry_after(answer.headers.get("retry-after"), time.time())
+        pause = min(backoff(attempt + 1, 1.0) if asked is None else asked, _LONGEST_PAUSE)
+        err.print(f"[yellow]{answer.status_code}: trying again in {pause:.1f} s[/]")
+        time.sleep(pause)
+
+
+def _show(answer: httpx2.Response, output: Path | None) -> None:
+    kind = answer.headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
+    if output is not None:
+        with output.open("wb") as file:
+            for chunk in answer.iter_bytes():
+                file.write(chunk)
+    elif not out.is_terminal:
+        for chunk in answer.iter_bytes():
+            # An event is worth seeing when it comes.
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+    elif kind == "text/event-stream":
+        for text in answer.iter_text():
+            out.out(_harmless(text), end="", highlight=False)
+    elif kind.endswith("json") and (body := _parse_json(answer.read())) is not None:
+        out.print(JSON.from_data(body))
+    elif kind.startswith("text/") or kind.endswith(("json", "xml")):
+        answer.read()
+        plain(_harmless(answer.text))
+    else:
+        err.print(f"{len(answer.read())} bytes of {kind}: take them with --output FILE")
+
+
+def _harmless(text: str) -> str:
+    """Somebody else's text without the control codes that would drive our terminal."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)
+
+
+def _parse_json(content: bytes) -> object | None:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _status(answer: httpx2.Response) -> str:
+    return f"{answer.http_version} {answer.status_code} {answer.reason_phrase}".rstrip()
+
+
+def _head(answer: httpx2.Response) -> str:
+    return "\n".join([_status(answer), *(f"{name}: {clean(value)}" for name, value in answer.headers.items()), ""])
+
+
+def _header(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if not colon or not name.strip():
+        raise ConfigurationError("header", f"{name!r} is no header", "Write 'Name: value'.")
+    if name.strip().lower() == "authorization":
+        raise ConfigurationError("header", "Authorization is what this command sets", "Use curl for one of your own.")
+    return name.strip(), value.strip()
+
+
+def _body(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    if not text.startswith("@"):
+        return text.encode()
+    try:
+        return sys.stdin.buffer.read() if text == "@-" else Path(text[1:]).expanduser().read_bytes()
+    except OSError as error:
+        raise ConfigurationError("data", str(error), "Name a readable file, or -.") from None

@@ -1,0 +1,95 @@
+"""Tokens as other programs want them."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from joserfc.jwk import ECKey
+
+from conduit_oauth.testing import AuthorizationServer
+from tests.cli.conftest import Run
+from tests.resource_server import ResourceServer
+
+
+def test_formats_for_people_and_programs(run: Run) -> None:
+    token = run("token").stdout.strip()
+    assert run("token", "--format", "header").stdout == f"Authorization: Bearer {token}\n"
+    shown = json.loads(run("token", "--format", "json", "--scope", "mcp:read").stdout)
+    assert shown.keys() == {"access_token", "token_type", "expires_at", "scope"}
+    assert (shown["token_type"], shown["scope"]) == ("Bearer", "mcp:read")
+    assert run("token", "--format", "env", "--variable", "GATEWAY").stdout == f"GATEWAY={token}\n"
+
+
+def test_curl_takes_its_configuration(run: Run, resource_server: ResourceServer) -> None:
+    config = run("token", "--format", "curl-config").stdout
+    curl = ["curl", "--silent", "--config", "-", f"{resource_server.url}/echo"]
+    answer = json.loads(subprocess.run(curl, input=config, capture_output=True, text=True, check=True).stdout)
+    assert answer["authorization"] == f"Bearer {run('token').stdout.strip()}"
+
+
+def test_netrc_names_the_machine_of_the_resource(run: Run) -> None:
+    token = run("token").stdout.strip()
+    assert run("token", "--format", "netrc").stdout == f"machine 127.0.0.1 login oauth2accesstoken password {token}\n"
+    assert run("token", "--format", "netrc", "--login", "me").stdout.split()[3] == "me"
+
+
+def test_netrc_without_a_resource_says_what_is_missing(run: Run, authorization_server: AuthorizationServer) -> None:
+    done = run("token", "--format", "netrc", "--token-endpoint", authorization_server.token_endpoint())
+    assert done.returncode == 2
+    assert "--resource" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        (None, "client.authentication.k8s.io/v1"),
+        ("client.authentication.k8s.io/v1beta1", "client.authentication.k8s.io/v1beta1"),
+    ],
+)
+def test_a_kubernetes_client_gets_an_exec_credential(run: Run, asked: str | None, answered: str) -> None:
+    info = asked and json.dumps({"apiVersion": asked, "kind": "ExecCredential", "spec": {"interactive": False}})
+    credential = json.loads(run("token", "--format", "exec-credential", KUBERNETES_EXEC_INFO=info).stdout)
+    assert (credential["apiVersion"], credential["kind"]) == (answered, "ExecCredential")
+    assert credential["status"]["token"] == run("token").stdout.strip()
+    # RFC 3339, and early enough that kubectl asks again before the token is void.
+    until = datetime.strptime(credential["status"]["expirationTimestamp"], "%Y-%m-%dT%H:%M:%S%z")
+    left = until - datetime.now(UTC)
+    assert timedelta(minutes=58) < left <= timedelta(minutes=59, seconds=1)
+
+
+def test_exec_runs_a_program_with_the_token_and_without_the_secret(run: Run) -> None:
+    script = 'printf "%s %s" "$CONDUIT_OAUTH_TOKEN" "${CONDUIT_OAUTH_CLIENT_SECRET-none}"; exit 3'
+    done = run("exec", "--", "sh", "-c", script)
+    assert done.returncode == 3
+    assert done.stdout == f"{run('token').stdout.strip()} none"
+
+
+def test_exec_of_nothing_that_is_there_is_a_clear_error(run: Run) -> None:
+    done = run("exec", "--", "/absent/program")
+    assert done.returncode == 2
+    assert "/absent/program" in done.stderr
+
+
+def test_a_profile_names_a_key_and_a_place_of_it(
+    run: Run, authorization_server: AuthorizationServer, tmp_path: Path
+) -> None:
+    key = tmp_path / "client.pem"
+    key.write_bytes(ECKey.generate_key("P-256").as_pem(private=True))
+    key.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[profiles.default]\nclient_id = "demo"\nprivate_key = { file = "client.pem" }\n'
+        f'token_endpoint = "{authorization_server.token_endpoint()}"\n'
+    )
+    nothing = {"CONDUIT_OAUTH_CLIENT_SECRET": None, "CONDUIT_OAUTH_MCP_URL": None}
+    # The development server knows no keys: what it was sent is what is of interest.
+    assert run("token", "--config", config, **nothing).returncode == 3
+    (request,) = authorization_server.token_requests
+    assert request["form"]["client_assertion_type"].endswith("jwt-bearer")
+    # A secret in the environment is said later than the profile's key, and goes before it.
+    assert run("token", "--config", config, CONDUIT_OAUTH_MCP_URL=None).returncode == 0
