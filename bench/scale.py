@@ -231,7 +231,7 @@ def crowd(count: int) -> str:
         gc.collect()
         each = (resident() - before) / count
         threads = threading.active_count() - 1
-        agenda = providers._agenda
+        agenda = providers._supervisor._agenda
         find = best(lambda: heapq.heapreplace(agenda, (agenda[0][0], agenda[0][1])))
         look = best(lambda: providers[names[count // 2]])
     return f"| {count:,} | {each / 1024:.2f} KiB | {threads} | {find * 1e6:.2f} µs | {look * 1e6:.2f} µs |"

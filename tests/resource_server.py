@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import itertools
 import json
 import socket
 import threading
+from collections.abc import AsyncIterator
 from typing import Any, Self
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 
@@ -31,10 +34,14 @@ class ResourceServer:
         # The scope that is wanted, and where the scope of a token is read.
         self.needs = ""
         self.never_content = False
+        # What an event stream waits for, after each event, and whether its client has left.
+        self._go_on = asyncio.Semaphore(0)
+        self.stream_left = threading.Event()
         app = Starlette(
             routes=[
                 Route("/echo", self._echo, methods=["GET", "POST"]),
                 Route("/redirect", self._redirect, methods=["GET", "POST"]),
+                Route("/stream", self._stream),
             ]
         )
         self._socket = socket.socket()
@@ -63,6 +70,10 @@ class ResourceServer:
         self._server.should_exit = True
         self._thread.join()
 
+    def go_on(self) -> None:
+        """Let the event stream that was opened send its next event."""
+        self._loop.call_soon_threadsafe(self._go_on.release)
+
     @property
     def tokens(self) -> list[str | None]:
         """The Authorization header of each request, in order."""
@@ -75,6 +86,8 @@ class ResourceServer:
             "authorization": request.headers.get("authorization"),
             "dpop": request.headers.get("dpop"),
             "body": (await request.body()).decode(),
+            "headers": dict(request.headers),
+            "query": request.url.query,
         }
         self.requests.append(entry)
         return entry
@@ -96,3 +109,18 @@ class ResourceServer:
     async def _redirect(self, request: Request) -> Response:
         await self._note(request)
         return RedirectResponse(request.query_params["to"], 307)
+
+    async def _stream(self, request: Request) -> Response:
+        await self._note(request)
+
+        self._loop = asyncio.get_running_loop()
+
+        async def events() -> AsyncIterator[str]:
+            try:
+                for number in itertools.count(1):
+                    yield f"id: {number}\ndata: event {number}\n\n"
+                    await self._go_on.acquire()
+            finally:
+                self.stream_left.set()
+
+        return StreamingResponse(events(), media_type="text/event-stream", headers={"Set-Cookie": "a=b"})

@@ -299,6 +299,11 @@ class TokenProvider:
         """The only origin the token may be sent to, None where neither `mcp_url` nor `resource` tells it."""
         return self._requester.config.origin
 
+    @property
+    def mcp_url(self) -> str | None:
+        """The gateway's MCP endpoint, where one was configured."""
+        return self._requester.config.mcp_url
+
     def tls_context(self) -> ssl.SSLContext | None:
         """A context that presents the client certificate, None without one.
 

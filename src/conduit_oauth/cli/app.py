@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..requester import drive
 from ..transport import Transport
+from .bridge import bridge
 from .inspection import Inspected, read_jwt, verify_jwt
 from .options import Config, Profile
 from .output import claims_table, discovery_tree, err, expiry_line, out, plain
@@ -55,6 +56,7 @@ app = typer.Typer(
 app.command()(token)
 app.command("exec")(execute)
 app.command()(request)
+app.command()(bridge)
 
 
 @app.command()

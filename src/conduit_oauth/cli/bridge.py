@@ -1,0 +1,92 @@
+"""`conduit-oauth bridge`: any MCP client, with machine credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..bridge.snippets import Client, snippet
+from ..credentials import read_text
+from ..errors import ConfigurationError
+from ..provider import TokenProvider
+from .options import as_client
+from .output import err, plain
+from .profile import Options
+
+
+@as_client
+def bridge(
+    options: Options,
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Serve HTTP there, and not stdio: 127.0.0.1:PORT or unix:/path.", metavar="ADDRESS"),
+    ] = None,
+    local_token_file: Annotated[
+        Path | None, typer.Option(help="File with a bearer token that the bridge's own clients must send.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name that the bridge is reached by.", metavar="NAME")
+    ] = None,
+    expose: Annotated[bool, typer.Option("--expose", help="Listen where other machines can reach it.")] = False,
+    patience: Annotated[float, typer.Option(help="Seconds to wait for a gateway that is away.", min=0)] = 30.0,
+    print_config: Annotated[
+        Client | None, typer.Option(help="Print what to put into this client's configuration, and do nothing else.")
+    ] = None,
+    server_name: Annotated[str, typer.Option(help="What --print-config calls the server.")] = "gateway",
+) -> None:
+    """Let an MCP client use a gateway with this machine's credentials: over stdio, as its configured command, or HTTP.
+
+    \b
+    conduit-oauth bridge --print-config claude-desktop --mcp-url https://gateway.example/mcp
+    conduit-oauth bridge --profile billing --listen 127.0.0.1:8900
+    """
+    if print_config is not None:
+        _print_config(print_config, server_name, options)
+        return
+    try:
+        from ..bridge.gateway import GatewayClient
+        from ..bridge.server import access_of, parse_address, serve
+        from ..bridge.stdio import serve_stdio
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError(
+            "bridge", f"{missing.name} is not installed", "Install conduit-oauth[bridge]."
+        ) from None
+    # stdout is the protocol's; what goes wrong is told on stderr, which clients keep in their logs.
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="conduit-oauth: %(message)s")
+
+    async def run(provider: TokenProvider, url: str) -> None:
+        async with GatewayClient(provider, patience=patience) as client:
+            if listen is None:
+                await serve_stdio(url, client)
+                return
+            bearer = local_token_file and read_text(local_token_file, "local_token_file").strip()
+            address = parse_address(listen)
+            access = access_of(address, bearer, allow_host or (), expose=expose)
+            await serve(url, client, address, access, lambda where: err.print(f"Listening on {where}", soft_wrap=True))
+
+    with options.provider() as provider:
+        if provider.mcp_url is None:
+            raise ConfigurationError("mcp_url", "is missing", "Pass --mcp-url, the gateway's MCP endpoint.")
+        asyncio.run(run(provider, provider.mcp_url))
+
+
+def _print_config(client: Client, name: str, options: Options) -> None:
+    given = {**options.settings, "profile": options.profile, "config": options.config}
+    given["client_secret_file"] = options.client_secret_file
+    arguments = ["bridge"]
+    for option, value in given.items():
+        if value is not None:
+            # A client starts the bridge from anywhere.
+            said = value.expanduser().absolute() if isinstance(value, Path) else value
+            arguments += [f"--{option.replace('_', '-')}", str(said)]
+    # By its whole path: what is started from a desktop has another PATH than a shell.
+    command = shutil.which(sys.argv[0]) or "conduit-oauth"
+    file, text = snippet(client, name, str(Path(command).absolute()), arguments)
+    err.print(f"For {file}:", soft_wrap=True)
+    plain(text)

@@ -1,0 +1,236 @@
+"""The HTTP bridge as its clients, and those who should not be, meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from conduit_oauth.testing import AuthorizationServer
+from tests.bridge.conftest import COMMAND, Bridge
+from tests.resource_server import ResourceServer
+
+StartBridge = Callable[..., Bridge]
+PING = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
+
+
+@pytest.fixture
+def start(start_bridge: Callable[..., Bridge], authorization_server: AuthorizationServer) -> StartBridge:
+    """Starts a bridge to a resource that publishes no metadata."""
+
+    def start(url: str, *arguments: str, listen: str = "127.0.0.1:0") -> Bridge:
+        found = "--token-endpoint", authorization_server.token_endpoint()
+        return start_bridge("--mcp-url", url, *found, *arguments, listen=listen)
+
+    return start
+
+
+@pytest.fixture
+def bridge(start: StartBridge, resource_server: ResourceServer) -> Bridge:
+    return start(f"{resource_server.url}/echo")
+
+
+def test_a_request_passes_with_our_token_and_without_what_is_the_clients_own(
+    bridge: Bridge, resource_server: ResourceServer
+) -> None:
+    headers = {"Authorization": "Bearer the-clients", "Cookie": "a=b", "Mcp-Session-Id": "s-1", "Last-Event-ID": "e-9"}
+    headers |= {"Origin": "http://localhost:3000", "X-Other": "kept"}
+    answer = httpx2.post(f"{bridge.url}?a=b", json=PING, headers=headers)
+    assert answer.status_code == 200
+    assert "www-authenticate" not in answer.headers
+    (request,) = resource_server.requests
+    assert json.loads(request["body"]) == PING
+    assert request["query"] == "a=b"
+    sent = request["headers"]
+    assert sent["authorization"] != "Bearer the-clients"
+    assert len(sent["authorization"].split(".")) == 3
+    assert (sent["mcp-session-id"], sent["last-event-id"], sent["x-other"]) == ("s-1", "e-9", "kept")
+    assert sent["host"] == resource_server.url.removeprefix("http://")
+    assert not sent.keys() & {"cookie", "origin"}
+
+
+def test_a_refused_token_is_replaced_and_the_client_knows_nothing(
+    bridge: Bridge, resource_server: ResourceServer
+) -> None:
+    httpx2.post(bridge.url, json=PING)
+    resource_server.refused.add(str(resource_server.tokens[0]).partition(" ")[2])
+    assert httpx2.post(bridge.url, json=PING).status_code == 200
+    assert len(resource_server.requests) == 3
+
+
+def test_a_gateway_that_refuses_every_token_does_not_ask_the_client_to_log_in(
+    bridge: Bridge, resource_server: ResourceServer
+) -> None:
+    resource_server.refuse_all = True
+    answer = httpx2.post(bridge.url, json=PING)
+    assert answer.status_code == 502
+    assert "www-authenticate" not in answer.headers
+    assert answer.json()["id"] == 7
+    assert "refuses" in answer.json()["error"]["message"]
+
+
+def test_without_a_token_the_client_is_told_why(
+    start: StartBridge, bridge_environment: dict[str, str], resource_server: ResourceServer
+) -> None:
+    bridge_environment["CONDUIT_OAUTH_CLIENT_SECRET"] = "wrong-one"
+    bridge = start(f"{resource_server.url}/echo")
+    answer = httpx2.post(bridge.url, json=PING)
+    assert answer.status_code == 502
+    assert "invalid_client" in answer.json()["error"]["message"]
+    assert resource_server.requests == []
+    _, said = bridge.stop(signal.SIGTERM)
+    assert "wrong-one" not in said + answer.text
+
+
+def test_events_pass_one_by_one_and_end_with_the_client(start: StartBridge, resource_server: ResourceServer) -> None:
+    bridge = start(f"{resource_server.url}/stream")
+    with httpx2.stream("GET", bridge.url, timeout=10) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert "set-cookie" not in answer.headers
+        chunks = answer.iter_text()
+        for number in (1, 2, 3):
+            # The next one is not even made before this one is here.
+            assert next(chunks) == f"id: {number}\ndata: event {number}\n\n"
+            resource_server.go_on()
+    assert resource_server.stream_left.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "evil.example:8080"}, 421),
+        ({"Host": "localhost"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:5173"}, 200),
+        ({"Origin": "http://127.0.0.1.evil.example"}, 403),
+    ],
+)
+def test_a_page_in_a_browser_cannot_use_the_bridge(
+    headers: dict[str, str], status: int, bridge: Bridge, resource_server: ResourceServer
+) -> None:
+    assert httpx2.post(bridge.url, json=PING, headers=headers).status_code == status
+    assert len(resource_server.requests) == (status == 200)
+
+
+def test_other_paths_are_not_served(bridge: Bridge, resource_server: ResourceServer) -> None:
+    base = bridge.url.removesuffix("/mcp")
+    assert httpx2.get(f"{base}/.well-known/oauth-protected-resource/mcp").status_code == 404
+    assert httpx2.get(f"{base}/echo").status_code == 200
+    assert len(resource_server.requests) == 1
+
+
+def test_a_bearer_of_its_own(start: StartBridge, resource_server: ResourceServer, tmp_path: Path) -> None:
+    file = tmp_path / "local-token"
+    file.write_text("a-local-token\n")
+    bridge = start(f"{resource_server.url}/echo", "--local-token-file", str(file))
+    for authorization in ("", "Bearer wrong", "Basic a-local-token"):
+        answer = httpx2.post(bridge.url, json=PING, headers={"Authorization": authorization})
+        assert (answer.status_code, answer.headers["www-authenticate"][:6]) == (401, "Bearer")
+    assert httpx2.post(bridge.url, json=PING, headers={"Authorization": "Bearer a-local-token"}).status_code == 200
+    assert "a-local-token" not in str(resource_server.requests)
+
+
+def test_a_unix_socket_is_the_users_own_and_goes_with_the_bridge(
+    start: StartBridge, resource_server: ResourceServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "bridge.sock"
+    first = start(f"{resource_server.url}/echo", listen=f"unix:{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path))) as client:
+        assert client.post("http://bridge/mcp", json=PING).status_code == 200
+    assert start(f"{resource_server.url}/echo", listen=f"unix:{path}").first_line[:6] == "error:"
+    first.stop(signal.SIGKILL)
+    again = start(f"{resource_server.url}/echo", listen=f"unix:{path}")
+    assert again.first_line.startswith("Listening")
+    assert again.stop(signal.SIGTERM) == (0, "")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(bridge: Bridge, number: int) -> None:
+    assert bridge.stop(number) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--listen", "0.0.0.0:0"], "--expose"),
+        (["--listen", "0.0.0.0:0", "--expose"], "local_token_file"),
+        (["--listen", "nowhere"], "HOST:PORT"),
+        (["--listen", "unix:"], "path"),
+        (["--listen", "127.0.0.1:0", "--local-token-file", "/absent"], "/absent"),
+    ],
+)
+def test_a_careless_set_up_is_refused(
+    arguments: list[str], said: str, bridge_environment: dict[str, str], resource_server: ResourceServer
+) -> None:
+    command = [COMMAND, "bridge", "--mcp-url", f"{resource_server.url}/echo", *arguments]
+    done = subprocess.run(command, env=bridge_environment, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_bridge_needs_to_know_the_gateway(bridge_environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [COMMAND, "bridge"], env=bridge_environment, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 2
+    assert "mcp_url" in done.stderr
+
+
+def test_stdio_ends_with_its_input_after_the_last_answer(
+    bridge_environment: dict[str, str], authorization_server: AuthorizationServer
+) -> None:
+    parameters = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    message = {"jsonrpc": "2.0", "id": "one", "method": "initialize", "params": parameters}
+    done = subprocess.run(
+        [COMMAND, "bridge", "--mcp-url", authorization_server.mcp_url()],
+        env=bridge_environment,
+        input="no JSON\n" + json.dumps(message) + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["id"] == "one"
+    assert json.loads(line)["result"]["protocolVersion"] == "2025-06-18"
+    assert "no message" in done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "client", ["claude-code", "claude-desktop", "codex", "cursor", "gemini", "vscode", "windsurf", "zed"]
+)
+def test_the_configuration_it_prints_starts_the_bridge(client: str, tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    arguments = ["--mcp-url", "https://gateway.example/mcp", "--profile", "billing", "--server-name", "billing"]
+    command = [COMMAND, "bridge", "--print-config", client, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
+    said = tomllib.loads(done.stdout) if client == "codex" else json.loads(done.stdout)
+    ((servers),) = said.values()
+    server = servers["billing"]
+    assert Path(server["command"]).is_absolute()
+    assert server["args"] == ["bridge", "--mcp-url", "https://gateway.example/mcp", "--profile", "billing"]
+    # The bridge is what it starts: with these settings it gets as far as missing the profile.
+    started = subprocess.run(
+        [server["command"], *server["args"]],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert started.returncode == 2
+    assert "billing" in started.stderr
