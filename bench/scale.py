@@ -191,7 +191,10 @@ def judge(processes: int, requests: list[tuple[str, float]], seconds: float) -> 
 
 def plot(days: dict[int, list[int]], folder: Path) -> None:
     """The day of each fleet, as PNG and as HTML that needs nothing else."""
-    figure, axes = pyplot.subplots(len(days), 1, figsize=(9, 2.2 * len(days)), sharex=True, layout="constrained")
+    figure, grid = pyplot.subplots(
+        len(days), 1, figsize=(9, 2.2 * len(days)), sharex=True, layout="constrained", squeeze=False
+    )
+    axes = grid[:, 0]
     hours = [index * BIN / 3600 for index in range(int(DAY / BIN))]
     for axis, (processes, bins) in zip(axes, days.items(), strict=True):
         axis.bar(hours, [count / BIN * 60 for count in bins], width=BIN / 3600, align="edge", color="#3568a8")
