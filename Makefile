@@ -6,9 +6,9 @@ RUN := .venv/bin
 PEERS := tests/interop/node_modules/.package-lock.json
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: redis test lint demo chaos scale bench conformance fuzz format lock clean
+.PHONY: debian test lint demo chaos scale bench conformance fuzz format lock clean
 
-test: .venv/ready $(PEERS) redis
+test: .venv/ready $(PEERS) debian
 	$(RUN)/pytest
 
 lint: .venv/ready
@@ -22,11 +22,11 @@ demo: .venv/ready
 scale: .venv/bench/ready
 	.venv/bench/bin/python bench/scale.py
 
-bench: .venv/bench/ready .venv/ready redis
+bench: .venv/bench/ready .venv/ready debian
 	.venv/bench/bin/python bench/run.py
 	$(RUN)/python bench/fleet.py
 
-chaos: .venv/ready redis
+chaos: .venv/ready debian
 	$(RUN)/python -m tests.chaos
 
 conformance: .venv/ready $(PEERS)
@@ -55,11 +55,11 @@ $(UV):
 	$(UV) pip install --quiet --python $(RUN)/python --no-deps -e .
 	touch $@
 
-# Debian's own Redis, which the release of the system pins; an index is asked for only where none is at hand.
-redis:
-	command -v redis-server >/dev/null || { \
+# Debian's own Redis and curl, which the release of the system pins; an index is asked for only where none is at hand.
+debian:
+	{ command -v redis-server && command -v curl; } >/dev/null || { \
 		export DEBIAN_FRONTEND=noninteractive; \
-		install="$(SUDO) apt-get install -y -qq --no-install-recommends redis-server"; \
+		install="$(SUDO) apt-get install -y -qq --no-install-recommends ca-certificates curl redis-server"; \
 		$$install || { $(SUDO) apt-get update -qq && $$install; }; }
 
 # The peers of the interop tests run on the Node that the virtual environment brought.
