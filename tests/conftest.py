@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from conduit_oauth import TokenProvider
 from conduit_oauth.testing import AuthorizationServer
 from conduit_oauth.tier import LOCAL
 from tests.resource_server import ResourceServer
+
+COMMAND = Path(sys.executable).with_name("conduit-oauth")
 
 pytest_plugins = ["pytester"]
 
@@ -71,6 +75,16 @@ MakeProvider = Callable[..., TokenProvider]
 def _endpoints_are_new() -> None:
     """What one test did to an endpoint is no other test's trouble."""
     LOCAL.store.close()
+
+
+@pytest.fixture
+def client_environment(authorization_server: AuthorizationServer, tmp_path: Path) -> dict[str, str]:
+    """All that a command knows: the development server's client, and a home of its own."""
+    return {
+        "HOME": str(tmp_path),
+        "CONDUIT_OAUTH_CLIENT_ID": authorization_server.client_id,
+        "CONDUIT_OAUTH_CLIENT_SECRET": authorization_server.client_secret,
+    }
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ class ResourceServer:
         # The scope that is wanted, and where the scope of a token is read.
         self.needs = ""
         self.never_content = False
+        # The MCP sessions that it knows of, until a test has it forget them.
+        self.sessions: set[str] = set()
         # What an event stream waits for, after each event, and whether its client has left.
         self._go_on = asyncio.Semaphore(0)
         self.stream_left = threading.Event()
@@ -42,6 +44,7 @@ class ResourceServer:
                 Route("/echo", self._echo, methods=["GET", "POST"]),
                 Route("/redirect", self._redirect, methods=["GET", "POST"]),
                 Route("/stream", self._stream),
+                Route("/session", self._session, methods=["POST", "DELETE"]),
             ]
         )
         self._socket = socket.socket()
@@ -124,3 +127,14 @@ class ResourceServer:
                 self.stream_left.set()
 
         return StreamingResponse(events(), media_type="text/event-stream", headers={"Set-Cookie": "a=b"})
+
+    async def _session(self, request: Request) -> Response:
+        entry = await self._note(request)
+        message = json.loads(entry["body"])
+        name = request.headers.get("mcp-session-id")
+        if message["method"] == "initialize":
+            name = f"session-{len(self.requests)}"
+            self.sessions.add(name)
+        if name not in self.sessions:
+            return JSONResponse({"error": "no such session"}, 404)
+        return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), "result": {}}, headers={"mcp-session-id": name})

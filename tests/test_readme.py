@@ -14,6 +14,7 @@ import pytest
 from conduit_oauth.cli.app import EXIT_CODES
 from conduit_oauth.cli.request import REFUSED
 from conduit_oauth.testing import AuthorizationServer
+from tests.conftest import COMMAND
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,9 +42,8 @@ def test_its_profile_is_one(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(profile)
     assert tomllib.loads(profile)["profiles"]["default"]["client_secret"]["file"]
-    command = Path(sys.executable).with_name("conduit-oauth")
     run = subprocess.run(
-        [command, "token", "--config", config], capture_output=True, text=True, check=False, timeout=60
+        [COMMAND, "token", "--config", config], capture_output=True, text=True, check=False, timeout=60
     )
     # Every setting was understood; only the gateway is not on this machine.
     assert "https://gateway.example/servers/42/mcp: ConnectError" in run.stderr

@@ -4,15 +4,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
 from conduit_oauth.testing import AuthorizationServer
-
-COMMAND = Path(sys.executable).with_name("conduit-oauth")
+from tests.conftest import COMMAND
 
 
 class Gateway:
@@ -65,11 +64,9 @@ def gateway(authorization_server: AuthorizationServer) -> Iterator[Gateway]:
 
 
 @pytest.fixture
-def bridge_environment(authorization_server: AuthorizationServer, tmp_path: Path) -> dict[str, str]:
+def bridge_environment(client_environment: dict[str, str], authorization_server: AuthorizationServer) -> dict[str, str]:
     return {
-        "HOME": str(tmp_path),
-        "CONDUIT_OAUTH_CLIENT_ID": authorization_server.client_id,
-        "CONDUIT_OAUTH_CLIENT_SECRET": authorization_server.client_secret,
+        **client_environment,
         # The authorization server knows of its own gateways only.
         "CONDUIT_OAUTH_RESOURCE": authorization_server.mcp_url(),
         "CONDUIT_OAUTH_STORE": "memory:",
@@ -95,8 +92,11 @@ class Bridge:
             return process.wait(20), said
 
 
+StartBridge = Callable[..., Bridge]
+
+
 @pytest.fixture
-def start_bridge(bridge_environment: dict[str, str]) -> Iterator[Any]:
+def start_bridge(bridge_environment: dict[str, str]) -> Iterator[StartBridge]:
     bridges: list[Bridge] = []
 
     def start(*arguments: str, listen: str = "127.0.0.1:0") -> Bridge:
@@ -106,3 +106,14 @@ def start_bridge(bridge_environment: dict[str, str]) -> Iterator[Any]:
     yield start
     for bridge in bridges:
         bridge.stop(signal.SIGTERM)
+
+
+@pytest.fixture
+def start(start_bridge: StartBridge, authorization_server: AuthorizationServer) -> StartBridge:
+    """Starts a bridge to a resource that publishes no metadata."""
+
+    def start(url: str, *arguments: str, listen: str = "127.0.0.1:0") -> Bridge:
+        found = "--token-endpoint", authorization_server.token_endpoint()
+        return start_bridge("--mcp-url", url, *found, *arguments, listen=listen)
+
+    return start

@@ -8,29 +8,17 @@ import signal
 import stat
 import subprocess
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from conduit_oauth.testing import AuthorizationServer
-from tests.bridge.conftest import COMMAND, Bridge
+from tests.bridge.conftest import Bridge, StartBridge
+from tests.conftest import COMMAND
 from tests.resource_server import ResourceServer
 
-StartBridge = Callable[..., Bridge]
 PING = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
-
-
-@pytest.fixture
-def start(start_bridge: Callable[..., Bridge], authorization_server: AuthorizationServer) -> StartBridge:
-    """Starts a bridge to a resource that publishes no metadata."""
-
-    def start(url: str, *arguments: str, listen: str = "127.0.0.1:0") -> Bridge:
-        found = "--token-endpoint", authorization_server.token_endpoint()
-        return start_bridge("--mcp-url", url, *found, *arguments, listen=listen)
-
-    return start
 
 
 @pytest.fixture

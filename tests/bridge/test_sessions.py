@@ -16,16 +16,15 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CreateMessageResult, ElicitResult, TextContent
 
 from conduit_oauth.testing import AuthorizationServer
-from tests.bridge.conftest import COMMAND, Bridge, Gateway
+from tests.bridge.conftest import Gateway, StartBridge
+from tests.conftest import COMMAND
 
 MODERN = "2026-07-28"
 Connect = Callable[..., Client]
 
 
 @pytest.fixture(params=["stdio", "http"])
-def connect(
-    request: pytest.FixtureRequest, bridge_environment: dict[str, str], start_bridge: Callable[..., Bridge]
-) -> Connect:
+def connect(request: pytest.FixtureRequest, bridge_environment: dict[str, str], start_bridge: StartBridge) -> Connect:
     """Opens a client's session on a gateway, through the bridge."""
 
     def open_client(url: str, **options: Any) -> Client:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conduit_oauth.testing import AuthorizationServer
-from tests.bridge.conftest import COMMAND, Bridge, Gateway
+from tests.bridge.conftest import Gateway, StartBridge
+from tests.conftest import COMMAND
 from tests.interop.conformance import NODE
 
 SCRIPT = Path(__file__).parent.parent / "interop" / "mcp_client.mjs"
@@ -47,7 +47,7 @@ def test_a_whole_session_with_a_token_replaced_and_a_gateway_restarted(
     gateway: Gateway,
     authorization_server: AuthorizationServer,
     bridge_environment: dict[str, str],
-    start_bridge: Callable[..., Bridge],
+    start_bridge: StartBridge,
 ) -> None:
     if kind == "http":
         arguments = ["http", start_bridge("--mcp-url", gateway.url).url]

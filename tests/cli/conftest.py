@@ -1,24 +1,20 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from conduit_oauth.testing import AuthorizationServer
+from tests.conftest import COMMAND
 
-COMMAND = Path(sys.executable).with_name("conduit-oauth")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def environment(authorization_server: AuthorizationServer, tmp_path: Path) -> dict[str, str]:
+def environment(client_environment: dict[str, str], authorization_server: AuthorizationServer) -> dict[str, str]:
     return {
-        "HOME": str(tmp_path),
-        "CONDUIT_OAUTH_CLIENT_ID": authorization_server.client_id,
-        "CONDUIT_OAUTH_CLIENT_SECRET": authorization_server.client_secret,
+        **client_environment,
         "CONDUIT_OAUTH_MCP_URL": authorization_server.mcp_url(),
         "COLUMNS": "200",
     }

@@ -15,7 +15,8 @@ import httpx2
 import pytest
 
 from conduit_oauth.testing import AuthorizationServer
-from tests.cli.conftest import COMMAND, Run
+from tests.cli.conftest import Run
+from tests.conftest import COMMAND
 
 
 def assert_token(text: str) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from conduit_oauth.testing import AuthorizationServer
-from tests.cli.conftest import COMMAND, Run
+from tests.cli.conftest import Run
+from tests.conftest import COMMAND
 from tests.resource_server import ResourceServer
 
 

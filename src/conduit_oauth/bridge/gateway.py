@@ -143,18 +143,19 @@ class GatewayClient(httpx2.AsyncClient):
         if not answer.is_success:
             return
         if session is None:
-            if (name := answer.headers.get(SESSION)) and request.method == "POST" and SESSION not in request.headers:
+            if (name := answer.headers.get(SESSION)) and _message(request).get("method") == "initialize":
                 self._sessions[name] = _Session(name, name, request.content)
                 if len(self._sessions) > _MOST_SESSIONS:
                     self._sessions.popitem(last=False)
         elif request.method == "DELETE":
             self._sessions.pop(session.name, None)
         elif request.method == "POST" and (b"resources/" in request.content or b"logging/" in request.content):
-            _keep(session, request.content)
+            _keep(session, request)
 
 
-def _keep(session: _Session, content: bytes) -> None:
-    message = parse_json_object(content) or {}
+def _keep(session: _Session, request: httpx2.Request) -> None:
+    """Note what the client asked of its session for as long as that lasts."""
+    message, content = _message(request), request.content
     parameters = message.get("params")
     uri = parameters.get("uri") if isinstance(parameters, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     match message.get("method"):
@@ -170,7 +171,7 @@ def _keep(session: _Session, content: bytes) -> None:
 
 def _message(request: httpx2.Request) -> dict[str, Any]:
     """The JSON-RPC message of a request; empty where it has none."""
-    return parse_json_object(request.content) or {}
+    return (parse_json_object(request.content) or {}) if request.method == "POST" else {}
 
 
 def _repeatable(request: httpx2.Request) -> bool:

@@ -6,7 +6,6 @@ Law: bytes pass as they come, both ways; of the client's headers, none that spea
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -135,12 +134,9 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 async def _cancel_when_gone(receive: Receive, task: asyncio.Task[Any]) -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        task.cancel()
-        return
-    raise asyncio.CancelledError
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:

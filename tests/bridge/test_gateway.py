@@ -1,0 +1,112 @@
+"""What the bridge does where the gateway forgot the session, or lost an answer."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.bridge.conftest import StartBridge
+from tests.resource_server import ResourceServer
+
+
+def post(url: str, method: str, session: str | None = None, **parameters: str) -> httpx2.Response:
+    headers = {"mcp-protocol-version": "2025-06-18", **({"mcp-session-id": session} if session else {})}
+    message: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
+    return httpx2.post(url, json=message, headers=headers, timeout=20)
+
+
+def said(request: dict[str, Any]) -> str:
+    message = json.loads(request["body"])
+    return " ".join([message["method"], *message.get("params", {}).values()])
+
+
+def test_a_forgotten_session_is_begun_anew_as_the_client_had_it(
+    start: StartBridge, resource_server: ResourceServer
+) -> None:
+    url = start(f"{resource_server.url}/session").url
+    name = post(url, "initialize", who="the client").headers["mcp-session-id"]
+    for method, parameters in (
+        ("logging/setLevel", {"level": "debug"}),
+        ("resources/subscribe", {"uri": "a"}),
+        ("resources/subscribe", {"uri": "b"}),
+        ("resources/unsubscribe", {"uri": "b"}),
+        ("logging/setLevel", {"level": "error"}),
+    ):
+        assert post(url, method, name, **parameters).status_code == 200
+    before = len(resource_server.requests)
+    resource_server.sessions.clear()
+    answer = post(url, "tools/call", name, name="add")
+    assert (answer.status_code, answer.headers["mcp-session-id"]) == (200, name)
+    since = resource_server.requests[before:]
+    assert [said(request) for request in since] == [
+        "tools/call add",
+        "initialize the client",
+        "notifications/initialized",
+        "logging/setLevel error",
+        "resources/subscribe a",
+        "tools/call add",
+    ]
+    (now,) = {request["headers"].get("mcp-session-id") for request in since[2:]}
+    assert now != name
+
+
+def test_many_calls_begin_it_anew_once(start: StartBridge, resource_server: ResourceServer) -> None:
+    url = start(f"{resource_server.url}/session").url
+    name = post(url, "initialize").headers["mcp-session-id"]
+    resource_server.sessions.clear()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: post(url, "tools/call", name, name=str(n)), range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert [said(request) for request in resource_server.requests].count("initialize") == 2
+
+
+def test_a_session_that_nobody_began_here_stays_unknown(start: StartBridge, resource_server: ResourceServer) -> None:
+    url = start(f"{resource_server.url}/session").url
+    assert post(url, "tools/call", "of-another-time").status_code == 404
+
+
+class Closing(socketserver.BaseRequestHandler):
+    """Takes a request, and closes the connection without an answer."""
+
+    seen: list[bytes]
+
+    def handle(self) -> None:
+        request = b""
+        while not request.endswith(b"}"):
+            request += self.request.recv(65536)
+        self.seen.append(request)
+
+
+@pytest.fixture
+def closing() -> Iterator[str]:
+    Closing.seen = []
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Closing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/mcp"
+        server.shutdown()
+        thread.join()
+
+
+def test_what_could_do_its_work_twice_is_not_sent_twice(start: StartBridge, closing: str) -> None:
+    url = start(closing, "--patience", "1").url
+    answer = post(url, "tools/call", name="pay")
+    assert answer.status_code == 502
+    assert "lost" in answer.json()["error"]["message"]
+    assert len(Closing.seen) == 1
+    assert post(url, "tools/list").status_code == 502
+    assert len(Closing.seen) > 2
+
+
+def test_a_gateway_that_stays_away_is_said_in_time(start: StartBridge, resource_server: ResourceServer) -> None:
+    url = start("http://127.0.0.1:1/mcp", "--patience", "0.5").url
+    answer = post(url, "ping")
+    assert answer.status_code == 502
+    assert "cannot be reached" in answer.json()["error"]["message"]
