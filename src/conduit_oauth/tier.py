@@ -185,7 +185,7 @@ class Tier:
             self._asked(lambda store: store.claim("", 0, 0.0))
             if not self._said_deaf:
                 self._said_deaf = True
-                logger.warning("store_deaf: %s. Other processes' changes are found by looking.", error)
+                logger.warning("store_deaf: %s. Other processes' changes are found by looking.", str(error))
             return False
         for key, entry in news:
             with self._lock:
@@ -218,7 +218,8 @@ class Tier:
             said, self._said_down = self._said_down, True
             self._up.clear()
         if not said:
-            logger.warning("store_down: %s. Every process goes on by itself until it is back.", error)
+            # Its words only: whoever keeps the record would keep this tier, and its thread, by the error's traceback.
+            logger.warning("store_down: %s. Every process goes on by itself until it is back.", str(error))
 
 
 def _watch(reference: weakref.ref[Tier], closed: threading.Event) -> None:

@@ -177,8 +177,18 @@ def test_tls_with_the_authority_that_is_named_and_no_other(
     one, other = (make_provider(store=trusting, store_timeout=limit) for limit in (5.0, 6.0))
     assert one.get_token() == other.get_token()
     assert not said.about(port)
-    assert make_provider(store=url).get_token() != one.get_token()
+    untrusting = make_provider(store=url)
+    assert untrusting.get_token() != one.get_token()
     said.wait_for("store_down")
+    # Nobody connects any more when the server is killed.
+    providers = one, other, untrusting
+    threads = [provider.control.share.tier._thread for provider in providers]  # type: ignore[union-attr]
+    for provider in providers:
+        provider.close()
+    for thread in threads:
+        assert thread is not None
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_valkey_and_cluster_urls_reach_the_same_engine(
