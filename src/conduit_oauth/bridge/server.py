@@ -13,6 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from ..errors import ConfigurationError
+from ..serving import AnnouncingServer
 from .access import LOOPBACK_NAMES, Access
 from .gateway import GatewayClient
 from .proxy import PATH, Proxy
@@ -75,9 +76,7 @@ async def serve(
         date_header=False,
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
-    listener.listen(config.backlog)
-    on_ready(where)
+    server = AnnouncingServer(config, lambda: on_ready(where))
     # uvicorn ends in order, and then lets the signal have its way again: ours is to end without complaint.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -104,6 +103,8 @@ def _listen(address: Address) -> tuple[socket.socket, str]:
             listener.bind(str(address.path))
         finally:
             os.umask(before)
+        # At once: one that does not listen would be taken for what a killed bridge left.
+        listener.listen()
         return listener, f"unix:{address.path}"
     except OSError as error:
         raise ConfigurationError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from ..serving import AnnouncingServer
 from .app import make_app
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
@@ -41,17 +42,8 @@ def serve(config: DevServerConfig, on_ready: Callable[[str], None]) -> None:
     host = f"[{name}]" if ":" in name else name
     base_url = f"http://{host}:{listener.getsockname()[1]}"
     app = make_app(base_url, config.host, {config.client_id: config.client_secret}, config.order)
-    server = _Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1))
-    server.on_ready = lambda: on_ready(base_url)
+    served = uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
+    server = AnnouncingServer(served, lambda: on_ready(base_url))
     # Ctrl-C is how a person ends it: nothing to report.
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
-
-
-class _Server(uvicorn.Server):
-    on_ready: Callable[[], None]
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self.on_ready()
