@@ -36,6 +36,8 @@ class ResourceServer:
         self.never_content = False
         # The MCP sessions that it knows of, until a test has it forget them.
         self.sessions: set[str] = set()
+        # How many requests of unknown sessions are refused at the same time.
+        self.refused_together = asyncio.Barrier(1)
         # What an event stream waits for, after each event, and whether its client has left.
         self._go_on = asyncio.Semaphore(0)
         self.stream_left = threading.Event()
@@ -136,5 +138,6 @@ class ResourceServer:
             name = f"session-{len(self.requests)}"
             self.sessions.add(name)
         if name not in self.sessions:
+            await self.refused_together.wait()
             return JSONResponse({"error": "no such session"}, 404)
         return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), "result": {}}, headers={"mcp-session-id": name})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socketserver
 import threading
@@ -61,6 +62,7 @@ def test_many_calls_begin_it_anew_once(start: StartBridge, resource_server: Reso
     url = start(f"{resource_server.url}/session").url
     name = post(url, "initialize").headers["mcp-session-id"]
     resource_server.sessions.clear()
+    resource_server.refused_together = asyncio.Barrier(8)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: post(url, "tools/call", name, name=str(n)), range(8)))
     assert {answer.status_code for answer in answers} == {200}
