@@ -308,10 +308,10 @@ class FlightControl:
                     return
             else:
                 asked_at = self._clock()
-                outcome = self._requested(gate, held)
-                seconds = self._clock() - asked_at
+                outcome = self._requested(gate)
+                seconds, refresh = self._clock() - asked_at, asked_at < held.expires_at
                 if isinstance(outcome, AccessToken):
-                    if self._landed(outcome, epoch, flight, share):
+                    if self._landed(outcome, epoch, flight, share, seconds=seconds, refresh=refresh):
                         return
                     pause = 0.0
                     continue
@@ -327,7 +327,6 @@ class FlightControl:
                 over = self._failed(outcome, flight, pause)
                 event = "token_request_failed" if over else "token_request_retried"
                 logger.warning("%s name=%s: %s", event, self._name, outcome)
-                refresh = asked_at < held.expires_at
                 observe(self._observer, self._event(event, seconds=seconds, error=outcome, refresh=refresh))
                 if over:
                     return
@@ -357,28 +356,25 @@ class FlightControl:
         observe(self._observer, self._event("token_adopted", lifetime=token.expires_at - now))
         return fresh
 
-    def _requested(self, gate: Gate, held: AccessToken) -> AccessToken | OAuthError:
+    def _requested(self, gate: Gate) -> AccessToken | OAuthError:
         with self.lock:
             self.counts.token_requests += 1
-        started = self._clock()
         outcome = self._requester.fetch()
-        if isinstance(outcome, AccessToken):
-            now = self._clock()
-            lifetime, refresh = outcome.expires_at - now, started < held.expires_at
-            received = self._event("token_received", seconds=now - started, lifetime=lifetime, refresh=refresh)
-            observe(self._observer, received)
         if isinstance(outcome, AccessToken) or not is_trouble(outcome):
             gate.answered()
         return outcome
 
-    def _landed(self, token: AccessToken, epoch: int, flight: Flight, share: Share | None) -> bool:
+    def _landed(self, token: AccessToken, epoch: int, flight: Flight, share: Share | None, **facts: Any) -> bool:
         """Take in a token that was asked for; whether the flight is over."""
         with self.lock:
             self.counts.tokens += 1
             landed = share is None or share.landed(token)
             landed = landed and self._life.land(token if share is None else token.early(random.random()), epoch)
+            now = self._clock()
             if landed:
-                self.landed_at = self._clock()
+                self.landed_at = now
+        # Who is told of it finds it in the provider.
+        observe(self._observer, self._event("token_received", lifetime=token.expires_at - now, **facts))
         if share is None:
             return landed or self._clock() >= flight.deadline
         if landed:

@@ -1,11 +1,66 @@
-"""A server that says when requests are answered and signals are heeded. Needs uvicorn (extras `bridge`, `dev`)."""
+"""Listening on this machine: on loopback or a Unix socket unless told otherwise, and saying when signals are heeded.
+
+Needs uvicorn (extras `agent`, `bridge`, `dev`).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import uvicorn
+
+from .access import LOOPBACK_NAMES, Access
+from .errors import ConfigurationError
+
+_ADVICE = "Write HOST:PORT, [::1]:PORT or unix:/path."
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a host and a port, or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine reaches it."""
+        return self.path is not None or self.host in LOOPBACK_NAMES
+
+
+def parse_address(text: str) -> Address:
+    """Read HOST:PORT, [::1]:PORT or unix:/path. Raises `ConfigurationError`."""
+    if text.startswith("unix:"):
+        if len(text) == len("unix:"):
+            raise ConfigurationError("listen", "names no path", _ADVICE)
+        return Address(path=Path(text.removeprefix("unix:")))
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigurationError("listen", f"{text!r} is no address", _ADVICE)
+    return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def access_of(address: Address, bearer: str | None, names: Iterable[str], *, expose: bool) -> Access:
+    """Who may use a server there. Raises `ConfigurationError` for one that other machines reach unasked."""
+    if not address.is_private and not expose:
+        raise ConfigurationError(
+            "listen", f"{address.host} is reached by other machines", "Listen on 127.0.0.1, or say that it is exposed."
+        )
+    hosts = None if address.path is not None else LOOPBACK_NAMES | {name.lower() for name in names} | {address.host}
+    return Access(hosts, bearer)
 
 
 class AnnouncingServer(uvicorn.Server):
@@ -20,3 +75,61 @@ class AnnouncingServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+
+async def serve(app: Application, addresses: Sequence[Address], on_ready: Callable[[list[str]], object]) -> None:
+    """Serve `app` until SIGINT or SIGTERM; `on_ready` is told the base URLs. Raises `ConfigurationError`."""
+    listeners = [_listen(address) for address in addresses]
+    config = uvicorn.Config(
+        app,  # pyright: ignore[reportArgumentType] - uvicorn's own types name every key of each message
+        lifespan="off",
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = AnnouncingServer(config, lambda: on_ready([where for _, where in listeners]))
+    # uvicorn ends in order, and then lets the signal have its way again: ours is to end without complaint.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            await server.serve(sockets=[listener for listener, _ in listeners])
+    finally:
+        for address in addresses:
+            if address.path is not None:
+                address.path.unlink(missing_ok=True)
+
+
+def _listen(address: Address) -> tuple[socket.socket, str]:
+    try:
+        if address.path is None:
+            family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+            listener = socket.create_server((address.host, address.port), family=family)
+            host = f"[{address.host}]" if ":" in address.host else address.host
+            return listener, f"http://{host}:{listener.getsockname()[1]}"
+        _remove_stale(address.path)
+        listener = socket.socket(socket.AF_UNIX)
+        # Nobody else's from the first moment on.
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(address.path))
+        finally:
+            os.umask(before)
+        # At once: one that does not listen would be taken for what a killed server left.
+        listener.listen()
+        return listener, f"unix:{address.path}"
+    except OSError as error:
+        raise ConfigurationError(
+            "listen", f"{address.path or f'{address.host}:{address.port}'}: {error.strerror}", "Choose another."
+        ) from None
+
+
+def _remove_stale(path: Path) -> None:
+    """Take away the socket of a server that was killed; not that of one that lives, and no other file."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(path)) != 0:
+            path.unlink()

@@ -51,14 +51,19 @@ def bridge(
         return
     try:
         from ..bridge.gateway import GatewayClient
-        from ..bridge.server import access_of, parse_address, serve
+        from ..bridge.proxy import PATH, Proxy
         from ..bridge.stdio import serve_stdio
+        from ..serving import access_of, parse_address, serve
     except ModuleNotFoundError as missing:
         raise ConfigurationError(
             "bridge", f"{missing.name} is not installed", "Install conduit-oauth[bridge]."
         ) from None
     # stdout is the protocol's; what goes wrong is told on stderr, which clients keep in their logs.
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="conduit-oauth: %(message)s")
+
+    def announce(where: list[str]) -> None:
+        path = "" if where[0].startswith("unix:") else PATH
+        err.print(f"Listening on {where[0]}{path}", soft_wrap=True)
 
     async def run(provider: TokenProvider, url: str) -> None:
         async with GatewayClient(provider, patience=patience) as client:
@@ -68,7 +73,11 @@ def bridge(
             bearer = local_token_file and read_text(local_token_file, "local_token_file").strip()
             address = parse_address(listen)
             access = access_of(address, bearer, allow_host or (), expose=expose)
-            await serve(url, client, address, access, lambda where: err.print(f"Listening on {where}", soft_wrap=True))
+            if not address.is_private and bearer is None:
+                raise ConfigurationError(
+                    "local_token_file", "is missing: whoever reaches the bridge acts as this client", "Pass one."
+                )
+            await serve(Proxy(url, client, access), [address], announce)
 
     with options.provider() as provider:
         if provider.mcp_url is None:

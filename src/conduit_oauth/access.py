@@ -1,5 +1,5 @@
-"""Who may use the bridge: nobody whom a browser was tricked into asking for (DNS rebinding), and, where one is set,
-nobody without the bridge's own bearer token (RFC 6750)."""
+"""Who may use what listens on this machine, the bridge and the agent: nobody whom a browser was tricked into asking for
+(DNS rebinding), and, where one is set, nobody without its own bearer token (RFC 6750)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`hosts` are the names that this bridge is reached by; None on a Unix socket, where no browser comes."""
+    """`hosts` are the names that this server is reached by; None on a Unix socket, where no browser comes."""
 
     hosts: frozenset[str] | None
     bearer: str | None = field(default=None, repr=False)
@@ -25,14 +25,14 @@ class Access:
         if self.hosts is not None:
             names = [_host_of(f"//{value}") for name, value in said if name == b"host"]
             if len(names) != 1 or names[0] not in self.hosts:
-                return 421, "this bridge is not reached by that Host"
+                return 421, "this server is not reached by that Host"
             if any(_host_of(value) not in self.hosts for name, value in said if name == b"origin"):
-                return 403, "no page of that Origin may use this bridge"
+                return 403, "no page of that Origin may use this server"
         if self.bearer is not None:
             given = [value for name, value in said if name == b"authorization"]
             scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
             if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self.bearer.encode()):
-                return 401, "this bridge wants its own bearer token"
+                return 401, "this server wants its own bearer token"
         return None
 
 
