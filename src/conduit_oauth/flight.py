@@ -111,7 +111,7 @@ class FlightControl:
         self.flight: Flight | None = None
         self.counts = Counts()
         self.closed = False
-        # For whoever keeps providers warm: told that a flight is over, and whether it broke down.
+        # For whoever keeps providers warm: told that a flight is over, and whether it broke down, or that the token is.
         self.ended: Callable[[bool], None] | None = None
         self.landed_at: float | None = None
         self.failed_at: float | None = None
@@ -139,6 +139,11 @@ class FlightControl:
                     except TransportError as error:
                         self._life.fail(error, now, jitter=1.0)
         return token.value
+
+    def held(self) -> AccessToken | None:
+        """The token while it is valid. Asks nobody."""
+        token = self._life.token
+        return token if self._clock() < token.expires_at else None
 
     def keep(self) -> float | None:
         """Start the refresh if it is due, though nobody calls; else the moment to look again, None while one is on."""
@@ -198,6 +203,7 @@ class FlightControl:
                     _thread.start_new_thread(share.tell, ())
         if forgotten:
             observe(self._observer, Event("token_invalidated", self._name))
+            self._tell_keeper()
 
     def heard(self, floor: int) -> None:
         """Another process forgot what has a fence up to `floor`; a token that has none may help out."""
@@ -206,8 +212,11 @@ class FlightControl:
                 return
             share.floor = max(share.floor, floor)
             fence = share.fence_of(self._life.token)
-            if 0 < fence <= floor:
+            dropped = 0 < fence <= floor
+            if dropped:
                 self._life.drop()
+        if dropped:
+            self._tell_keeper()
         if fence == 0:
             self.resync()
 
@@ -281,8 +290,12 @@ class FlightControl:
                     self.flight = None
             flight.landing.set()
             flight.done.set()
-            if self.ended is not None:
-                self.ended(crashed)
+            self._tell_keeper(crashed=crashed)
+
+    def _tell_keeper(self, *, crashed: bool = False) -> None:
+        """Not under the lock: the keeper has one of its own, and calls us with it."""
+        if self.ended is not None:
+            self.ended(crashed)
 
     def _attempt_until_landed(self, flight: Flight, share: Share | None, gate: Gate) -> None:
         """Find or request a token until one lands, or nobody is left who has time to wait for the next attempt."""

@@ -71,7 +71,9 @@ def token_type(provider: TokenProvider) -> str:
 def _host(provider: TokenProvider) -> str:
     host = urlsplit(provider.origin or "").hostname
     if not host:
-        raise ConfigurationError("resource", "is needed to name the machine", "Pass --mcp-url or --resource, or set mcp_url or resource.")
+        raise ConfigurationError(
+            "resource", "is needed to name the machine", "Pass --mcp-url or --resource, or set mcp_url or resource."
+        )
     return host
 
 

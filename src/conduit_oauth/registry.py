@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,6 +53,7 @@ class TokenProviders:
         max_refreshes: how many tokens the supervision asks for at the same time.
         max_restarts, restart_period: a provider that breaks down more often than that within so many seconds is given
             up until it is asked for again, or its settings change.
+        on_reload: called after the file was read anew, on the thread that did so.
         clock: as `TokenProvider`'s.
 
     Raises:
@@ -69,6 +70,7 @@ class TokenProviders:
         max_refreshes: int = 16,
         max_restarts: int = 5,
         restart_period: float = 60.0,
+        on_reload: Callable[[], object] | None = None,
         clock: Clock = elapsed,
     ) -> None:
         for name, number in (("limit", limit), ("max_refreshes", max_refreshes), ("max_restarts", max_restarts)):
@@ -77,6 +79,7 @@ class TokenProviders:
         self._file = None if isinstance(providers, Mapping) else Path(providers)
         self._defaults: dict[str, Any] = {"clock": clock, **(defaults or {})}
         self._limit = limit
+        self._on_reload = on_reload
         self._clock = clock
         self._lock = threading.RLock()
         self._transport = SharedTransport()
@@ -149,6 +152,8 @@ class TokenProviders:
                     continue
                 self._wards[name].crashes = ()
                 self._replace(name, self._wards[name])
+        if self._on_reload is not None:
+            self._on_reload()
 
     def start(self) -> Self:
         """Supervise on a thread, until `close`."""
@@ -283,7 +288,7 @@ class TokenProviders:
 
     def _health(self, name: str, ward: Ward | None) -> Health:
         if ward is None:
-            return Health(name, "idle", False, None, None, None, None, 0)
+            return Health(name, "idle", False, None, None, None, None, None, 0)
         state = ward.provider.state()
         trouble = ward.given_up or state.last_error
         if ward.given_up is not None:
@@ -305,6 +310,7 @@ class TokenProviders:
             last_error=ward.given_up or state.last_failure,
             last_error_at=state.last_failure_at,
             next_refresh=next_refresh,
+            expires_at=state.expires_at,
             restarts=len(ward.crashes) - (ward.given_up is not None),
         )
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .errors import ConfigurationError
 
 _ADVICE = "Write HOST:PORT, [::1]:PORT or unix:/path."
 
-Message = dict[str, Any]
+Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -57,7 +57,9 @@ def access_of(address: Address, bearer: str | None, names: Iterable[str], *, exp
     """Who may use a server there. Raises `ConfigurationError` for one that other machines reach unasked."""
     if not address.is_private and not expose:
         raise ConfigurationError(
-            "listen", f"{address.host} is reached by other machines", "Listen on 127.0.0.1, or say that it is exposed."
+            "listen",
+            f"{address.host} is reached by other machines",
+            "Listen on 127.0.0.1, or pass --expose (in a file: expose = true).",
         )
     hosts = None if address.path is not None else LOOPBACK_NAMES | {name.lower() for name in names} | {address.host}
     return Access(hosts, bearer)

@@ -8,6 +8,8 @@
     client_secret = { file = "secrets/billing" }  # or { environment = "NAME" }, { keyring = "service", username = "u" }
     mcp_url = "https://gateway.example/mcp"
 
+What the agent reads beside them, the table `[agent]`, is none of this module's business.
+
 Law: a file holds no secret, it says where the secret is; paths in it are relative to it.
 """
 
@@ -50,9 +52,9 @@ def from_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, Settings]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError("providers", f"{path}: {error}", "Mend the file, or name another.") from None
-    if unknown := document.keys() - {"defaults", "providers"}:
+    if unknown := document.keys() - {"defaults", "providers", "agent"}:
         raise ConfigurationError(
-            ", ".join(sorted(unknown)), f"is no table of {path}", "There are [defaults] and [providers.NAME]."
+            ", ".join(sorted(unknown)), f"is no table of {path}", "There are [defaults], [providers.NAME] and [agent]."
         )
     ours = _checked("defaults", defaults, _KNOWN)
     common = {**ours, **read_table("defaults", table_of(document.get("defaults", {}), "defaults"), path.parent)}

@@ -38,6 +38,17 @@ def test_what_is_in_use_stays_warm_though_nobody_calls(
         assert providers.health()["unused"].state == "idle"
 
 
+def test_a_token_that_was_invalidated_is_replaced_though_nobody_calls(
+    make_providers: Make,
+    settings: Settings,
+    authorization_server: AuthorizationServer,
+) -> None:
+    with make_providers({"billing": settings}) as providers:
+        providers["billing"].get_token()
+        providers["billing"].invalidate()
+        authorization_server.wait_for_token_requests(2)
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_task_group_keeps_them_warm_and_the_callers_exception_stays_what_it_is(
     make_providers: Make,

@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..requester import drive
 from ..transport import Transport
+from .agent import agent
 from .bridge import bridge
 from .inspection import Inspected, read_jwt, verify_jwt
 from .options import Config, Profile
@@ -57,6 +58,7 @@ app.command()(token)
 app.command("exec")(execute)
 app.command()(request)
 app.command()(bridge)
+app.command()(agent)
 
 
 @app.command()

@@ -1,0 +1,231 @@
+"""When tokens are written, withdrawn and told of: after each change, from one thread.
+
+Law: what is written is the provider's token of that moment; what is over is withdrawn; and what cannot be written is
+tried again and told, while every other output goes on.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import queue
+import subprocess
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from ..clock import elapsed
+from ..errors import ConfigurationError
+from ..events import Event
+from ..registry import TokenProviders
+from .config import AgentConfig, Output, read_agent_config
+from .outputs import put, withdraw
+
+logger = logging.getLogger("conduit_oauth.agent")
+
+# Seconds until an output that could not be written is tried again, and that a command may take.
+RETRY = 5.0
+COMMAND_LIMIT = 60.0
+_CHANGES = frozenset({"token_received", "token_adopted", "token_invalidated", "token_request_failed"})
+
+Key = tuple[Output, str]
+
+
+class Agent:
+    """Keeps the tokens of every provider of the file at `path` fresh, and every output of it up to date.
+
+    `observer` is told of each event of each provider. Raises `ConfigurationError`.
+    """
+
+    def __init__(self, path: Path, observer: Callable[[Event], object] = lambda event: None) -> None:
+        self.config: AgentConfig = read_agent_config(path)
+        self._path = path
+        self._observer = observer
+        self.providers = TokenProviders(
+            # Kept beside what is written, so that a new agent knows how long it lasts.
+            path,
+            defaults={"store": "sqlite:", "observer": self._hear},
+            limit=1_000_000,
+            on_reload=self._changed,
+        )
+        # What went wrong with the outputs of a provider, and when.
+        self.troubles: dict[str, tuple[datetime, str]] = {}
+        # Set once every provider has its token written, or failed once.
+        self.settled = threading.Event()
+        self._unsettled: set[str] = set()
+        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        # (moment, name); of several for one provider the one in `_due` counts.
+        self._agenda: list[tuple[float, str]] = []
+        self._due: dict[str, float] = {}
+        self._closed = False
+        # The token that each output has now.
+        self._written: dict[Key, str] = {}
+        self._commands = ThreadPoolExecutor(4, "conduit-oauth-command")
+        # What runs, and whether it has to run once more after that.
+        self._running: dict[Key, bool] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="conduit-oauth-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin, on threads of its own."""
+        self._unsettled = set(self.providers)
+        self.providers.start()
+        self._thread.start()
+        self._jobs.put(self._look_at_all)
+
+    def reload(self) -> None:
+        """Read the file anew, now. Raises `ConfigurationError`, and changes nothing, where it will not do."""
+        read_agent_config(self._path)
+        self.providers.reload()
+
+    def close(self) -> None:
+        """Stop, and leave what is written where it is: whoever reads it should not notice that the agent restarts."""
+        self._jobs.put(self._stop)
+        self._thread.join()
+        self._commands.shutdown(cancel_futures=True)
+        self.providers.close()
+
+    def _hear(self, event: Event) -> None:
+        self._observer(event)
+        if event.name in _CHANGES:
+            self._jobs.put(partial(self._look_at, event.provider))
+
+    def _changed(self) -> None:
+        self._jobs.put(self._reread)
+
+    def _stop(self) -> None:
+        self._closed = True
+
+    def _reread(self) -> None:
+        try:
+            self.config = read_agent_config(self._path)
+        except ConfigurationError as error:
+            logger.warning("agent_not_reloaded: %s", error)
+        for output, name in list(self._written):
+            if output not in self.config.outputs or name not in self.providers:
+                del self._written[output, name]
+                try:
+                    withdraw(output, name)
+                except OSError as error:
+                    logger.warning("output_failed name=%s: %s", name, error)
+        self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        for name in self.providers:
+            self._look_at(name)
+        if not self._unsettled:
+            self.settled.set()
+
+    def _work(self) -> None:
+        while not self._closed:
+            pause = max(0.0, self._agenda[0][0] - elapsed()) if self._agenda else None
+            try:
+                job = self._jobs.get(timeout=pause)
+            except queue.Empty:
+                moment, name = heapq.heappop(self._agenda)
+                if self._due.get(name) != moment:
+                    continue
+                del self._due[name]
+                job = partial(self._look_at, name)
+            try:
+                job()
+            except Exception:  # a fault of ours with one provider: the others go on
+                logger.exception("agent_failed")
+
+    def _look_at_later(self, name: str, moment: float) -> None:
+        if self._due.get(name) != moment:
+            self._due[name] = moment
+            heapq.heappush(self._agenda, (moment, name))
+
+    def _look_at(self, name: str) -> None:
+        """Bring the outputs of one provider up to date."""
+        try:
+            provider = self.providers[name]
+        except KeyError:  # not configured any more
+            return
+        except ConfigurationError as error:
+            self._trouble(name, str(error))
+            self._settle(name)
+            return
+        token = provider.control.held()
+        failed: str | None = None
+        for output in self.config.outputs:
+            key = output, name
+            if not output.wants(name) or self._written.get(key) == (token.value if token else ""):
+                continue
+            try:
+                if token is not None:
+                    put(output, name, provider, token.value)
+                elif provider.control.failed_at is not None or key in self._written:
+                    withdraw(output, name)
+                else:
+                    # Not asked for yet: what an earlier agent left there may be valid still.
+                    continue
+            except (OSError, ConfigurationError) as error:
+                failed = f"{output.place(name) if isinstance(error, OSError) else output.provider}: {error}"
+                logger.warning("output_failed name=%s: %s", name, failed)
+                continue
+            before, self._written[key] = self._written.get(key, ""), token.value if token else ""
+            if output.command and self._written[key] != before:
+                self._run(output, name)
+        if failed is not None:
+            self._trouble(name, failed)
+            self._look_at_later(name, elapsed() + RETRY)
+        else:
+            self.troubles.pop(name, None)
+            if token is not None:
+                self._look_at_later(name, token.expires_at)
+        if token is not None or provider.control.failed_at is not None:
+            self._settle(name)
+
+    def _trouble(self, name: str, problem: str) -> None:
+        self.troubles[name] = datetime.now(UTC), problem
+
+    def _settle(self, name: str) -> None:
+        self._unsettled.discard(name)
+        if not self._unsettled:
+            self.settled.set()
+
+    def _run(self, output: Output, name: str) -> None:
+        """Run the output's command: one at a time, and once more where the token changed meanwhile."""
+        key = output, name
+        with self._lock:
+            busy = key in self._running
+            self._running[key] = busy
+        if not busy:
+            self._commands.submit(self._command, key)
+
+    def _command(self, key: Key) -> None:
+        while True:
+            self._execute(*key, self._written.get(key, ""))
+            with self._lock:
+                if not self._running[key]:
+                    del self._running[key]
+                    return
+                self._running[key] = False
+
+    def _execute(self, output: Output, name: str, token: str) -> None:
+        place = output.place(name)
+        environment = {**os.environ, "CONDUIT_OAUTH_PROVIDER": name, "CONDUIT_OAUTH_OUTPUT": str(place or "")}
+        try:
+            # Not in its arguments or its environment, which others can read.
+            done = subprocess.run(  # noqa: S603 - what was configured
+                output.command,
+                input=token.encode(),
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                timeout=COMMAND_LIMIT,
+                check=False,
+            )
+            problem = f"ended with status {done.returncode}" if done.returncode else None
+        except subprocess.TimeoutExpired:
+            problem = f"took more than {COMMAND_LIMIT:g} s"
+        except OSError as error:
+            problem = error.strerror
+        if problem is not None:
+            self._trouble(name, f"{output.command[0]} {problem}")
+            logger.warning("command_failed name=%s: %s %s", name, output.command[0], problem)

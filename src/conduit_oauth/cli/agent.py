@@ -1,0 +1,61 @@
+"""`conduit-oauth agent`: tokens for programs that know no OAuth."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigurationError
+from .output import err
+
+
+def agent(
+    config: Annotated[Path, typer.Option(help="File (TOML) with the providers and the table [agent].")],
+    once: Annotated[bool, typer.Option("--once", help="Write each token once, and end.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether the file will do.")] = False,
+) -> None:
+    """Keep every configured token fresh, and put it where other programs read it. SIGHUP reads the file anew.
+
+    \b
+    conduit-oauth agent --config /etc/conduit-oauth/agent.toml
+    curl --unix-socket /run/conduit-oauth/agent.sock http://agent/tokens/billing
+    """
+    try:
+        from ..agent.keeper import Agent
+        from ..agent.service import run_agent
+        from ..agent.web import Metrics
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError("agent", f"{missing.name} is not installed", "Install conduit-oauth[agent].") from None
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="conduit-oauth: %(message)s")
+    metrics = Metrics()
+    metrics.agent = keeper = Agent(config, metrics)
+    count = len(keeper.providers)
+    if check:
+        # Each is made, and none is asked for a token.
+        for name in keeper.providers:
+            keeper.providers[name]
+        keeper.providers.close()
+        err.print(f"{config}: {count} providers, {len(keeper.config.outputs)} outputs", soft_wrap=True)
+    elif once:
+        keeper.start()
+        try:
+            keeper.settled.wait()
+        finally:
+            keeper.close()
+        health = keeper.providers.health()
+        failed = {name: each.last_error for name, each in health.items() if each.last_error}
+        failed |= {name: problem for name, (_, problem) in keeper.troubles.items()}
+        for name, problem in failed.items():
+            err.out(f"{name}: {problem}", highlight=False)
+        raise typer.Exit(1 if failed else 0)
+    else:
+
+        def announce(where: list[str]) -> None:
+            err.print(f"{count} providers. Listening on {', '.join(where) or 'nothing'}", soft_wrap=True)
+
+        asyncio.run(run_agent(keeper, metrics, announce))

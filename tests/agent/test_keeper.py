@@ -1,0 +1,260 @@
+"""What the agent writes, when, and what a reader finds meanwhile."""
+
+from __future__ import annotations
+
+import json
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from conduit_oauth import ConfigurationError
+from conduit_oauth.agent.config import Output, read_agent_config
+from conduit_oauth.agent.outputs import put, withdraw
+from conduit_oauth.testing import AuthorizationServer
+from tests.agent.conftest import Bell, Keep, Write
+from tests.conftest import MakeProvider
+
+BILLING = """
+[providers.billing]
+scope = "mcp:read"
+
+[[agent.outputs]]
+provider = "billing"
+file = "tokens/billing"
+run = BELL
+"""
+
+
+def test_a_token_is_in_its_file_and_replaced_before_it_expires(
+    keep: Keep, bell: Bell, tmp_path: Path, authorization_server: AuthorizationServer
+) -> None:
+    authorization_server.set(lifetime=2)
+    agent = keep(BILLING)
+    bell.wait()
+    file = tmp_path / "tokens" / "billing"
+    first = file.read_text()
+    assert first == agent.providers["billing"].get_token()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    bell.wait()
+    assert file.read_text() == agent.providers["billing"].get_token() != first
+    assert [each.name for each in file.parent.iterdir()] == ["billing"]
+
+
+def test_a_token_that_is_over_is_taken_away_and_comes_back(
+    keep: Keep, bell: Bell, tmp_path: Path, authorization_server: AuthorizationServer
+) -> None:
+    authorization_server.set(lifetime=2)
+    keep(BILLING)
+    bell.wait()
+    authorization_server.fail(503, count=1000)
+    while bell.wait()[1]:
+        pass
+    assert not (tmp_path / "tokens" / "billing").exists()
+    authorization_server.recover()
+    assert bell.wait()[1]
+    assert (tmp_path / "tokens" / "billing").exists()
+
+
+def test_a_new_agent_leaves_a_valid_token_where_it_is_though_the_server_is_away(
+    keep: Keep, bell: Bell, tmp_path: Path, authorization_server: AuthorizationServer
+) -> None:
+    keep(BILLING)
+    bell.wait()
+    token = (tmp_path / "tokens" / "billing").read_text()
+    authorization_server.fail(503, count=1000)
+    again = keep(BILLING)
+    bell.wait()
+    assert (tmp_path / "tokens" / "billing").read_text() == token == again.providers["billing"].get_token()
+
+
+def test_every_format_and_each_provider_of_a_pattern(keep: Keep, bell: Bell, tmp_path: Path) -> None:
+    agent = keep(
+        """
+        [providers.one]
+        resource = "http://127.0.0.1/servers/demo/mcp"
+        [providers.two]
+        [[agent.outputs]]
+        provider = "two"
+        file = "{provider}.json"
+        format = "json"
+        [[agent.outputs]]
+        provider = "t*"
+        file = "{provider}.curl"
+        format = "curl-config"
+        mode = "0440"
+        [[agent.outputs]]
+        provider = "*"
+        file = "{provider}.env"
+        format = "env"
+        run = BELL
+        """
+    )
+    bell.wait_for("two")
+    token = agent.providers["two"].get_token()
+    assert json.loads((tmp_path / "two.json").read_text())["access_token"] == token
+    assert (tmp_path / "two.curl").read_text() == f'header = "Authorization: Bearer {token}"\n'
+    assert stat.S_IMODE((tmp_path / "two.curl").stat().st_mode) == 0o440
+    assert (tmp_path / "two.env").read_text() == f"CONDUIT_OAUTH_TOKEN={token}\n"
+    assert not (tmp_path / "one.curl").exists()
+
+
+def test_a_directory_has_the_shape_of_a_mounted_kubernetes_secret(
+    keep: Keep, bell: Bell, tmp_path: Path, authorization_server: AuthorizationServer
+) -> None:
+    authorization_server.set(lifetime=2)
+    agent = keep(
+        """
+        [providers.billing]
+        [[agent.outputs]]
+        provider = "billing"
+        directory = "secrets/{provider}"
+        run = BELL
+        """
+    )
+    folder = tmp_path / "secrets" / "billing"
+    for _ in range(2):
+        bell.wait()
+        assert (folder / "token").read_text() == agent.providers["billing"].get_token()
+        assert (folder / "token_type").read_text() == "Bearer"
+        assert (folder / "token").readlink() == Path("..data/token")
+        # The link, and one folder that it leads to: what was before is gone.
+        assert {each.name for each in folder.iterdir() if each.name.startswith("..")} == {
+            "..data",
+            (folder / "..data").readlink().name,
+        }
+    authorization_server.fail(503, count=1000)
+    while bell.wait()[1]:
+        pass
+    assert not (folder / "token").exists()
+
+
+@pytest.mark.parametrize("shape", ["file", "directory"])
+def test_a_reader_never_finds_half_a_token(shape: str, make_provider: MakeProvider, tmp_path: Path) -> None:
+    provider = make_provider()
+    output = Output("*", **{shape: tmp_path / "place"})
+    tokens = ["a" * 20_000, "b" * 3, "c" * 70_000]
+    put(output, "any", provider, tokens[0])
+    place = tmp_path / "place" / "token" if shape == "directory" else tmp_path / "place"
+    found: set[str] = set()
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            found.add(place.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(300):
+        put(output, "any", provider, tokens[number % 3])
+    over.set()
+    reader.join()
+    assert found
+    assert found <= set(tokens)
+    withdraw(output, "any")
+    assert not place.exists()
+
+
+def test_a_file_in_the_place_of_a_link_is_replaced_not_followed(make_provider: MakeProvider, tmp_path: Path) -> None:
+    (tmp_path / "place").symlink_to(tmp_path / "elsewhere")
+    put(Output("*", file=tmp_path / "place"), "any", make_provider(), "token")
+    assert (tmp_path / "place").read_text() == "token"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_what_cannot_be_written_is_told_and_the_rest_goes_on(keep: Keep, bell: Bell, tmp_path: Path) -> None:
+    (tmp_path / "blocked").write_text("no folder")
+    agent = keep(
+        """
+        [providers.billing]
+        [[agent.outputs]]
+        provider = "billing"
+        file = "blocked/billing"
+        [[agent.outputs]]
+        provider = "billing"
+        file = "tokens/billing"
+        run = BELL
+        """
+    )
+    bell.wait()
+    assert (tmp_path / "tokens" / "billing").exists()
+    assert agent.settled.wait(20)
+    assert "blocked" in agent.troubles["billing"][1]
+    (tmp_path / "blocked").unlink()
+    agent.reload()
+    agent.providers["billing"].invalidate()
+    bell.wait_for("billing")
+    assert (tmp_path / "blocked" / "billing").exists()
+
+
+def test_a_command_that_fails_is_told(keep: Keep, write: Write, tmp_path: Path) -> None:
+    agent = keep(
+        """
+        [providers.billing]
+        [[agent.outputs]]
+        provider = "billing"
+        run = ["/bin/sh", "-c", "exit 3"]
+        """
+    )
+    assert agent.settled.wait(20)
+    # The commands are over when the agent is.
+    agent._commands.shutdown()
+    assert agent.troubles["billing"][1] == "/bin/sh ended with status 3"
+
+
+def test_a_changed_file_is_read_anew(
+    keep: Keep, write: Write, bell: Bell, tmp_path: Path, authorization_server: AuthorizationServer
+) -> None:
+    agent = keep(BILLING)
+    bell.wait()
+    token = agent.providers["billing"].get_token()
+    write(BILLING + '[providers.crm]\n[[agent.outputs]]\nprovider = "crm"\nfile = "tokens/crm"\nrun = BELL\n')
+    agent.reload()
+    bell.wait_for("crm")
+    assert (tmp_path / "tokens" / "crm").exists()
+    assert (tmp_path / "tokens" / "billing").read_text() == token
+    write(BILLING.replace("billing", "crm"))
+    agent.reload()
+    write("[agent]\nlisten = 7")
+    with pytest.raises(ConfigurationError):
+        agent.reload()
+    agent.providers["crm"].invalidate()
+    bell.wait_for("crm")
+    assert [each.name for each in (tmp_path / "tokens").iterdir()] == ["crm"]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "problem"),
+    [
+        ("[agent]\nlisten = 7", "agent.listen", "list of strings"),
+        ('[agent]\nlisten = "nowhere"', "agent.listen", "no address"),
+        ("[agent]\ncolour = 1", "agent.colour", "no setting"),
+        ("[agent]\noutputs = 1", "agent.outputs", "no list"),
+        ('[[agent.outputs]]\nfile = "x"', "agent.outputs[1].provider", "missing"),
+        ('[[agent.outputs]]\nprovider = "a"', "agent.outputs[1]", "needs a file"),
+        ('[[agent.outputs]]\nprovider = "a"\nfile = "x"\ndirectory = "y"', "agent.outputs[1]", "one of them"),
+        ('[[agent.outputs]]\nprovider = "*"\nfile = "x"', "agent.outputs[1]", "{provider}"),
+        ('[[agent.outputs]]\nprovider = "a"\nfile = "x"\nformat = "xml"', "agent.outputs[1].format", "netrc"),
+        ('[[agent.outputs]]\nprovider = "a"\ndirectory = "x"\nformat = "env"', "agent.outputs[1].format", "for files"),
+        ('[[agent.outputs]]\nprovider = "a"\nfile = "x"\nmode = "0644"', "agent.outputs[1].mode", "others get nothing"),
+        (
+            '[[agent.outputs]]\nprovider = "a"\nfile = "x"\nowner = "nobody-known"',
+            "agent.outputs[1].owner",
+            "not known",
+        ),
+        ('[[agent.outputs]]\nprovider = "a"\nrun = "reload"', "agent.outputs[1].run", "list of strings"),
+    ],
+)
+def test_a_mistake_in_the_file_names_the_setting(text: str, field: str, problem: str, write: Write) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        read_agent_config(write(text))
+    assert raised.value.field == field
+    assert problem in str(raised.value)
+
+
+def test_a_name_is_no_way_out_of_a_folder(tmp_path: Path) -> None:
+    output = Output("*", file=tmp_path / "{provider}")
+    for name in ("../passwd", ".hidden", "a/b"):
+        with pytest.raises(ConfigurationError, match="no file name"):
+            output.place(name)
