@@ -55,11 +55,11 @@ $(UV):
 	$(UV) pip install --quiet --python $(RUN)/python --no-deps -e .
 	touch $@
 
-# Debian's own Redis and curl, which the release of the system pins; an index is asked for only where none is at hand.
+# Debian's own Redis, curl and Chromium, which the release of the system pins; an index is asked for only where none is at hand.
 debian:
-	{ command -v redis-server && command -v curl; } >/dev/null || { \
+	{ command -v redis-server && command -v curl && command -v chromium; } >/dev/null || { \
 		export DEBIAN_FRONTEND=noninteractive; \
-		install="$(SUDO) apt-get install -y -qq --no-install-recommends ca-certificates curl redis-server"; \
+		install="$(SUDO) apt-get install -y -qq --no-install-recommends ca-certificates chromium curl redis-server"; \
 		$$install || { $(SUDO) apt-get update -qq && $$install; }; }
 
 # The peers of the interop tests run on the Node that the virtual environment brought.
