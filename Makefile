@@ -6,7 +6,7 @@ RUN := .venv/bin
 PEERS := tests/interop/node_modules/.package-lock.json
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: debian test lint demo chaos scale bench conformance fuzz format lock clean
+.PHONY: debian test lint demo chaos scale soak bench conformance fuzz format lock clean
 
 test: .venv/ready $(PEERS) debian
 	$(RUN)/pytest
@@ -25,6 +25,9 @@ scale: .venv/bench/ready
 bench: .venv/bench/ready .venv/ready debian
 	.venv/bench/bin/python bench/run.py
 	$(RUN)/python bench/fleet.py
+
+soak: .venv/ready
+	$(RUN)/python bench/agent.py
 
 chaos: .venv/ready debian
 	$(RUN)/python -m tests.chaos

@@ -14,8 +14,18 @@ from cryptography.x509.oid import NameOID
 Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
 
-def issue(folder: Path, name: str, authority: Authority | None = None, *, ca: bool = False) -> Authority:
-    """A certificate `name`.pem with its key, signed by `authority` or by itself."""
+def issue(
+    folder: Path,
+    name: str,
+    authority: Authority | None = None,
+    *,
+    ca: bool = False,
+    begins: datetime.timedelta = -datetime.timedelta(hours=1),
+    ends: datetime.timedelta = datetime.timedelta(days=1),
+    host: str | None = None,
+) -> Authority:
+    """A certificate `name`.pem with its key, signed by `authority` or by itself, of `host` or of 127.0.0.1."""
+    named = x509.IPAddress(ipaddress.ip_address("127.0.0.1")) if host is None else x509.DNSName(host)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -27,11 +37,11 @@ def issue(folder: Path, name: str, authority: Authority | None = None, *, ca: bo
         .issuer_name(authority[0].subject if authority else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now + begins)
+        .not_valid_after(now + ends)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(x509.KeyUsage(digital_signature=True, key_cert_sign=ca, crl_sign=ca, **usage), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([named]), critical=False)
         .sign(authority[1] if authority else key, hashes.SHA256())
     )
     (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -19,6 +19,7 @@ from tests.conftest import COMMAND
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TABLES = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
 PROGRAMS = [block for block in BLOCKS if "def test_" not in block]
 TESTS = [block for block in BLOCKS if "def test_" in block]
 
@@ -38,7 +39,7 @@ def test_its_test_passes(pytester: pytest.Pytester) -> None:
 
 
 def test_its_profile_is_one(tmp_path: Path) -> None:
-    (profile,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    profile, _ = TABLES
     config = tmp_path / "config.toml"
     config.write_text(profile)
     assert tomllib.loads(profile)["profiles"]["default"]["client_secret"]["file"]
@@ -47,6 +48,15 @@ def test_its_profile_is_one(tmp_path: Path) -> None:
     )
     # Every setting was understood; only the gateway is not on this machine.
     assert "https://gateway.example/servers/42/mcp: ConnectError" in run.stderr
+
+
+def test_its_agent_file_is_one(tmp_path: Path) -> None:
+    _, agent = TABLES
+    config = tmp_path / "agent.toml"
+    config.write_text(agent.replace('group = "billing"', f'group = "{os.getgid()}"'))
+    command = [COMMAND, "agent", "--config", config, "--check"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert "1 providers, 1 outputs" in run.stderr
 
 
 def test_the_exit_codes_are_those_of_the_program() -> None:

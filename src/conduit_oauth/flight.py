@@ -77,7 +77,6 @@ class FlightControl:
         "_local",
         "_name",
         "_observer",
-        "_requester",
         "_timeout",
         "closed",
         "counts",
@@ -87,6 +86,7 @@ class FlightControl:
         "flight",
         "landed_at",
         "lock",
+        "requester",
         "share",
     )
 
@@ -103,7 +103,7 @@ class FlightControl:
     ) -> None:
         self._name = name
         self._observer = observer
-        self._requester = requester
+        self.requester = requester
         self._clock = clock
         self._timeout = timeout
         self._life = life
@@ -162,7 +162,7 @@ class FlightControl:
     def inherit(self, other: FlightControl) -> None:
         """Take over the token of one that was made from other settings, where they ask for the same token."""
         try:
-            same = self._requester.identity() == other._requester.identity()
+            same = self.requester.identity() == other.requester.identity()
         except Exception:  # a key that cannot be read: no token could be asked for with it either
             return
         if same:
@@ -185,7 +185,7 @@ class FlightControl:
             if now >= deadline:
                 if waited_for is not None and waited_for.last_error is not None:
                     raise waited_for.last_error.again()
-                raise TransportError(self._requester.target, f"no token within {self._timeout:g} s")
+                raise TransportError(self.requester.target, f"no token within {self._timeout:g} s")
             flight = self.flight or self._start(Flight(not_before=self._life.closed_until))
             flight.deadline = max(flight.deadline, deadline)
             return flight
@@ -237,13 +237,13 @@ class FlightControl:
             flight.landing.set()
         self.settle(flight)
         # The store's thread and connections end with the last provider that uses it, not with the next collection.
-        self.share = self._requester.pins = None
+        self.share = self.requester.pins = None
 
     def after_fork_in_child(self) -> None:
         """Share no lock, flight or socket with the parent; keep the token."""
         self.lock = threading.Lock()
         self.flight = None
-        self._requester.transport = self._requester.transport.in_child()
+        self.requester.transport = self.requester.transport.in_child()
         if self.share is not None:
             self.share.after_fork_in_child()
 
@@ -266,20 +266,20 @@ class FlightControl:
         try:
             spawn(self._fly, (flight,))
         except RuntimeError as error:  # no more threads, or the interpreter is shutting down
-            raise TransportError(self._requester.target, f"no thread for the token request ({error})") from None
+            raise TransportError(self.requester.target, f"no thread for the token request ({error})") from None
         self.flight = flight
         return flight
 
     def _fly(self, flight: Flight) -> None:
         share = self.share
-        gate = Gate(share and share.tier, self._local, self._requester.target)
+        gate = Gate(share and share.tier, self._local, self.requester.target)
         crashed = True
         try:
             self._attempt_until_landed(flight, share, gate)
             crashed = False
         except Exception as error:  # a fault of ours: those who wait are told, and do not start the next at once
             logger.exception("token_flight_crashed name=%s", self._name)
-            broken = OAuthError(f"{self._requester.target}: broke down with {type(error).__name__}. Report this.")
+            broken = OAuthError(f"{self.requester.target}: broke down with {type(error).__name__}. Report this.")
             self._failed(broken, flight, 0.0)
         finally:
             gate.leave()
@@ -372,7 +372,7 @@ class FlightControl:
     def _requested(self, gate: Gate) -> AccessToken | OAuthError:
         with self.lock:
             self.counts.token_requests += 1
-        outcome = self._requester.fetch()
+        outcome = self.requester.fetch()
         if isinstance(outcome, AccessToken) or not is_trouble(outcome):
             gate.answered()
         return outcome
@@ -419,7 +419,7 @@ class FlightControl:
             self._life.rest(self._clock() + REST)
 
     def _event(self, name: EventName, **facts: Any) -> Event:
-        return Event(name, self._name, self._requester.target, **facts)
+        return Event(name, self._name, self.requester.target, **facts)
 
 
 # Weak, so that a provider lives no longer than its users do.

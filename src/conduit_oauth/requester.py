@@ -13,7 +13,7 @@ from .client_auth import METHODS, Signing, choose_method, usable_methods
 from .clock import Clock
 from .config import ClientConfig, identity
 from .credentials import Credentials, read_text
-from .discovery import Discovery, Steps, discover_issuer, discover_resource
+from .discovery import Discovery, Finding, Steps, discover_issuer, discover_resource
 from .dpop import Dpop
 from .errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenRequestError
 from .grant import (
@@ -241,7 +241,7 @@ class Requester:
         if self._found is not None and self._clock() < self._fresh_until:
             return self._found
         try:
-            found = drive(self._discovery(), self.transport, self._attempt_timeout)
+            found = drive(self.discovery([]), self.transport, self._attempt_timeout)
         except OAuthError as error:
             if self._found is not None and error.retryable:
                 return self._found
@@ -253,12 +253,13 @@ class Requester:
         self._fresh_until = self._clock() + found.lifetime
         return self._found
 
-    def _discovery(self) -> Steps:
+    def discovery(self, findings: list[Finding]) -> Steps:
+        """The steps from what is configured to the token endpoint; each location that is asked is noted."""
         config = self.config
         if config.issuer is not None:
-            return discover_issuer(config.issuer, [])
+            return discover_issuer(config.issuer, findings)
         return discover_resource(
-            config.mcp_url or "", [], authorization_server=config.authorization_server, method=config.method
+            config.mcp_url or "", findings, authorization_server=config.authorization_server, method=config.method
         )
 
     def _pinned(self, found: Discovery) -> Discovery:

@@ -28,10 +28,12 @@ from ..requester import drive
 from ..transport import Transport
 from .agent import agent
 from .bridge import bridge
+from .doctor import doctor
 from .inspection import Inspected, read_jwt, verify_jwt
 from .options import Config, Profile
 from .output import claims_table, discovery_tree, err, expiry_line, out, plain
 from .profile import Options
+from .profiles import profile as profiles
 from .request import REFUSED, request
 from .tokens import execute, token
 
@@ -59,6 +61,8 @@ app.command("exec")(execute)
 app.command()(request)
 app.command()(bridge)
 app.command()(agent)
+app.command()(doctor)
+app.add_typer(profiles, name="profile")
 
 
 @app.command()

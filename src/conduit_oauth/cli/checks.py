@@ -1,0 +1,232 @@
+"""What `doctor` finds out about the way to a server, before anything is asked of it: name, connection, TLS, clock.
+
+Law: a check tells what it saw and what to do; it changes nothing, and it holds no secret.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+import urllib.request
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+import httpx2
+from cryptography import x509
+
+from ..errors import TransportError
+from ..grant import Request
+from ..transport import Transport
+from .output import span
+
+TIMEOUT = 5.0
+# A certificate that ends within so many seconds is worth a word: something should have replaced it by now.
+_SOON = 14 * 86_400.0
+# Beyond this the signed statements of a client (assertions, DPoP proofs) are refused by many servers.
+SKEW = 30.0
+
+
+class Verdict(StrEnum):
+    """How a check went."""
+
+    GOOD = "good"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What one step found: `cause` names it for a program, `said` and `advice` tell a person."""
+
+    step: str
+    verdict: Verdict
+    cause: str
+    said: str
+    advice: str = ""
+
+
+Checks = Generator[Diagnosis]
+
+
+def good(step: str, said: str) -> Diagnosis:
+    """Nothing is wrong here."""
+    return Diagnosis(step, Verdict.GOOD, "ok", said)
+
+
+def warning(step: str, cause: str, said: str, advice: str) -> Diagnosis:
+    """It works, and may not for long."""
+    return Diagnosis(step, Verdict.WARNING, cause, said, advice)
+
+
+def bad(step: str, cause: str, said: str, advice: str) -> Diagnosis:
+    """It cannot work so."""
+    return Diagnosis(step, Verdict.BAD, cause, said, advice)
+
+
+def check_way(url: str, transport: Transport, *, signs: bool, client_context: ssl.SSLContext | None) -> Checks:
+    """Resolve, connect, shake hands, and compare clocks with the server of `url`."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    if (proxy := urllib.request.getproxies().get(parts.scheme)) and not urllib.request.proxy_bypass(host):
+        at = urlsplit(proxy)
+        yield good("connection", f"{host} is reached by the proxy {at.hostname}:{at.port}, which is not looked behind")
+    else:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            yield bad(
+                "name resolution",
+                "name-unknown",
+                f"{host} has no address ({getattr(error, 'strerror', None) or error})",
+                "Check the URL for a slip, and that this machine's DNS knows the name (a VPN may be needed).",
+            )
+            return
+        addresses = sorted({str(each[4][0]) for each in found})
+        yield good("name resolution", f"{host} is {', '.join(addresses)}")
+        yield from _check_connection(host, port)
+        if parts.scheme == "https":
+            yield from _check_tls(host, port, client_context)
+    yield from _check_clock(url, transport, signs=signs)
+
+
+def _check_connection(host: str, port: int) -> Checks:
+    try:
+        socket.create_connection((host, port), TIMEOUT).close()
+    except ConnectionRefusedError:
+        said, cause = f"{host}:{port} refuses connections", "refused"
+        advice = "Nothing listens there: check the port, and that the server runs."
+    except TimeoutError:
+        said, cause = f"{host}:{port} does not answer within {TIMEOUT:g} s", "unreachable"
+        advice = "A firewall may swallow the packets: check the rules between here and there, or a proxy to go by."
+    except OSError as error:
+        said, cause = f"{host}:{port} cannot be reached ({error.strerror or error})", "unreachable"
+        advice = "Check this machine's network and routes."
+    else:
+        yield good("connection", f"{host}:{port} takes connections")
+        return
+    yield bad("connection", cause, said, advice)
+
+
+def _check_tls(host: str, port: int, client_context: ssl.SSLContext | None) -> Checks:
+    # As the HTTP client trusts: SSL_CERT_FILE and SSL_CERT_DIR count.
+    context = client_context or httpx2.create_ssl_context()
+    try:
+        with socket.create_connection((host, port), TIMEOUT) as plain, _shaken(context, plain, host) as secured:
+            shown = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
+            version = secured.version()
+    except ssl.SSLCertVerificationError as error:
+        yield _untrusted(host, port, error)
+        return
+    except ssl.SSLError as error:
+        if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"):
+            yield bad(
+                "TLS", "tls-not-spoken", f"{host}:{port} speaks no TLS", "Check the port; plain http will not do."
+            )
+        else:
+            yield bad(
+                "TLS",
+                "tls-failed",
+                f"the handshake with {host}:{port} failed ({error.reason or error})",
+                "The server's TLS may be too old, or it wants a client certificate: set client_certificate.",
+            )
+        return
+    except OSError as error:
+        yield bad("TLS", "tls-failed", f"{host}:{port} cut the handshake short ({error})", "Check that it speaks TLS.")
+        return
+    left = (shown.not_valid_after_utc - datetime.now(UTC)).total_seconds()
+    if left < _SOON:
+        yield warning(
+            "TLS",
+            "certificate-ends-soon",
+            f"the certificate of {host} ends in {span(left)}",
+            "See that its renewal works: from then on every client will refuse it.",
+        )
+    else:
+        yield good("TLS", f"{version}, a certificate that is trusted and lasts {span(left)}")
+
+
+def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSLSocket:
+    return context.wrap_socket(plain, server_hostname=host)
+
+
+def _untrusted(host: str, port: int, error: ssl.SSLCertVerificationError) -> Diagnosis:
+    shown = _shown_certificate(host, port)
+    now = datetime.now(UTC)
+    trust = "If it is your own authority's, let SSL_CERT_FILE name that; never switch verification off."
+    match error.verify_code:
+        case 10:
+            when = f" {span((now - shown.not_valid_after_utc).total_seconds())} ago" if shown else ""
+            return bad("TLS", "certificate-expired", f"the certificate of {host} ended{when}", "Have it renewed.")
+        case 9:
+            when = f" in {span((shown.not_valid_before_utc - now).total_seconds())}" if shown else ""
+            said = f"the certificate of {host} begins{when}"
+            return bad("TLS", "certificate-not-yet", said, "Check this machine's clock, then the server's certificate.")
+        case 62 | 64:
+            names = ", ".join(_names(shown)) if shown else "another name"
+            said = f"the certificate is for {names}, not for {host}"
+            return bad(
+                "TLS", "certificate-name", said, "Use the name that it is for, or have one issued for this name."
+            )
+        case 18:
+            return bad("TLS", "certificate-self-signed", f"{host} signed its certificate itself", trust)
+        case _:
+            issuer = f" {shown.issuer.rfc4514_string()}" if shown else ""
+            said = f"the certificate of {host} is from an authority that is not trusted here{issuer and ':'}{issuer}"
+            return bad("TLS", "certificate-authority", said, trust)
+
+
+def _shown_certificate(host: str, port: int) -> x509.Certificate | None:
+    """What the server shows, trusted or not: to be talked of, and nothing else."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with socket.create_connection((host, port), TIMEOUT) as plain, _shaken(context, plain, host) as secured:
+            return x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
+    except (OSError, ValueError):
+        return None
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return [certificate.subject.rfc4514_string()]
+    return [str(name.value) for name in names]
+
+
+def _check_clock(url: str, transport: Transport, *, signs: bool) -> Checks:
+    before = time.time()
+    try:
+        said = transport.send(Request("GET", url, {}, head_only=True), TIMEOUT).headers.get("date")
+    except TransportError as error:
+        if "CERTIFICATE_REQUIRED" in error.problem or "HANDSHAKE_FAILURE" in error.problem:
+            advice = "Set client_certificate to the files of the certificate that this client is registered with."
+            yield bad("TLS", "client-certificate-wanted", f"{url} wants a client certificate", advice)
+            return
+        yield bad(
+            "answer",
+            "no-answer",
+            f"{url}: {error.problem}",
+            "The server takes connections and answers nothing of use: look at its log, and at what stands before it.",
+        )
+        return
+    try:
+        theirs = parsedate_to_datetime(said or "").timestamp()
+    except ValueError:
+        yield good("clock", "the server does not tell its time")
+        return
+    # The server's seconds are whole ones.
+    ahead = (before + time.time()) / 2 - theirs - 0.5
+    if abs(ahead) <= SKEW:
+        yield good("clock", "this machine's and the server's agree")
+        return
+    word = "ahead of" if ahead > 0 else "behind"
+    said = f"this machine is {span(abs(ahead))} {word} the server"
+    advice = "Let NTP set both clocks: what one side signs, the other takes for old or for not yet valid."
+    yield (bad if signs else warning)("clock", "clock-skew", said, advice)

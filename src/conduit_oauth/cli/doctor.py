@@ -1,0 +1,217 @@
+"""`conduit-oauth doctor`: tries a profile step by step, and tells in words what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+from rich.markup import escape
+
+from ..clock import elapsed
+from ..credentials import Credentials, read_key, read_text
+from ..discovery import Discovery, Finding
+from ..errors import ConfigurationError, OAuthError, clean
+from ..formats import token_type
+from ..grant import Request, Response
+from ..provider import TokenProvider
+from ..requester import Requester, drive
+from ..token import AccessToken
+from ..urls import origin_of, parse_url
+from .checks import TIMEOUT, Checks, Diagnosis, Verdict, bad, check_way, good, warning
+from .diagnosis import of_configuration, of_discovery, of_resource, of_token_request
+from .inspection import read_jwt
+from .options import as_client
+from .output import busy, err, out, plain, span
+from .profile import Options
+
+_MARKS = {Verdict.GOOD: "[green]✓[/]", Verdict.WARNING: "[yellow]![/]", Verdict.BAD: "[red]✗[/]"}
+_INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 0,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "conduit-oauth doctor", "version": "1"},
+    },
+}
+# Signed with a time in it.
+_SIGNED = ("private_key_jwt", "client_secret_jwt")
+
+
+@as_client
+def doctor(
+    options: Options,
+    url: Annotated[
+        str | None, typer.Argument(help="Resource to call with the token; by default the MCP endpoint.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Try a client's set-up step by step, and tell what is wrong and how to mend it. Exit code 1 where something is.
+
+    \b
+    conduit-oauth doctor --profile billing
+    conduit-oauth doctor --mcp-url https://gateway.example/servers/42/mcp
+    """
+    told: list[Diagnosis] = []
+    for diagnosis in _examine(options, url):
+        told.append(diagnosis)
+        if not as_json:
+            _tell(diagnosis)
+        if diagnosis.verdict is Verdict.BAD:
+            break
+    failed = told[-1].verdict is Verdict.BAD
+    if as_json:
+        plain(json.dumps([dataclasses.asdict(each) for each in told], indent=2))
+    else:
+        warnings = sum(each.verdict is Verdict.WARNING for each in told)
+        also = f" {warnings} to keep an eye on." if warnings else ""
+        err.print("[bold red]It does not work yet.[/]" if failed else f"[bold green]It works.[/]{also}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _tell(diagnosis: Diagnosis) -> None:
+    out.print(f"{_MARKS[diagnosis.verdict]} [bold]{diagnosis.step}[/]: {escape(clean(diagnosis.said))}", soft_wrap=True)
+    if diagnosis.advice:
+        out.print(f"  → {escape(clean(diagnosis.advice))}", soft_wrap=True)
+
+
+def _examine(options: Options, url: str | None) -> Checks:
+    """Everything, in the order in which one thing needs the other; whoever listens stops at what is bad."""
+    try:
+        provider = dataclasses.replace(options, settings={**options.settings, "store": "memory:"}).provider(url)
+    except ConfigurationError as error:
+        yield of_configuration(error)
+        return
+    with provider:
+        requester = provider.control.requester
+        yield good("settings", f"the client {requester.config.client_id}")
+        yield from _check_credential(requester.config.credentials)
+        tried: set[str] = set()
+        yield from _check_ways(requester, provider, [requester.target], tried)
+        found: Discovery | None = None
+        if requester.token_endpoint is None:
+            findings: list[Finding] = []
+            try:
+                with busy("Reading metadata"):
+                    found = drive(requester.discovery(findings), requester.transport, TIMEOUT)
+            except OAuthError as error:
+                yield of_discovery(error)
+                return
+            where = f"asked {len(findings)} locations" if found.server else "nothing is published; derived from the URL"
+            yield good("discovery", f"the token endpoint is {found.token_endpoint} ({where})")
+            yield from _check_ways(requester, provider, [found.token_endpoint], tried)
+        with busy("Waiting for a token"):
+            token = requester.fetch()
+        if isinstance(token, OAuthError):
+            yield of_token_request(token, found)
+            return
+        yield good("client authentication", f"{requester.token_endpoint} gave a token")
+        yield from _check_token(requester, token, provider)
+        if (resource := url or provider.mcp_url) is not None:
+            yield from _check_ways(requester, provider, [resource], tried)
+            yield _call(resource, provider, token, is_mcp=url is None)
+
+
+def _check_ways(requester: Requester, provider: TokenProvider, urls: list[str], tried: set[str]) -> Checks:
+    config = requester.config
+    signs = requester.dpop is not None or config.credentials.private_key is not None or config.method in _SIGNED
+    for url in urls:
+        origin = origin_of(parse_url(url, "url"))
+        if origin not in tried:
+            tried.add(origin)
+            yield from check_way(url, requester.transport, signs=signs, client_context=provider.tls_context())
+
+
+def _check_credential(credentials: Credentials) -> Checks:
+    try:
+        for secret in credentials.secrets:
+            text = read_text(secret, "client_secret")
+            if text != text.strip():
+                yield warning(
+                    "credential",
+                    "secret-with-blanks",
+                    "the client secret begins or ends with white space",
+                    "If it was pasted so, take it away: every character counts.",
+                )
+        if credentials.private_key is not None:
+            read_key(credentials.private_key)
+        for name in ("client_assertion", "assertion", "subject_token"):
+            if (source := getattr(credentials, name)) is not None:
+                read_text(source, name)
+    except ConfigurationError as error:
+        yield bad("credential", "credential-unreadable", f"{error.field}: {error.problem}", error.advice)
+        return
+    for path in _files(credentials):
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) & 0o044:
+            yield warning(
+                "credential",
+                "credential-readable-by-others",
+                f"other users of this machine can read {path}",
+                f"Take that away: chmod 600 {path}",
+            )
+
+
+def _files(credentials: Credentials) -> Iterator[Path]:
+    certificate = credentials.client_certificate
+    sources = (*credentials.secrets, credentials.private_key, certificate and certificate.key)
+    yield from (source.expanduser() for source in sources if isinstance(source, Path))
+
+
+def _check_token(requester: Requester, token: AccessToken, provider: TokenProvider) -> Checks:
+    wanted, granted = (requester.config.scope or "").split(), (token.scope or "").split()
+    if missing := sorted(set(wanted) - set(granted)):
+        yield warning(
+            "scopes",
+            "scope-narrowed",
+            f"granted are {' '.join(granted) or 'none'}, without {' '.join(missing)}",
+            "What needs the missing scopes will be refused: have them granted to this client.",
+        )
+    else:
+        yield good("scopes", " ".join(granted) or "the server does not say which")
+    left = token.expires_at - elapsed()
+    jwt = read_jwt(token.value)
+    kind = f"{token_type(provider)} token" + ("" if jwt is None else ", a JWT")
+    if left < 60:
+        yield warning(
+            "token",
+            "token-short-lived",
+            f"a {kind} that lives {span(left)}",
+            "It is refreshed at half of its life, so the server will be asked often; five minutes are usual.",
+        )
+    else:
+        yield good("token", f"a {kind}, that lives {span(left)}")
+
+
+def _call(url: str, provider: TokenProvider, token: AccessToken, *, is_mcp: bool) -> Diagnosis:
+    """Use the token once, without what an adapter would mend."""
+    headers = {
+        "Authorization": f"{token_type(provider)} {token.value}",
+        "Accept": "application/json, text/event-stream",
+    }
+    method, content = ("POST", json.dumps(_INITIALIZE).encode()) if is_mcp else ("GET", b"")
+    if is_mcp:
+        headers["Content-Type"] = "application/json"
+    transport = provider.control.requester.transport
+
+    def ask(method: str, content: bytes) -> Response:
+        if provider.dpop is not None:
+            headers["DPoP"] = provider.dpop.proof(method, url, wall_now=time.time(), access_token=token.value)
+        return transport.send(Request(method, url, headers, content, head_only=True), TIMEOUT)
+
+    try:
+        with busy(f"Calling {urlsplit(url).hostname}"):
+            answer = ask(method, content)
+            if session := answer.headers.get("mcp-session-id"):
+                headers["Mcp-Session-Id"] = session
+                ask("DELETE", b"")
+    except OAuthError as error:
+        return bad("resource", "resource-no-answer", str(error), "The token is good and the resource does not answer.")
+    return of_resource(url, answer, token.scope)

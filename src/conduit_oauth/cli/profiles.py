@@ -1,0 +1,201 @@
+"""`conduit-oauth profile add|list|show|remove`: profiles without an editor, and secrets without a file of them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from getpass import getpass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import tomlkit
+import typer
+from rich.table import Table
+from rich.text import Text
+from tomlkit.exceptions import TOMLKitError
+
+from ..errors import ConfigurationError, clean
+from ..provider import TokenProvider
+from ..settings import CREDENTIALS, read_table, table_of
+from .options import Config, as_client
+from .output import err, out
+from .profile import Options, profiles_in
+from .vault import forget_secret, keep_secret
+
+profile = typer.Typer(no_args_is_help=True, help="Keep what commands need to know of a client under a name.")
+
+Name = Annotated[str, typer.Argument(help="Name of the profile.")]
+_FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
+_WHERE = (
+    ("mcp_url", "MCP endpoint (URL; empty if there is none)"),
+    ("issuer", "Issuer (URL; empty if it publishes no metadata)"),
+    ("token_endpoint", "Token endpoint (URL)"),
+)
+
+
+@profile.command("add")
+@as_client
+def add(
+    options: Options,
+    name: Name = "default",
+    private_key: Annotated[
+        Path | None, typer.Option(help="File with the key that signs the client's assertions, not a secret.", **_FILE)
+    ] = None,
+    client_certificate: Annotated[
+        Path | None, typer.Option(help="File with the certificate the client proves itself with (RFC 8705).", **_FILE)
+    ] = None,
+    client_certificate_key: Annotated[
+        Path | None, typer.Option(help="File with its key.", **_FILE)
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a profile of that name.")] = False,
+) -> None:
+    """Make a profile: asks for what no option says, and puts the secret into the keyring, or a file of mode 0600.
+
+    \b
+    conduit-oauth profile add
+    conduit-oauth profile add billing --client-id billing --mcp-url https://gateway.example/mcp < secret.txt
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigurationError("name", f"{name!r} will not do", "Use letters, digits, '.', '_' and '-'.")
+    path, document = _document(options.path)
+    profiles = document.setdefault("profiles", tomlkit.table(is_super_table=True))
+    if name in profiles and not replace:
+        raise ConfigurationError("name", f"{name!r} is in {path} already", "Choose another, or pass --replace.")
+    said = {setting: value for setting, value in options.settings.items() if value is not None}
+    for setting, file in (("private_key", private_key), ("client_certificate", client_certificate)):
+        if file is not None:
+            said[setting] = {"file": str(file.expanduser().absolute())}
+    if client_certificate is not None:
+        if client_certificate_key is None:
+            raise ConfigurationError("client_certificate_key", "is missing", "Pass --client-certificate-key FILE.")
+        files = (client_certificate, client_certificate_key)
+        said["client_certificate"] = [str(file.expanduser().absolute()) for file in files]
+    said = _asked(said)
+    proves_itself = said.keys() & CREDENTIALS or said.get("token_endpoint_auth_method") == "none"
+    secret = None if proves_itself else _secret(options.client_secret_file)
+    _check(name, said, secret, path.parent)
+    if name in profiles:
+        forget_secret(name, cast("Mapping[str, Any]", profiles[name]).get("client_secret"), path)
+    where = ""
+    if secret is not None:
+        source, kept = keep_secret(name, secret, path)
+        where = f", its secret {kept}"
+        said["client_secret"] = tomlkit.inline_table()
+        for key, value in source.items():
+            said["client_secret"][key] = value
+    profiles[name] = tomlkit.item(said)
+    _save(path, document)
+    err.print(f"Profile {name} is in {path}{where}.", soft_wrap=True)
+    err.print(f"See whether it works: conduit-oauth doctor --profile {name}", soft_wrap=True)
+
+
+@profile.command("list")
+def list_profiles(config: Config = None) -> None:
+    """List the profiles."""
+    path = Options({}, config=config).path
+    table = Table("profile", "client", "where", "scope")
+    for name, said in profiles_in(path).items() if path.exists() else ():
+        settings = table_of(said, f"profiles.{name}")
+        where = next((settings[key] for key, _ in _WHERE if key in settings), "")
+        cells = (name, settings.get("client_id", ""), where, settings.get("scope", ""))
+        table.add_row(*(Text(clean(str(cell))) for cell in cells))
+    if table.row_count:
+        out.print(table)
+    else:
+        err.print(f"There are none in {path}. Make one: conduit-oauth profile add", soft_wrap=True)
+
+
+@profile.command("show")
+def show(name: Name = "default", config: Config = None) -> None:
+    """Show a profile, and where its secret is; never the secret."""
+    path = Options({}, config=config).path
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for setting, value in table_of(_existing(profiles_in(path), name, path), f"profiles.{name}").items():
+        # What somebody wrote into a file against the rules is not shown on top of it.
+        hidden = setting in CREDENTIALS and isinstance(value, str)
+        table.add_row(setting, Text("(stands in the file, where it must not be)" if hidden else clean(_words(value))))
+    out.print(table)
+
+
+@profile.command("remove")
+def remove(
+    name: Name,
+    config: Config = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a profile, and its secret from the keyring or the file that `profile add` put it into."""
+    path, document = _document(Options({}, config=config).path)
+    profiles = cast("dict[str, Any]", document).get("profiles", {})
+    said = _existing(profiles, name, path)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigurationError("yes", "is missing, and there is nobody to ask", "Pass --yes.")
+        typer.confirm(f"Remove the profile {name} of {path}?", abort=True, err=True)
+    forget_secret(name, said.get("client_secret"), path)
+    del profiles[name]
+    _save(path, document)
+
+
+def _asked(said: dict[str, Any]) -> dict[str, Any]:
+    """What was said, and what a person at a terminal adds to it."""
+    if not sys.stdin.isatty():
+        return said
+    if "client_id" not in said:
+        said["client_id"] = typer.prompt("Client identifier", err=True)
+    for setting, question in _WHERE:
+        if not said.keys() & {key for key, _ in _WHERE}:
+            answer = typer.prompt(question, default="", show_default=False, err=True)
+            said |= {setting: answer} if answer else {}
+    if "scope" not in said and (scope := typer.prompt("Scope", default="", show_default=False, err=True)):
+        said["scope"] = scope
+    return said
+
+
+def _secret(file: Path | None) -> str:
+    if file is None and sys.stdin.isatty():
+        return getpass("Client secret: ")
+    try:
+        text = sys.stdin.read() if file is None or str(file) == "-" else file.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError("client_secret", str(error), "Name a readable file, or -.") from None
+    return text.rstrip("\r\n")
+
+
+def _check(name: str, said: dict[str, Any], secret: str | None, folder: Path) -> None:
+    """Raise `ConfigurationError` for what could not be used later."""
+    settings: dict[str, Any] = {**read_table(f"profiles.{name}", said, folder), "store": "memory:"}
+    if secret is not None:
+        settings["client_secret"] = secret
+    TokenProvider(settings.pop("client_id", ""), **settings).close()
+
+
+def _document(path: Path) -> tuple[Path, tomlkit.TOMLDocument]:
+    try:
+        return path, tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
+    except (OSError, UnicodeDecodeError, TOMLKitError) as error:
+        raise ConfigurationError("config", f"{path}: {error}", "Mend the file, or name another.") from None
+
+
+def _save(path: Path, document: tomlkit.TOMLDocument) -> None:
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.write_text(tomlkit.dumps(document), encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise ConfigurationError("config", f"{path}: {error.strerror}", "Choose another --config.") from None
+
+
+def _existing(profiles: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+    if name not in profiles:
+        raise ConfigurationError("name", f"{name!r} is not in {path}", f"It has {', '.join(profiles) or 'none'}.")
+    return profiles[name]
+
+
+def _words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {said}" for key, said in cast("dict[str, object]", value).items())
+    return str(value)

@@ -1,0 +1,74 @@
+"""Where `profile add` keeps a secret: in the operating system's keyring where there is one, else in a file of its own.
+
+Law: only what was put there by us is taken away again.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError
+
+SERVICE = "conduit-oauth"
+_FOLDER = "secrets"
+
+
+def keep_secret(name: str, secret: str, config: Path) -> tuple[dict[str, str], str]:
+    """Keep the secret of a profile; the setting that leads to it, and where it is, in words.
+
+    Raises `ConfigurationError` where it can be kept nowhere.
+    """
+    # The whole path: two files may have a profile of the same name.
+    username = f"{name} in {config.absolute()}"
+    if _keyring_has(username, secret):
+        return {"keyring": SERVICE, "username": username}, "in the keyring"
+    place = config.parent / _FOLDER / name
+    try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(secret)
+    except OSError as error:
+        raise ConfigurationError("client_secret", f"{place}: {error.strerror}", "Choose another --config.") from None
+    return {"file": f"{_FOLDER}/{name}"}, f"in {place} (0600): there is no keyring that can be used"
+
+
+def forget_secret(name: str, source: Any, config: Path) -> None:
+    """Take away what `keep_secret` kept; leave any other place of a secret alone."""
+    match source:
+        case {"keyring": str(service), "username": str(username)} if service == SERVICE:
+            _forget_in_keyring(username)
+        case {"file": str(file)} if file == f"{_FOLDER}/{name}":
+            (config.parent / file).unlink(missing_ok=True)
+        case _:
+            pass
+
+
+def _keyring_has(username: str, secret: str) -> bool:
+    """Put it there, and see whether it is: some backends take everything and keep nothing."""
+    try:
+        import keyring
+        from keyring.errors import KeyringError
+    except ModuleNotFoundError:
+        return False
+    try:
+        keyring.set_password(SERVICE, username, secret)
+        return keyring.get_password(SERVICE, username) == secret
+    except (KeyringError, RuntimeError, OSError):
+        return False
+
+
+def _forget_in_keyring(username: str) -> None:
+    try:
+        import keyring
+        from keyring.errors import KeyringError
+    except ModuleNotFoundError:
+        return
+    try:
+        keyring.delete_password(SERVICE, username)
+    except (KeyringError, RuntimeError, OSError) as error:
+        raise ConfigurationError(
+            "keyring", f"did not give up {username!r} ({type(error).__name__})", "Remove the entry by hand."
+        ) from None

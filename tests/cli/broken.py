@@ -1,0 +1,57 @@
+"""A server on loopback that is broken in one chosen way, over http or https."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+Page = dict[str, Any] | tuple[int, dict[str, str], bytes]
+
+
+class BrokenServer:
+    """Answers by path, whatever the method; `date` is what it tells of its time."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.pages: dict[str, Page] = {}
+        self.date: str | None = None
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                page = outer.pages.get(self.path, (404, {}, b""))
+                status, headers, body = page if isinstance(page, tuple) else (200, {}, json.dumps(page).encode())
+                self.send_response_only(status)
+                self.send_header("Date", outer.date or self.date_time_string())
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_DELETE = answer  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # A handshake that fails is the client's affair.
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign, assignment]
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.port = self._server.server_port
+        self.url = f"http{'' if context is None else 's'}://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,141 @@
+"""Profiles by command: what is asked, what is written where, and that no secret is among it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import stat
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from conduit_oauth.testing import AuthorizationServer
+from tests.cli.conftest import Run
+from tests.conftest import COMMAND
+
+CLEAN = dict.fromkeys(("CONDUIT_OAUTH_CLIENT_ID", "CONDUIT_OAUTH_CLIENT_SECRET", "CONDUIT_OAUTH_MCP_URL"))
+# Machines without a keyring, and one with a keyring in a file.
+NONE = {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring", **CLEAN}
+FILE = {"PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring", **CLEAN}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / ".config" / "conduit-oauth" / "config.toml"
+
+
+def add(run: Run, server: AuthorizationServer, name: str = "default", **environment: str | None) -> None:
+    done = run(
+        "profile", "add", name, "--client-id", server.client_id, "--mcp-url", server.mcp_url(),
+        stdin=server.client_secret + "\n", **environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert server.client_secret not in done.stdout + done.stderr
+
+
+def test_without_a_keyring_the_secret_goes_into_a_file_of_its_own(
+    run: Run, authorization_server: AuthorizationServer, config: Path
+) -> None:
+    add(run, authorization_server, **NONE)
+    assert authorization_server.client_secret not in config.read_text()
+    secret = config.parent / "secrets" / "default"
+    assert secret.read_text() == authorization_server.client_secret
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert run("token", **NONE).stdout.count(".") == 2
+    assert run("profile", "remove", "default", "--yes", **NONE).returncode == 0
+    assert not secret.exists()
+    assert tomllib.loads(config.read_text()).get("profiles", {}) == {}
+
+
+def test_with_a_keyring_the_secret_goes_there(
+    run: Run, authorization_server: AuthorizationServer, config: Path, tmp_path: Path
+) -> None:
+    add(run, authorization_server, "billing", **FILE)
+    assert not (config.parent / "secrets").exists()
+    assert run("token", "--profile", "billing", **FILE).stdout.count(".") == 2
+    shown = run("profile", "show", "billing", **FILE)
+    assert "keyring conduit-oauth" in shown.stdout
+    assert authorization_server.client_secret not in shown.stdout + config.read_text()
+    run("profile", "remove", "billing", "--yes", **FILE)
+    (kept,) = tmp_path.rglob("keyring_pass.cfg")
+    assert "billing" not in kept.read_text()
+
+
+def test_what_else_is_in_the_file_stays(run: Run, authorization_server: AuthorizationServer, config: Path) -> None:
+    config.parent.mkdir(parents=True)
+    mine = '# by hand\n[profiles.other]  # mine\nclient_id = "other"\nclient_secret = { file = "mine" }\n'
+    config.write_text(mine)
+    (config.parent / "mine").write_text("x")
+    add(run, authorization_server, **NONE)
+    assert config.read_text().startswith(mine)
+    listed = run("profile", "list", **NONE).stdout
+    assert "other" in listed
+    assert authorization_server.mcp_url() in listed
+    # A secret that somebody else put there is left alone.
+    run("profile", "remove", "other", "--yes", **NONE)
+    assert (config.parent / "mine").exists()
+    assert "# by hand" in config.read_text()
+
+
+def test_a_profile_is_not_replaced_unasked(run: Run, authorization_server: AuthorizationServer, config: Path) -> None:
+    add(run, authorization_server, **NONE)
+    arguments = ["profile", "add", "--client-id", "another", "--issuer", authorization_server.issuer()]
+    refused = run(*arguments, stdin="s", **NONE)
+    assert refused.returncode == 2
+    assert "--replace" in refused.stderr
+    assert run(*arguments, "--replace", stdin="s", **NONE).returncode == 0
+    assert tomllib.loads(config.read_text())["profiles"]["default"] == {
+        "client_id": "another",
+        "issuer": authorization_server.issuer(),
+        "client_secret": {"file": "secrets/default"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--client-id", "x"], "token_endpoint"),
+        (["--client-id", "x", "--mcp-url", "ftp://x/mcp"], "mcp_url"),
+        (["--mcp-url", "https://x.example/mcp"], "client_id"),
+        (["../x", "--client-id", "x", "--mcp-url", "https://x.example/mcp"], "name"),
+        (["--client-id", "x", "--mcp-url", "https://x.example/mcp", "--scope", "a\x01b"], "scope"),
+        (["--client-id", "x", "--mcp-url", "https://x.example/mcp", "--private-key", "nowhere"], "--private-key"),
+    ],
+)
+def test_what_will_not_do_is_told_and_nothing_is_written(
+    arguments: list[str], said: str, run: Run, config: Path
+) -> None:
+    done = run("profile", "add", *arguments, stdin="secret-text", **NONE)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not config.exists()
+    assert not (config.parent / "secrets").exists()
+
+
+def test_a_person_is_asked_for_what_no_option_says(
+    environment: dict[str, str], authorization_server: AuthorizationServer, config: Path
+) -> None:
+    main, side = pty.openpty()
+    env = {name: value for name, value in {**environment, **NONE}.items() if value is not None}
+    process = subprocess.Popen([COMMAND, "profile", "add"], env=env, stdin=side, stdout=side, stderr=side)
+    os.close(side)
+    said = b""
+    answers = {
+        b"Client identifier: ": authorization_server.client_id,
+        b"MCP endpoint (URL; empty if there is none): ": authorization_server.mcp_url(),
+        b"Scope: ": "mcp:read",
+        b"Client secret: ": authorization_server.client_secret,
+    }
+    for question, answer in answers.items():
+        while not said.endswith(question):
+            said += os.read(main, 1024)
+        os.write(main, answer.encode() + b"\n")
+    while b"doctor --profile" not in said:
+        said += os.read(main, 1024)
+    assert process.wait(20) == 0
+    os.close(main)
+    # It is not even echoed.
+    assert authorization_server.client_secret.encode() not in said
+    assert tomllib.loads(config.read_text())["profiles"]["default"]["scope"] == "mcp:read"
