@@ -6,7 +6,7 @@ RUN := .venv/bin
 PEERS := tests/interop/node_modules/.package-lock.json
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: debian test lint demo chaos scale soak bench conformance fuzz format lock clean
+.PHONY: debian test lint demo chaos scale soak bench bench-bridge conformance fuzz format lock clean
 
 test: .venv/ready $(PEERS) debian
 	$(RUN)/pytest
@@ -28,6 +28,10 @@ bench: .venv/bench/ready .venv/ready debian
 
 soak: .venv/ready
 	$(RUN)/python bench/agent.py
+
+bench-bridge: .venv/ready
+	{ command -v nginx && command -v wrk; } >/dev/null || $(SUDO) apt-get install -y -qq --no-install-recommends nginx-light wrk
+	$(RUN)/python bench/bridge.py
 
 chaos: .venv/ready debian
 	$(RUN)/python -m tests.chaos

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-RawHeaders = Iterable[tuple[bytes, bytes]]
+RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +22,23 @@ class Access:
 
     def refusal(self, headers: RawHeaders) -> tuple[int, str] | None:
         """Status and reason where a request must not be served."""
-        said = [(name, value.decode("latin-1")) for name, value in headers]
         if self.hosts is not None:
-            names = [_host_of(f"//{value}") for name, value in said if name == b"host"]
+            names = [_host_of(b"//" + value) for name, value in headers if name == b"host"]
             if len(names) != 1 or names[0] not in self.hosts:
                 return 421, "this server is not reached by that Host"
-            if any(_host_of(value) not in self.hosts for name, value in said if name == b"origin"):
+            if any(_host_of(value) not in self.hosts for name, value in headers if name == b"origin"):
                 return 403, "no page of that Origin may use this server"
         if self.bearer is not None:
-            given = [value for name, value in said if name == b"authorization"]
-            scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+            given = [value for name, value in headers if name == b"authorization"]
+            scheme, _, token = given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")
             if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self.bearer.encode()):
                 return 401, "this server wants its own bearer token"
         return None
 
 
-def _host_of(url: str) -> str | None:
+@lru_cache(256)  # each request has one, and nearly always the same
+def _host_of(url: bytes) -> str | None:
     try:
-        return urlsplit(url).hostname
+        return urlsplit(url.decode("latin-1")).hostname
     except ValueError:
         return None

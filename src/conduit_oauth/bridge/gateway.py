@@ -1,4 +1,4 @@
-"""The way to one gateway that outlives its tokens, its connections and its restarts.
+"""The way to one gateway that outlives its tokens, its connections and its restarts. Both doors go by it.
 
 Law: `send` always answers. What went wrong on the way is an answer, too, in the words of JSON-RPC; and nothing is sent
 twice that could do its work twice.
@@ -7,15 +7,22 @@ twice that could do its work twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
+import urllib.request
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
 
+import aiohttp
 import httpx2
 
+from ..auth.aiohttp import TokenAuth
 from ..errors import OAuthError
 from ..grant import parse_json_object
 from ..life import backoff
@@ -47,6 +54,74 @@ _REPEATABLE = frozenset(
 )
 _INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 
+Headers = dict[str, str]
+
+
+@dataclass(slots=True)
+class Question:
+    """A request to the gateway; header names in lower case."""
+
+    method: str
+    url: str
+    headers: Headers
+    content: bytes
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The JSON-RPC message in it; empty where it has none."""
+        return (parse_json_object(self.content) or {}) if self.method == "POST" else {}
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again though its answer was lost."""
+        return self.method != "POST" or self.message.get("method") in _REPEATABLE
+
+
+class Answer:
+    """The gateway's answer, its body still to come, or one of our own. Close it, unless it was read to its end."""
+
+    __slots__ = ("_body", "_response", "headers", "session", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse | None, *, status: int = 0, body: bytes = b"") -> None:
+        self._response = response
+        self._body = body
+        self.status = status if response is None else response.status
+        self.headers: Sequence[tuple[bytes, bytes]] = (
+            ((b"content-type", b"application/json"),) if response is None else response.raw_headers
+        )
+        self.session = None if response is None else response.headers.get(SESSION)
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is one of 2xx."""
+        return 200 <= self.status < 300
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body, as it comes. Raises `aiohttp.ClientError` where it breaks off."""
+        if self._response is None:
+            yield self._body
+            return
+        async for chunk in self._response.content.iter_any():
+            yield chunk
+
+    async def drain(self) -> None:
+        """Read it to its end, so that whoever answers is not taken to have been left."""
+        with contextlib.suppress(aiohttp.ClientError):
+            async for _ in self.chunks():
+                pass
+
+    def close(self) -> None:
+        """Be done with it, whether it was read or not."""
+        if self._response is not None:
+            self._response.close()
+
+    def rename(self, session: str) -> None:
+        """Call the session by the name that the client knows."""
+        self.headers = [
+            (name, session.encode("latin-1") if name.lower() == SESSION.encode() else value)
+            for name, value in self.headers
+        ]
+
 
 @dataclass(slots=True)
 class _Session:
@@ -60,102 +135,128 @@ class _Session:
     reviving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class GatewayClient(httpx2.AsyncClient):
+class Gateway:
     """Sends with `provider`'s tokens; waits `patience` seconds at most for a gateway that cannot be reached."""
 
     def __init__(self, provider: TokenProvider, *, patience: float = 30.0) -> None:
-        super().__init__(
-            auth=provider.auth(),
-            verify=provider.tls_context() or True,
-            # A stream of events may be silent for as long as it likes.
-            timeout=httpx2.Timeout(None, connect=5.0, write=30.0),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
-        )
+        self._auth = TokenAuth(provider)
+        # What the token endpoint's client trusts, and presents.
+        self._context = provider.tls_context() or httpx2.create_ssl_context()
+        # Once: aiohttp's own `trust_env` reads the environment, and a .netrc on a thread, for each request.
+        gateway = urlsplit(provider.mcp_url or "")
+        bypassed = urllib.request.proxy_bypass(gateway.hostname or "")
+        self._proxy = None if bypassed else urllib.request.getproxies().get(gateway.scheme)
         self._patience = patience
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
 
-    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """The gateway's answer to `request`, or one that says what keeps us from it."""
-        session = self._sessions.get(request.headers.get(SESSION, ""))
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._context, limit=0, keepalive_timeout=30),
+            middlewares=(self._auth,),
+            # A stream of events may be silent for as long as it likes.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Bytes pass as they are, and headers, too.
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            proxy=self._proxy,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._http.close()
+
+    async def send(self, question: Question) -> Answer:
+        """The gateway's answer, or one that says what keeps us from it."""
+        name = question.headers.get(SESSION)
+        session = self._sessions.get(name) if name is not None else None
         if session is None:
-            answer = await self._reached(request, **options)
+            answer = await self._reached(question)
         else:
             self._sessions.move_to_end(session.name)
-            answer = await self._in_session(session, request, **options)
-        if answer.status_code == 401:
-            await answer.aclose()
-            return _failure(request, "the gateway refuses the tokens that the authorization server gives this client")
-        self._remember(session, request, answer)
+            answer = await self._in_session(session, question)
+        if answer.status == 401:
+            answer.close()
+            return _failure(question, "the gateway refuses the tokens that the authorization server gives this client")
+        if answer.is_success:
+            self._remember(session, question, answer)
         return answer
 
-    async def _in_session(self, session: _Session, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        used = request.headers[SESSION] = session.current
-        answer = await self._reached(request, **options)
+    async def _in_session(self, session: _Session, question: Question) -> Answer:
+        used = question.headers[SESSION] = session.current
+        answer = await self._reached(question)
         # How a server says that it knows of no such session (MCP, transports): one that was restarted.
-        if answer.status_code == 404 and request.method != "DELETE" and await self._revive(session, used, request):
-            await answer.aclose()
-            request.headers[SESSION] = session.current
-            answer = await self._reached(request, **options)
-        if SESSION in answer.headers:
-            answer.headers[SESSION] = session.name
+        if answer.status == 404 and question.method != "DELETE" and await self._revive(session, used, question):
+            answer.close()
+            question.headers[SESSION] = session.current
+            answer = await self._reached(question)
+        if answer.session is not None and answer.session != session.name:
+            answer.rename(session.name)
         return answer
 
-    async def _reached(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+    async def _reached(self, question: Question) -> Answer:
         """Send, and wait for a gateway that is away."""
         give_up_at = time.monotonic() + self._patience
         attempt = 0
         while True:
             try:
-                return await super().send(request, **options)
+                return Answer(
+                    await self._http.request(
+                        question.method,
+                        question.url,
+                        headers=question.headers,
+                        data=question.content or None,
+                        allow_redirects=False,
+                    )
+                )
             except OAuthError as error:
-                return _failure(request, str(error))
-            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+                return _failure(question, str(error))
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 problem: Exception = error
-            except httpx2.TransportError as error:
-                if not _repeatable(request):
-                    return _failure(request, f"the answer was lost on the way ({type(error).__name__})")
+            except (aiohttp.ClientError, OSError) as error:
+                if not question.is_repeatable:
+                    return _failure(question, f"the answer was lost on the way ({type(error).__name__})")
                 problem = error
             pause = backoff(attempt, random.random())
             attempt += 1
             if time.monotonic() + pause > give_up_at:
-                return _failure(request, f"{request.url.host} cannot be reached ({type(problem).__name__})")
+                return _failure(question, f"the gateway cannot be reached ({type(problem).__name__})")
             await asyncio.sleep(pause)
 
-    async def _revive(self, session: _Session, used: str, request: httpx2.Request) -> bool:
+    async def _revive(self, session: _Session, used: str, question: Question) -> bool:
         """Begin anew what the client takes for its session; whether there is one now."""
         async with session.reviving:
             if session.current != used:
                 return True
             headers = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
-            answer = await self._reached(
-                self.build_request("POST", request.url, content=session.initialize, headers=headers)
-            )
-            if not answer.is_success or SESSION not in answer.headers:
+            answer = await self._reached(Question("POST", question.url, headers, session.initialize))
+            await answer.drain()
+            if not answer.is_success or answer.session is None:
                 return False
-            session.current = headers[SESSION] = answer.headers[SESSION]
-            if VERSION in request.headers:
-                headers[VERSION] = request.headers[VERSION]
+            session.current = headers[SESSION] = answer.session
+            if VERSION in question.headers:
+                headers[VERSION] = question.headers[VERSION]
             for content in (_INITIALIZED, *session.kept.values()):
-                await self._reached(self.build_request("POST", request.url, content=content, headers=headers))
+                await (await self._reached(Question("POST", question.url, headers, content))).drain()
             return True
 
-    def _remember(self, session: _Session | None, request: httpx2.Request, answer: httpx2.Response) -> None:
-        if not answer.is_success:
-            return
+    def _remember(self, session: _Session | None, question: Question, answer: Answer) -> None:
         if session is None:
-            if (name := answer.headers.get(SESSION)) and _message(request).get("method") == "initialize":
-                self._sessions[name] = _Session(name, name, request.content)
+            if (name := answer.session) and question.message.get("method") == "initialize":
+                self._sessions[name] = _Session(name, name, question.content)
                 if len(self._sessions) > _MOST_SESSIONS:
                     self._sessions.popitem(last=False)
-        elif request.method == "DELETE":
+        elif question.method == "DELETE":
             self._sessions.pop(session.name, None)
-        elif request.method == "POST" and (b"resources/" in request.content or b"logging/" in request.content):
-            _keep(session, request)
+        elif question.method == "POST" and (b"resources/" in question.content or b"logging/" in question.content):
+            _keep(session, question)
 
 
-def _keep(session: _Session, request: httpx2.Request) -> None:
+def _keep(session: _Session, question: Question) -> None:
     """Note what the client asked of its session for as long as that lasts."""
-    message, content = _message(request), request.content
+    message, content = question.message, question.content
     parameters = message.get("params")
     uri = parameters.get("uri") if isinstance(parameters, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     match message.get("method"):
@@ -169,17 +270,8 @@ def _keep(session: _Session, request: httpx2.Request) -> None:
             pass
 
 
-def _message(request: httpx2.Request) -> dict[str, Any]:
-    """The JSON-RPC message of a request; empty where it has none."""
-    return (parse_json_object(request.content) or {}) if request.method == "POST" else {}
-
-
-def _repeatable(request: httpx2.Request) -> bool:
-    return request.method != "POST" or _message(request).get("method") in _REPEATABLE
-
-
-def _failure(request: httpx2.Request, problem: str) -> httpx2.Response:
+def _failure(question: Question, problem: str) -> Answer:
     """What the client is told where the gateway itself told nothing of use."""
     error = {"code": _INTERNAL_ERROR, "message": f"conduit-oauth bridge: {problem}"}
-    body = json.dumps({"jsonrpc": "2.0", "id": _message(request).get("id"), "error": error}).encode()
-    return httpx2.Response(502, content=body, headers={"content-type": "application/json"}, request=request)
+    body = json.dumps({"jsonrpc": "2.0", "id": question.message.get("id"), "error": error}).encode()
+    return Answer(None, status=502, body=body)

@@ -8,21 +8,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
+import aiohttp
 
-from ..access import Access
+from ..access import Access, RawHeaders
 from ..serving import Message, Receive, Send
-from .gateway import GatewayClient
+from .gateway import Gateway, Question
 
 logger = logging.getLogger("conduit_oauth.bridge")
 
 # Held in memory, so that it can be sent again with another token.
 LARGEST_BODY = 32 * 1024 * 1024
 PATH = "/mcp"
+# Seconds after which it is worth while to watch whether the client is still there.
+_QUICK = 0.1
 
 # RFC 9110 §7.6.1, and what concerns one connection only.
 _HOP_BY_HOP = frozenset(
@@ -47,9 +47,9 @@ _NOT_PASSED_BACK = _HOP_BY_HOP | {b"www-authenticate", b"set-cookie"}
 class Proxy:
     """An ASGI application that serves the endpoint at `url` under `/mcp` and under that URL's own path."""
 
-    def __init__(self, url: str, client: GatewayClient, access: Access) -> None:
+    def __init__(self, url: str, gateway: Gateway, access: Access) -> None:
         self._url = url
-        self._client = client
+        self._gateway = gateway
         self._access = access
         self._paths = frozenset({PATH, urlsplit(url).path})
 
@@ -66,53 +66,74 @@ class Proxy:
         if refusal is not None:
             await _refuse(send, *refusal)
             return
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - an ASGI server runs us in one
-        gone = asyncio.create_task(_cancel_when_gone(receive, task))
+        watch = _Watch(receive)
         try:
-            await self._forward(scope, body, send)
+            await self._forward(scope, body or b"", send)
         except asyncio.CancelledError:
             # The client's leaving ends its request, and with it the gateway's work; anything else is not ours to stop.
-            if not gone.done() or gone.cancelled():
+            if not watch.client_left:
                 raise
-            task.uncancel()
+            watch.task.uncancel()
         finally:
-            gone.cancel()
+            watch.end()
 
-    async def _forward(self, scope: Message, body: bytes | None, send: Send) -> None:
+    async def _forward(self, scope: Message, body: bytes, send: Send) -> None:
         query = scope["query_string"].decode("latin-1")
-        headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_PASSED_ON]
-        if not any(name == b"accept-encoding" for name, _ in headers):
-            headers.append((b"accept-encoding", b"identity"))
-        request = httpx2.Request(
-            scope["method"],
-            f"{self._url}?{query}" if query else self._url,
-            headers=headers,
-            content=body or None,
-            extensions={"timeout": self._client.timeout.as_dict()},
-        )
-        answer = await self._client.send(request, stream=True)
+        url = f"{self._url}?{query}" if query else self._url
+        answer = await self._gateway.send(Question(scope["method"], url, _passed_on(scope["headers"]), body))
         try:
-            kept = [(name.lower(), value) for name, value in answer.headers.raw]
-            kept = [(name, value) for name, value in kept if name not in _NOT_PASSED_BACK]
-            await send({"type": "http.response.start", "status": answer.status_code, "headers": kept})
-            async for chunk in _chunks(answer):
+            headers = [(name.lower(), value) for name, value in answer.headers]
+            headers = [(name, value) for name, value in headers if name not in _NOT_PASSED_BACK]
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            async for chunk in answer.chunks():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
-        except httpx2.TransportError as error:
+        except aiohttp.ClientError as error:
             # The connection is cut, as the gateway's was: a client that can resume (Last-Event-ID) does.
             logger.info("the gateway's answer broke off (%s)", type(error).__name__)
             raise ConnectionAbortedError from None
         finally:
-            await answer.aclose()
+            answer.close()
 
 
-async def _chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
-    if answer.is_stream_consumed:  # one of our own making
-        yield answer.content
-        return
-    async for chunk in answer.aiter_raw():
-        yield chunk
+class _Watch:
+    """Cancels the task that serves a request when its client leaves; begun only for one that takes its time."""
+
+    __slots__ = ("_receive", "_timer", "_watcher", "client_left", "task")
+
+    def __init__(self, receive: Receive) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - an ASGI server runs us in one
+        self.task = task
+        self.client_left = False
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(_QUICK, self._begin)
+
+    def end(self) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.client_left = True
+        self.task.cancel()
+
+
+def _passed_on(headers: RawHeaders) -> dict[str, str]:
+    """The client's headers, less its own affairs; of one that came in several lines, one line (RFC 9110 §5.3)."""
+    passed: dict[str, str] = {}
+    for raw, value in headers:
+        if raw not in _NOT_PASSED_ON:
+            name, text = raw.decode("latin-1"), value.decode("latin-1")
+            passed[name] = f"{passed[name]}, {text}" if name in passed else text
+    passed.setdefault("accept-encoding", "identity")
+    return passed
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -128,12 +149,6 @@ async def _body(receive: Receive) -> bytes | None:
         chunks.append(chunk)
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def _cancel_when_gone(receive: Receive, task: asyncio.Task[Any]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    task.cancel()
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:

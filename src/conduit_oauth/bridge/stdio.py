@@ -7,9 +7,12 @@ is derived from the messages themselves, for either protocol revision.
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
+import aiohttp
 import anyio
+import httpx2
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.stdio import stdio_server
 from mcp.shared.inbound import (
@@ -33,7 +36,7 @@ from mcp_types import (
     RequestId,
 )
 
-from .gateway import GatewayClient
+from .gateway import Answer, Gateway, Question
 
 logger = logging.getLogger("conduit_oauth.bridge")
 
@@ -94,12 +97,41 @@ class Mirror:
         return {MCP_PROTOCOL_VERSION_HEADER: self._version} if self._version else {}
 
 
-async def serve_stdio(url: str, client: GatewayClient) -> None:
+class _ByGateway(httpx2.AsyncBaseTransport):
+    """What the SDK's transport sends goes the way that the other door goes, too."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        headers = {name: value for name, value in request.headers.items() if name not in ("host", "content-length")}
+        question = Question(request.method, str(request.url), headers, await request.aread())
+        answer = await self._gateway.send(question)
+        return httpx2.Response(answer.status, headers=list(answer.headers), stream=_Stream(answer))
+
+
+class _Stream(httpx2.AsyncByteStream):
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._answer.chunks():
+                yield chunk
+        except aiohttp.ClientError as error:
+            raise httpx2.ReadError(type(error).__name__) from None
+
+    async def aclose(self) -> None:
+        self._answer.close()
+
+
+async def serve_stdio(url: str, gateway: Gateway) -> None:
     """Bridge stdin and stdout to the gateway at `url`, until stdin ends."""
     mirror = Mirror()
     async with (
         stdio_server() as (from_client, to_client),
         to_client,
+        httpx2.AsyncClient(transport=_ByGateway(gateway), timeout=None) as client,
         streamable_http_client(url, http_client=client) as (from_gateway, to_gateway),
         anyio.create_task_group() as group,
     ):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -49,40 +50,72 @@ def bridge(
     if print_config is not None:
         _print_config(print_config, server_name, options)
         return
+    # stdout is the protocol's; what goes wrong is told on stderr, which clients keep in their logs.
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="conduit-oauth: %(message)s")
+    bearer = local_token_file and read_text(local_token_file, "local_token_file").strip()
     try:
-        from ..bridge.gateway import GatewayClient
-        from ..bridge.proxy import PATH, Proxy
-        from ..bridge.stdio import serve_stdio
-        from ..serving import access_of, parse_address, serve
+        with options.provider() as provider:
+            if (url := provider.mcp_url) is None:
+                raise ConfigurationError("mcp_url", "is missing", "Pass --mcp-url, the gateway's MCP endpoint.")
+            if listen is None:
+                door = _by_stdio(provider, url, patience)
+            else:
+                door = _by_http(provider, url, patience, listen, bearer, allow_host or (), expose=expose)
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(door)
     except ModuleNotFoundError as missing:
         raise ConfigurationError(
             "bridge", f"{missing.name} is not installed", "Install conduit-oauth[bridge]."
         ) from None
-    # stdout is the protocol's; what goes wrong is told on stderr, which clients keep in their logs.
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="conduit-oauth: %(message)s")
+
+
+# Each door loads what it needs: a client that starts the bridge waits for that.
+
+
+async def _by_stdio(provider: TokenProvider, url: str, patience: float) -> None:
+    from ..bridge.gateway import Gateway
+    from ..bridge.stdio import serve_stdio
+
+    async with Gateway(provider, patience=patience) as gateway:
+        await serve_stdio(url, gateway)
+
+
+async def _by_http(
+    provider: TokenProvider,
+    url: str,
+    patience: float,
+    listen: str,
+    bearer: str | None,
+    names: Sequence[str],
+    *,
+    expose: bool,
+) -> None:
+    from ..bridge.gateway import Gateway
+    from ..bridge.proxy import PATH, Proxy
+    from ..serving import access_of, parse_address, serve
+
+    address = parse_address(listen)
+    access = access_of(address, bearer, names, expose=expose)
+    if not address.is_private and bearer is None:
+        raise ConfigurationError(
+            "local_token_file", "is missing: whoever reaches the bridge acts as this client", "Pass one."
+        )
 
     def announce(where: list[str]) -> None:
         path = "" if where[0].startswith("unix:") else PATH
         err.print(f"Listening on {where[0]}{path}", soft_wrap=True)
 
-    async def run(provider: TokenProvider, url: str) -> None:
-        async with GatewayClient(provider, patience=patience) as client:
-            if listen is None:
-                await serve_stdio(url, client)
-                return
-            bearer = local_token_file and read_text(local_token_file, "local_token_file").strip()
-            address = parse_address(listen)
-            access = access_of(address, bearer, allow_host or (), expose=expose)
-            if not address.is_private and bearer is None:
-                raise ConfigurationError(
-                    "local_token_file", "is missing: whoever reaches the bridge acts as this client", "Pass one."
-                )
-            await serve(Proxy(url, client, access), [address], announce)
+    async with Gateway(provider, patience=patience) as gateway:
+        await serve(Proxy(url, gateway, access), [address], announce)
 
-    with options.provider() as provider:
-        if provider.mcp_url is None:
-            raise ConfigurationError("mcp_url", "is missing", "Pass --mcp-url, the gateway's MCP endpoint.")
-        asyncio.run(run(provider, provider.mcp_url))
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The fastest event loop that there is for this platform."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _print_config(client: Client, name: str, options: Options) -> None:

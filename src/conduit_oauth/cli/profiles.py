@@ -45,9 +45,7 @@ def add(
     client_certificate: Annotated[
         Path | None, typer.Option(help="File with the certificate the client proves itself with (RFC 8705).", **_FILE)
     ] = None,
-    client_certificate_key: Annotated[
-        Path | None, typer.Option(help="File with its key.", **_FILE)
-    ] = None,
+    client_certificate_key: Annotated[Path | None, typer.Option(help="File with its key.", **_FILE)] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a profile of that name.")] = False,
 ) -> None:
     """Make a profile: asks for what no option says, and puts the secret into the keyring, or a file of mode 0600.
