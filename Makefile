@@ -6,9 +6,9 @@ RUN := .venv/bin
 PEERS := tests/interop/node_modules/.package-lock.json
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: debian test lint demo chaos scale soak bench bench-bridge conformance fuzz format lock clean
+.PHONY: debian test lint demo chaos scale soak bench bench-bridge pictures docs conformance fuzz format lock clean
 
-test: .venv/ready $(PEERS) debian
+test: .venv/ready .venv/langchain/ready $(PEERS) debian
 	$(RUN)/pytest
 
 lint: .venv/ready
@@ -47,14 +47,23 @@ format: .venv/ready
 	$(RUN)/ruff format .
 
 # A lock names versions and hashes only, no index: whoever installs says where from.
-COMPILE := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras pyproject.toml
+COMPILE := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 lock: $(UV)
-	$(UV) $(COMPILE) --upgrade --group test -o requirements/test.lock
-	$(UV) $(COMPILE) --upgrade --group bench -o requirements/bench.lock
-	$(UV) $(COMPILE) --upgrade --group fuzz -o requirements/fuzz.lock
+	$(UV) $(COMPILE) --upgrade --all-extras -o requirements/runtime.lock
+	$(UV) $(COMPILE) --upgrade --all-extras --group test -o requirements/test.lock
+	$(UV) $(COMPILE) --upgrade --all-extras --group bench -o requirements/bench.lock
+	$(UV) $(COMPILE) --upgrade --all-extras --group fuzz -o requirements/fuzz.lock
+	$(UV) $(COMPILE) --upgrade --group langchain -o requirements/langchain.lock
 
 $(UV):
 	$(PYTHON) -m pip install --quiet --target .venv/uv uv==0.13.9
+
+pictures: .venv/ready $(PEERS) debian
+	CONDUIT_OAUTH_PICTURES=docs/pictures $(RUN)/pytest -q tests/agent/test_status_page.py tests/docs/test_pictures.py
+
+docs: .venv/ready
+	$(RUN)/python -m tests.docs.reference
+	$(RUN)/mkdocs build --strict
 
 .venv/ready: pyproject.toml requirements/test.lock | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
@@ -74,16 +83,11 @@ $(PEERS): tests/interop/package-lock.json .venv/ready
 	cd tests/interop && PATH="$(CURDIR)/$(RUN):$$PATH" npm ci --silent --no-audit --no-fund
 	touch $@
 
-.venv/bench/ready: pyproject.toml requirements/bench.lock | $(UV)
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/bench
-	$(UV) pip sync --quiet --python .venv/bench/bin/python --require-hashes requirements/bench.lock
-	$(UV) pip install --quiet --python .venv/bench/bin/python --no-deps -e .
-	touch $@
-
-.venv/fuzz/ready: pyproject.toml requirements/fuzz.lock | $(UV)
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/fuzz
-	$(UV) pip sync --quiet --python .venv/fuzz/bin/python --require-hashes requirements/fuzz.lock
-	$(UV) pip install --quiet --python .venv/fuzz/bin/python --no-deps -e .
+# Environments of their own, for what does not go together with the rest.
+.venv/%/ready: pyproject.toml requirements/%.lock | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/$*
+	$(UV) pip sync --quiet --python .venv/$*/bin/python --require-hashes requirements/$*.lock
+	$(UV) pip install --quiet --python .venv/$*/bin/python --no-deps -e .
 	touch $@
 
 clean:

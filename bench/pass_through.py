@@ -6,6 +6,7 @@ SERVER is uvicorn-h11, uvicorn (httptools) or aiohttp, CLIENT is httpx2 or aioht
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -93,6 +94,9 @@ async def on_aiohttp(listener: socket.socket, passed: Pass) -> None:
     await runner.setup()
     await web.SockSite(runner, listener).start()
     await asyncio.Event().wait()
+
+
+logging.disable()  # wrk leaves in the middle of its last calls
 
 
 async def main(url: str, server: str, client: str) -> None:

@@ -90,7 +90,7 @@ def main() -> None:
         lines = [row for found in pool.map(lambda name: list(rows(name)), scenarios()) for row in found]
     TABLE.write_text(
         f"# Conformance\n\nThe client scenarios for authorization of `@modelcontextprotocol/conformance` {version}, "
-        "run against [our client](../tests/interop/conformance_client.py) by `make conformance`, which wrote this. "
+        "run against our client (`tests/interop/conformance_client.py`) by `make conformance`, which wrote this. "
         "Most scenarios are about the authorization code grant: a machine meets what comes before it (discovery) and "
         "after it (the token), and has nobody to send to a browser.\n\n"
         "| scenario | check | result | what, or why not |\n| --- | --- | --- | --- |\n" + "\n".join(lines) + "\n",
