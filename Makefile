@@ -1,4 +1,5 @@
 # Brings up its own environment: uv by pip, everything else by uv from the lock files under requirements/.
+SHELL := /bin/bash
 PYTHON ?= python3
 UV := .venv/uv/bin/uv
 RUN := .venv/bin
@@ -6,7 +7,7 @@ RUN := .venv/bin
 PEERS := tests/interop/node_modules/.package-lock.json
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: debian test lint demo chaos scale soak bench bench-bridge pictures docs conformance fuzz format lock clean
+.PHONY: debian test lint demo chaos scale soak bench bench-bridge pictures docs dist sbom conformance fuzz format lock clean
 
 test: .venv/ready .venv/langchain/ready $(PEERS) debian
 	$(RUN)/pytest
@@ -54,9 +55,22 @@ lock: $(UV)
 	$(UV) $(COMPILE) --upgrade --all-extras --group bench -o requirements/bench.lock
 	$(UV) $(COMPILE) --upgrade --all-extras --group fuzz -o requirements/fuzz.lock
 	$(UV) $(COMPILE) --upgrade --group langchain -o requirements/langchain.lock
+	$(UV) $(COMPILE) --upgrade --group sbom -o requirements/sbom.lock
 
 $(UV):
 	$(PYTHON) -m pip install --quiet --target .venv/uv uv==0.13.9
+
+# What is released, the same bytes from the same sources, and a run of it as a user has it.
+dist: .venv/ready
+	rm -rf dist
+	$(RUN)/hatchling build -d dist
+	cd dist && sha256sum * | tee SHA256SUMS
+	$(UV) tool run --isolated --constraints <(sed -n 's/^\([a-z0-9._-]*==[^ ;]*\).*/\1/p' requirements/runtime.lock) \
+		--from "conduit-oauth[cli] @ file://$$(ls $(CURDIR)/dist/*.whl)" conduit-oauth --help >/dev/null
+
+sbom: .venv/sbom/ready
+	.venv/sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
+		-o packaging/sbom.cdx.json requirements/runtime.lock
 
 pictures: .venv/ready $(PEERS) debian
 	CONDUIT_OAUTH_PICTURES=docs/pictures $(RUN)/pytest -q tests/agent/test_status_page.py tests/docs/test_pictures.py
@@ -71,11 +85,11 @@ docs: .venv/ready
 	$(UV) pip install --quiet --python $(RUN)/python --no-deps -e .
 	touch $@
 
-# Debian's own Redis, curl and Chromium, which the release of the system pins; an index is asked for only where none is at hand.
+# Debian's own Redis, curl, Chromium and systemd, which the release of the system pins; an index is asked for only where none is at hand.
 debian:
-	{ command -v redis-server && command -v curl && command -v chromium; } >/dev/null || { \
+	{ command -v redis-server && command -v curl && command -v chromium && command -v systemd-analyze; } >/dev/null || { \
 		export DEBIAN_FRONTEND=noninteractive; \
-		install="$(SUDO) apt-get install -y -qq --no-install-recommends ca-certificates chromium curl redis-server"; \
+		install="$(SUDO) apt-get install -y -qq --no-install-recommends ca-certificates chromium curl redis-server systemd"; \
 		$$install || { $(SUDO) apt-get update -qq && $$install; }; }
 
 # The peers of the interop tests run on the Node that the virtual environment brought.

@@ -375,7 +375,7 @@ def test_a_mistake_in_a_store_of_ones_own_is_no_worse_than_its_being_gone(
     provider = make_provider(store=FaultyStore())
     assert provider.get_token()
     said.wait_for("store_down: broke down with ZeroDivisionError")
-    assert said.count("store_down") == 1
+    assert said.count("store_down: broke down with ZeroDivisionError") == 1
     assert len(authorization_server.token_requests) == 1
 
 

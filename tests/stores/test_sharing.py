@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from joserfc.jwk import ECKey
 
 from conduit_oauth import ConfigurationError, DiscoveryError, TokenProvider, TokenRequestError
 from conduit_oauth.gate import Busy
-from conduit_oauth.stores import Entry
+from conduit_oauth.stores import Entry, News
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.stores.redis import RedisStore
 from conduit_oauth.testing import AuthorizationServer
@@ -233,6 +233,9 @@ class Counting(RedisStore):
         super().__init__(client)
         self.looks = 0
         self.waits = threading.Event()
+        # Set when it has subscribed, and has told that what came before was missed.
+        self.listens = threading.Event()
+        self._subscribed = False
 
     def claim(self, key: str, known: int, lease: float) -> Entry:
         entry = super().claim(key, known, lease)
@@ -241,6 +244,13 @@ class Counting(RedisStore):
             self.waits.set()
         return entry
 
+    def listen(self, seconds: float) -> Sequence[News]:
+        if self._subscribed:
+            self.listens.set()
+        news = super().listen(seconds)
+        self._subscribed = True
+        return news
+
 
 def test_a_fleet_that_waits_on_redis_is_told_the_token_and_need_not_ask_for_it(
     authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer
@@ -248,6 +258,7 @@ def test_a_fleet_that_waits_on_redis_is_told_the_token_and_need_not_ask_for_it(
     redis_server.client.flushall()
     stores = [Counting(redis_server.client) for _ in range(4)]
     fleet = [make_provider(store=store, store_timeout=5.0) for store in stores]
+    assert all(store.listens.wait(10) for store in stores)
     authorization_server.hold()
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(provider.get_token) for provider in fleet]
