@@ -53,10 +53,10 @@ def test_a_command_runs_from_the_wheel_alone(artefacts: Path, tmp_path: Path) ->
     (wheel,) = artefacts.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        archive.extractall(tmp_path / "lib")
         (entry,) = [name for name in names if name.endswith("entry_points.txt")]
         points = configparser.ConfigParser()
         points.read_string(archive.read(entry).decode())
+    shutil.unpack_archive(wheel, tmp_path / "lib", "zip")
     assert points["console_scripts"]["conduit-oauth"] == "conduit_oauth.cli:main"
     for file in ("conduit_oauth/py.typed", "conduit_oauth/agent/status.html", "conduit_oauth/agent/status.js"):
         assert file in names

@@ -24,7 +24,7 @@ from .config import seconds
 from .errors import ConfigurationError
 from .landing import in_thread
 from .provider import TokenProvider
-from .settings import Settings, from_file, from_mapping
+from .settings import Reader, Settings, from_file, from_mapping
 from .state import Health
 from .supervision import Supervisor, Ward
 from .transport import SharedTransport
@@ -53,6 +53,7 @@ class TokenProviders:
         max_refreshes: how many tokens the supervision asks for at the same time.
         max_restarts, restart_period: a provider that breaks down more often than that within so many seconds is given
             up until it is asked for again, or its settings change.
+        readers: what makes something of further tables of the file, by their names; what they make is in `tables`.
         on_reload: called after the file was read anew, on the thread that did so.
         clock: as `TokenProvider`'s.
 
@@ -70,6 +71,7 @@ class TokenProviders:
         max_refreshes: int = 16,
         max_restarts: int = 5,
         restart_period: float = 60.0,
+        readers: Mapping[str, Reader] | None = None,
         on_reload: Callable[[], object] | None = None,
         clock: Clock = elapsed,
     ) -> None:
@@ -79,13 +81,14 @@ class TokenProviders:
         self._file = None if isinstance(providers, Mapping) else Path(providers)
         self._defaults: dict[str, Any] = {"clock": clock, **(defaults or {})}
         self._limit = limit
+        self._readers = readers or {}
         self._on_reload = on_reload
         self._clock = clock
         self._lock = threading.RLock()
         self._transport = SharedTransport()
         self._version = self._file_version()
-        self._settings = (
-            from_mapping(providers, self._defaults) if isinstance(providers, Mapping) else self._from_file()
+        self._settings, self.tables = (
+            (from_mapping(providers, self._defaults), {}) if isinstance(providers, Mapping) else self._from_file()
         )
         self._looked_at = clock()
         # In the order of use; and every provider that is alive, also those that only somebody else still holds.
@@ -142,9 +145,10 @@ class TokenProviders:
         new settings will not do, that is logged, and it goes on with the old ones.
         """
         version = self._file_version()
-        settings = self._from_file()
+        settings, tables = self._from_file()
         with self._lock:
             before, self._settings, self._version = self._settings, settings, version
+            self.tables = tables
             for name in [name for name in self._wards if settings.get(name) != before.get(name)]:
                 if name not in settings:
                     self._supervisor.let_go(name, self._wards.pop(name))
@@ -256,10 +260,10 @@ class TokenProviders:
         except TypeError as error:  # no client_id
             raise ConfigurationError(f"providers.{name}", str(error), "Add the setting that is missing.") from None
 
-    def _from_file(self) -> dict[str, Settings]:
+    def _from_file(self) -> tuple[dict[str, Settings], dict[str, Any]]:
         if self._file is None:
             raise ConfigurationError("providers", "were not read from a file", "Pass a TOML file to reload.")
-        return from_file(self._file, self._defaults)
+        return from_file(self._file, self._defaults, self._readers)
 
     def _file_version(self) -> tuple[int, int, int] | None:
         try:

@@ -8,7 +8,7 @@
     client_secret = { file = "secrets/billing" }  # or { environment = "NAME" }, { keyring = "service", username = "u" }
     mcp_url = "https://gateway.example/mcp"
 
-What the agent reads beside them, the table `[agent]`, is none of this module's business.
+Tables beside these are for whoever has them read in the same go (the agent has `[agent]`).
 
 Law: a file holds no secret, it says where the secret is; paths in it are relative to it.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,8 @@ from .errors import ConfigurationError
 from .provider import TokenProvider
 
 Settings = dict[str, Any]
+# What makes something of a table, in a file of that folder; it raises `ConfigurationError`.
+Reader = Callable[[Settings, Path], Any]
 
 _PARAMETERS = inspect.signature(TokenProvider).parameters
 _KNOWN = frozenset(_PARAMETERS) - {"name"}
@@ -46,23 +48,30 @@ def from_mapping(providers: Mapping[str, Mapping[str, Any]], defaults: Mapping[s
     }
 
 
-def from_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, Settings]:
-    """The arguments of each provider of a TOML file. Raises `ConfigurationError` for a file that will not do."""
+def from_file(
+    path: Path, defaults: Mapping[str, Any], readers: Mapping[str, Reader]
+) -> tuple[dict[str, Settings], dict[str, Any]]:
+    """The arguments of each provider of a TOML file, and what `readers` made of its further tables, by name.
+
+    Raises `ConfigurationError` for a file that will not do.
+    """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError("providers", f"{path}: {error}", "Mend the file, or name another.") from None
-    if unknown := document.keys() - {"defaults", "providers", "agent"}:
+    if unknown := document.keys() - {"defaults", "providers", *readers}:
         raise ConfigurationError(
-            ", ".join(sorted(unknown)), f"is no table of {path}", "There are [defaults], [providers.NAME] and [agent]."
+            ", ".join(sorted(unknown)), f"is no table of {path}", "There are [defaults] and [providers.NAME]."
         )
     ours = _checked("defaults", defaults, _KNOWN)
     common = {**ours, **read_table("defaults", table_of(document.get("defaults", {}), "defaults"), path.parent)}
     tables = table_of(document.get("providers", {}), "providers")
-    return {
+    providers = {
         name: {**common, **read_table(f"providers.{name}", table_of(table, f"providers.{name}"), path.parent)}
         for name, table in tables.items()
     }
+    further = {name: read(table_of(document.get(name, {}), name), path.parent) for name, read in readers.items()}
+    return providers, further
 
 
 def read_table(place: str, table: Settings, folder: Path) -> Settings:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from conduit_oauth import ConfigurationError
-from conduit_oauth.agent.config import Output, read_agent_config
+from conduit_oauth.agent.config import Output
+from conduit_oauth.agent.keeper import Agent
 from conduit_oauth.agent.outputs import put, withdraw
 from conduit_oauth.testing import AuthorizationServer
 from tests.agent.conftest import Bell, Keep, Write
@@ -182,7 +183,7 @@ def test_what_cannot_be_written_is_told_and_the_rest_goes_on(keep: Keep, bell: B
     assert agent.settled.wait(20)
     assert "blocked" in agent.troubles["billing"][1]
     (tmp_path / "blocked").unlink()
-    agent.reload()
+    agent.providers.reload()
     agent.providers["billing"].invalidate()
     bell.wait_for("billing")
     assert (tmp_path / "blocked" / "billing").exists()
@@ -210,15 +211,15 @@ def test_a_changed_file_is_read_anew(
     bell.wait()
     token = agent.providers["billing"].get_token()
     write(BILLING + '[providers.crm]\n[[agent.outputs]]\nprovider = "crm"\nfile = "tokens/crm"\nrun = BELL\n')
-    agent.reload()
+    agent.providers.reload()
     bell.wait_for("crm")
     assert (tmp_path / "tokens" / "crm").exists()
     assert (tmp_path / "tokens" / "billing").read_text() == token
     write(BILLING.replace("billing", "crm"))
-    agent.reload()
+    agent.providers.reload()
     write("[agent]\nlisten = 7")
     with pytest.raises(ConfigurationError):
-        agent.reload()
+        agent.providers.reload()
     agent.providers["crm"].invalidate()
     bell.wait_for("crm")
     assert [each.name for each in (tmp_path / "tokens").iterdir()] == ["crm"]
@@ -248,7 +249,7 @@ def test_a_changed_file_is_read_anew(
 )
 def test_a_mistake_in_the_file_names_the_setting(text: str, field: str, problem: str, write: Write) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        read_agent_config(write(text))
+        Agent(write(text))
     assert raised.value.field == field
     assert problem in str(raised.value)
 

@@ -112,7 +112,7 @@ def test_sighup_reads_the_file_anew_and_a_broken_one_changes_nothing(serve: Serv
     assert service.socket.get("/tokens/crm").status_code == 200
     write("[agent]\ncolour = 1")
     service.send(signal.SIGHUP)
-    service.wait_for("agent_not_reloaded: agent.colour")
+    service.wait_for("providers_not_reloaded: agent.colour")
     assert service.socket.get("/tokens/crm").status_code == 200
 
 

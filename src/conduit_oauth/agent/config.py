@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import grp
 import pwd
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -30,7 +29,7 @@ from typing import Any, cast
 from ..errors import ConfigurationError
 from ..formats import Format
 from ..serving import Address, parse_address
-from ..settings import table_of
+from ..settings import Settings, table_of
 
 _AGENT = frozenset({"listen", "local_token_file", "allow_host", "expose", "outputs"})
 _OUTPUT = frozenset({"provider", "file", "directory", "format", "mode", "owner", "group", "run"})
@@ -75,15 +74,10 @@ class AgentConfig:
     outputs: tuple[Output, ...] = field(default=())
 
 
-def read_agent_config(path: Path) -> AgentConfig:
-    """Read the table `[agent]` of the TOML file at `path`. Raises `ConfigurationError`."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError("config", f"{path}: {error}", "Mend the file, or name another.") from None
-    table = table_of(document.get("agent", {}), "agent")
+def read_agent(table: Settings, folder: Path) -> AgentConfig:
+    """Read the table `[agent]` of a file in `folder`. Raises `ConfigurationError`."""
     _known(table, _AGENT, "agent")
-    folder = path.absolute().parent
+    folder = folder.absolute()
     listen = table.get("listen", [])
     outputs = table.get("outputs", [])
     if not isinstance(outputs, list):

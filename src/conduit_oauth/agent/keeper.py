@@ -22,7 +22,7 @@ from ..clock import elapsed
 from ..errors import ConfigurationError
 from ..events import Event
 from ..registry import TokenProviders
-from .config import AgentConfig, Output, read_agent_config
+from .config import AgentConfig, Output, read_agent
 from .outputs import put, withdraw
 
 logger = logging.getLogger("conduit_oauth.agent")
@@ -42,15 +42,14 @@ class Agent:
     """
 
     def __init__(self, path: Path, observer: Callable[[Event], object] = lambda event: None) -> None:
-        self.config: AgentConfig = read_agent_config(path)
-        self._path = path
         self._observer = observer
         self.providers = TokenProviders(
-            # Kept beside what is written, so that a new agent knows how long it lasts.
             path,
+            # Kept beside what is written, so that a new agent knows how long it lasts.
             defaults={"store": "sqlite:", "observer": self._hear},
             limit=1_000_000,
-            on_reload=self._changed,
+            readers={"agent": read_agent},
+            on_reload=lambda: self._jobs.put(self._reread),
         )
         # What went wrong with the outputs of a provider, and when.
         self.troubles: dict[str, tuple[datetime, str]] = {}
@@ -77,10 +76,10 @@ class Agent:
         self._thread.start()
         self._jobs.put(self._look_at_all)
 
-    def reload(self) -> None:
-        """Read the file anew, now. Raises `ConfigurationError`, and changes nothing, where it will not do."""
-        read_agent_config(self._path)
-        self.providers.reload()
+    @property
+    def config(self) -> AgentConfig:
+        """What the file says of the agent, as it was read last."""
+        return self.providers.tables["agent"]
 
     def close(self) -> None:
         """Stop, and leave what is written where it is: whoever reads it should not notice that the agent restarts."""
@@ -94,17 +93,10 @@ class Agent:
         if event.name in _CHANGES:
             self._jobs.put(partial(self._look_at, event.provider))
 
-    def _changed(self) -> None:
-        self._jobs.put(self._reread)
-
     def _stop(self) -> None:
         self._closed = True
 
     def _reread(self) -> None:
-        try:
-            self.config = read_agent_config(self._path)
-        except ConfigurationError as error:
-            logger.warning("agent_not_reloaded: %s", error)
         for output, name in list(self._written):
             if output not in self.config.outputs or name not in self.providers:
                 del self._written[output, name]

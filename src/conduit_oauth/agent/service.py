@@ -34,9 +34,9 @@ async def run_agent(agent: Agent, metrics: Metrics, on_ready: Callable[[list[str
     def reload() -> None:
         notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
         try:
-            agent.reload()
+            agent.providers.reload()
         except ConfigurationError as error:
-            logger.warning("agent_not_reloaded: %s", error)
+            logger.warning("providers_not_reloaded: %s", error)
         notify("READY=1")
 
     tasks: list[asyncio.Task[None]] = []

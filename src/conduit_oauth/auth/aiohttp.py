@@ -25,7 +25,8 @@ class TokenAuth:
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """The middleware."""
-        if _foreign_hop.get() == _without_fragment(request.url):
+        foreign = _foreign_hop.get()
+        if foreign is not None and foreign == _without_fragment(request.url):
             response = await handler(request)
             # Stripped once, stripped for the rest of the chain, even where it leads back.
             _foreign_hop.set(_redirect_target(response))
@@ -54,8 +55,10 @@ def _replayable(request: ClientRequest) -> bool:
 
 
 def _redirect_target(response: ClientResponse) -> URL | None:
+    if response.status not in _REDIRECTS:
+        return None
     location = response.headers.get(hdrs.LOCATION) or response.headers.get(hdrs.URI)
-    if response.status not in _REDIRECTS or location is None:
+    if location is None:
         return None
     target = _without_fragment(response.url.join(URL(location)))
     return target if target.is_absolute() else None

@@ -96,13 +96,9 @@ class Answer:
         """Whether the status is one of 2xx."""
         return 200 <= self.status < 300
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """The body, as it comes. Raises `aiohttp.ClientError` where it breaks off."""
-        if self._response is None:
-            yield self._body
-            return
-        async for chunk in self._response.content.iter_any():
-            yield chunk
+        return _once(self._body) if self._response is None else self._response.content.iter_any()
 
     async def drain(self) -> None:
         """Read it to its end, so that whoever answers is not taken to have been left."""
@@ -252,6 +248,10 @@ class Gateway:
             self._sessions.pop(session.name, None)
         elif question.method == "POST" and (b"resources/" in question.content or b"logging/" in question.content):
             _keep(session, question)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def _keep(session: _Session, question: Question) -> None:
