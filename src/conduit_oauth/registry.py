@@ -55,6 +55,8 @@ class TokenProviders:
             up until it is asked for again, or its settings change.
         readers: what makes something of further tables of the file, by their names; what they make is in `tables`.
         on_reload: called after the file was read anew, on the thread that did so.
+        on_change: called with the name of a provider whose token came, went or could not be had, on the thread where
+            that happened.
         clock: as `TokenProvider`'s.
 
     Raises:
@@ -73,6 +75,7 @@ class TokenProviders:
         restart_period: float = 60.0,
         readers: Mapping[str, Reader] | None = None,
         on_reload: Callable[[], object] | None = None,
+        on_change: Callable[[str], object] | None = None,
         clock: Clock = elapsed,
     ) -> None:
         for name, number in (("limit", limit), ("max_refreshes", max_refreshes), ("max_restarts", max_restarts)):
@@ -103,6 +106,7 @@ class TokenProviders:
             restart_period=seconds(restart_period, "restart_period", at_least=0.001),
             replace=self._replace,
             look=self._look_at_file,
+            changed=on_change,
         )
         self._tasks: TaskGroup | None = None
         self._closed = False

@@ -48,7 +48,8 @@ class Supervisor:
     """Looks after `wards`, which belong to a registry, as does `lock`.
 
     `replace` puts a new provider into a ward; `look` is done in each round, and tells in how many seconds it wants to
-    be done again. `max_restarts` and `restart_period` are an OTP supervisor's intensity, for each ward.
+    be done again; `changed` is told whose token came, went or could not be had. `max_restarts` and `restart_period` are
+    an OTP supervisor's intensity, for each ward.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Supervisor:
         restart_period: float,
         replace: Callable[[str, Ward], None],
         look: Callable[[], float],
+        changed: Callable[[str], object] | None,
     ) -> None:
         self.lock = lock
         self._wards = wards
@@ -71,6 +73,7 @@ class Supervisor:
         self._restart_period = restart_period
         self._replace = replace
         self._look = look
+        self._changed = changed
         # (moment, name); of several for one ward the one that it knows counts.
         self._agenda: list[tuple[float, str]] = []
         self._refreshing: set[str] = set()
@@ -194,6 +197,8 @@ class Supervisor:
                 rest = min(REFUSAL_CAP, REFUSAL * 2.0 ** min(ward.refusals - 1, 16))
                 self._schedule(name, ward, self._clock() + rest if refused else -math.inf)
             self._wake.set()
+        if self._changed is not None:
+            self._changed(name)
 
     def _restart(self, name: str, ward: Ward, error: OAuthError) -> None:
         """Make a provider anew that broke down, a little later each time; give it up where that does not help."""

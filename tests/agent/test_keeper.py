@@ -259,3 +259,13 @@ def test_a_name_is_no_way_out_of_a_folder(tmp_path: Path) -> None:
     for name in ("../passwd", ".hidden", "a/b"):
         with pytest.raises(ConfigurationError, match="no file name"):
             output.place(name)
+
+
+def test_a_refusal_that_the_fleet_remembers_is_no_reason_to_wait(
+    keep: Keep, tmp_path: Path, authorization_server: AuthorizationServer
+) -> None:
+    refused = '[providers.broken]\nclient_id = "nobody"\n'
+    assert keep(refused).settled.wait(20)
+    # Asks nobody: another process was refused a moment ago.
+    assert keep(refused).settled.wait(20)
+    assert len(authorization_server.token_requests) == 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,9 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from conduit_oauth import TokenProvider, TokenRequestError
+from tests.conftest import COMMAND
 from tests.interop.conformance import HERE, NODE
+from tests.resource_server import ResourceServer
 
 SECRET = "a secret of more than 32 characters: &=+%/"
 KEYS = {
@@ -166,6 +171,33 @@ def test_dpop_binds_the_token(key: Any, server: OidcProvider) -> None:
     request = server.next_request()
     assert request["dpop"]
     assert request["bound"]
+
+
+def test_one_request_of_the_command_line_with_a_bound_token(
+    server: OidcProvider, resource_server: ResourceServer, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "dpop.pem").write_text(pem("Ed25519"))
+    (tmp_path / "config.toml").write_text(
+        f"""
+        [profiles.default]
+        client_id = "client_secret_basic"
+        client_secret = {{ file = "secret" }}
+        issuer = "{server.issuer}"
+        dpop = {{ file = "dpop.pem" }}
+        store = "memory:"
+        """
+    )
+    command = [COMMAND, "request", "GET", f"{resource_server.url}/echo", "--config", tmp_path / "config.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert server.next_request()["bound"]
+    (request,) = resource_server.requests
+    token = request["authorization"].removeprefix("DPoP ")
+    proof = jwt.decode(request["dpop"], KEYS["Ed25519"], algorithms=["Ed25519"]).claims
+    digest = hashlib.sha256(token.encode()).digest()
+    assert (proof["htm"], proof["htu"]) == ("GET", f"{resource_server.url}/echo")
+    assert proof["ath"] == base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def test_the_authorization_servers_nonce_is_answered(nonce_server: OidcProvider) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..clock import elapsed
 from ..errors import ConfigurationError
-from ..events import Event
+from ..events import Observer
 from ..registry import TokenProviders
 from .config import AgentConfig, Output, read_agent
 from .outputs import put, withdraw
@@ -30,7 +30,6 @@ logger = logging.getLogger("conduit_oauth.agent")
 # Seconds until an output that could not be written is tried again, and that a command may take.
 RETRY = 5.0
 COMMAND_LIMIT = 60.0
-_CHANGES = frozenset({"token_received", "token_adopted", "token_invalidated", "token_request_failed"})
 
 Key = tuple[Output, str]
 
@@ -41,15 +40,15 @@ class Agent:
     `observer` is told of each event of each provider. Raises `ConfigurationError`.
     """
 
-    def __init__(self, path: Path, observer: Callable[[Event], object] = lambda event: None) -> None:
-        self._observer = observer
+    def __init__(self, path: Path, observer: Observer | None = None) -> None:
         self.providers = TokenProviders(
             path,
             # Kept beside what is written, so that a new agent knows how long it lasts.
-            defaults={"store": "sqlite:", "observer": self._hear},
+            defaults={"store": "sqlite:", "observer": observer},
             limit=1_000_000,
             readers={"agent": read_agent},
             on_reload=lambda: self._jobs.put(self._reread),
+            on_change=lambda name: self._jobs.put(partial(self._look_at, name)),
         )
         # What went wrong with the outputs of a provider, and when.
         self.troubles: dict[str, tuple[datetime, str]] = {}
@@ -88,11 +87,6 @@ class Agent:
         self._commands.shutdown(cancel_futures=True)
         self.providers.close()
 
-    def _hear(self, event: Event) -> None:
-        self._observer(event)
-        if event.name in _CHANGES:
-            self._jobs.put(partial(self._look_at, event.provider))
-
     def _stop(self) -> None:
         self._closed = True
 
@@ -104,6 +98,7 @@ class Agent:
                     withdraw(output, name)
                 except OSError as error:
                     logger.warning("output_failed name=%s: %s", name, error)
+        self._unsettled.intersection_update(self.providers)
         self._look_at_all()
 
     def _look_at_all(self) -> None:

@@ -118,7 +118,7 @@ def make_app(agent: Agent, metrics: Metrics, *, tcp: Access, socket: Access) -> 
         # On a thread: with thousands of providers this takes a while, and others are being served.
         failing = await run_in_threadpool(
             lambda: sorted(
-                {name for name, each in agent.providers.health().items() if not each.valid} | agent.troubles.keys()
+                {name for name, each in agent.providers.health().items() if not each.valid} | set(agent.troubles.copy())
             )
         )
         return JSONResponse({"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200)

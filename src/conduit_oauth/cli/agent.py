@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigurationError
-from .output import err
+from .output import busy, err
 
 
 def agent(
@@ -44,7 +44,8 @@ def agent(
     elif once:
         keeper.start()
         try:
-            keeper.settled.wait()
+            with busy(f"Waiting for {count} tokens"):
+                keeper.settled.wait()
         finally:
             keeper.close()
         health = keeper.providers.health()

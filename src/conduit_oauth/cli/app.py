@@ -31,7 +31,7 @@ from .bridge import bridge
 from .doctor import doctor
 from .inspection import Inspected, read_jwt, verify_jwt
 from .options import Config, Profile
-from .output import claims_table, discovery_tree, err, expiry_line, out, plain
+from .output import busy, claims_table, discovery_tree, err, expiry_line, out, plain
 from .profile import Options
 from .profiles import profile as profiles
 from .request import REFUSED, request
@@ -75,7 +75,8 @@ def discover(
     findings: list[Finding] = []
     found = None
     try:
-        found = drive(discover_resource(url, findings), transport, 10.0)
+        with busy("Reading metadata"):
+            found = drive(discover_resource(url, findings), transport, 10.0)
     finally:
         transport.close()
         if as_json:
@@ -106,10 +107,11 @@ def inspect(
         raise ConfigurationError("token", str(error), "Name a readable file, or -.") from None
     inspected = read_jwt(token)
     if inspected is None:
-        with Options({}, profile=profile, config=config).provider() as provider:
+        with Options({}, profile=profile, config=config).provider() as provider, busy("Asking its server"):
             inspected = Inspected("opaque token, as its server says", {}, provider.introspect(token))
     elif verify:
-        inspected = verify_jwt(token, inspected, issuer)
+        with busy("Asking for the issuer's keys"):
+            inspected = verify_jwt(token, inspected, issuer)
     if as_json:
         plain(
             json.dumps({"source": inspected.source, "header": inspected.header, "claims": inspected.claims}, indent=2)

@@ -127,7 +127,9 @@ def _check_ways(requester: Requester, provider: TokenProvider, urls: list[str], 
         origin = origin_of(parse_url(url, "url"))
         if origin not in tried:
             tried.add(origin)
-            yield from check_way(url, requester.transport, signs=signs, client_context=provider.tls_context())
+            with busy(f"Trying {origin}"):
+                found = list(check_way(url, requester.transport, signs=signs, client_context=provider.tls_context()))
+            yield from found
 
 
 def _check_credential(credentials: Credentials) -> Checks:
