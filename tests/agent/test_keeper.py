@@ -231,6 +231,7 @@ def test_a_changed_file_is_read_anew(
         ("[agent]\nlisten = 7", "agent.listen", "list of strings"),
         ('[agent]\nlisten = "nowhere"', "agent.listen", "no address"),
         ("[agent]\ncolour = 1", "agent.colour", "no setting"),
+        ('[agent]\nexpose = "yes"', "agent.expose", "true or false"),
         ("[agent]\noutputs = 1", "agent.outputs", "no list"),
         ('[[agent.outputs]]\nfile = "x"', "agent.outputs[1].provider", "missing"),
         ('[[agent.outputs]]\nprovider = "a"', "agent.outputs[1]", "needs a file"),

@@ -151,6 +151,8 @@ def test_once_writes_each_token_and_ends(
     write: Write, client_environment: dict[str, str], tmp_path: Path, authorization_server: AuthorizationServer
 ) -> None:
     outputs = '[[agent.outputs]]\nprovider = "*"\nfile = "tokens/{provider}"\n'
+    # As patient as any caller.
+    authorization_server.fail(503)
     assert run(write(ONE + outputs), client_environment, "--once").returncode == 0
     assert (tmp_path / "tokens" / "billing").exists()
     done = run(write(TWO + outputs), client_environment, "--once")

@@ -82,6 +82,8 @@ def read_agent(table: Settings, folder: Path) -> AgentConfig:
     outputs = table.get("outputs", [])
     if not isinstance(outputs, list):
         raise ConfigurationError("agent.outputs", "is no list of tables", "Write [[agent.outputs]].")
+    if not isinstance(expose := table.get("expose", False), bool):
+        raise ConfigurationError("agent.expose", "is neither true nor false", "Write true or false.")
     bearer = _text(table, "local_token_file", "agent")
     try:
         addresses = tuple(parse_address(each) for each in _texts([listen] if isinstance(listen, str) else listen))
@@ -93,7 +95,7 @@ def read_agent(table: Settings, folder: Path) -> AgentConfig:
         ),
         local_token_file=None if bearer is None else folder / Path(bearer).expanduser(),
         allow_host=_list(table, "allow_host", "agent"),
-        expose=table.get("expose", False) is True,
+        expose=expose,
         outputs=tuple(_output(each, index, folder) for index, each in enumerate(cast("list[object]", outputs), 1)),
     )
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from ..clock import elapsed
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, OAuthError
 from ..events import Observer
 from ..registry import TokenProviders
 from .config import AgentConfig, Output, read_agent
@@ -75,6 +75,18 @@ class Agent:
         self._thread.start()
         self._jobs.put(self._look_at_all)
 
+    def once(self) -> dict[str, str]:
+        """Write every token once, and stop; what kept us from it, by provider."""
+        names = list(self.providers)
+        self.start()
+        try:
+            with ThreadPoolExecutor(16) as pool:
+                answers = dict(zip(names, pool.map(self._problem, names), strict=True))
+        finally:
+            self.close()
+        refused = {name: problem for name, problem in answers.items() if problem is not None}
+        return refused | {name: problem for name, (_, problem) in self.troubles.items()}
+
     @property
     def config(self) -> AgentConfig:
         """What the file says of the agent, as it was read last."""
@@ -82,10 +94,19 @@ class Agent:
 
     def close(self) -> None:
         """Stop, and leave what is written where it is: whoever reads it should not notice that the agent restarts."""
+        self._jobs.put(self._look_at_all)
         self._jobs.put(self._stop)
         self._thread.join()
         self._commands.shutdown(cancel_futures=True)
         self.providers.close()
+
+    def _problem(self, name: str) -> str | None:
+        """What keeps this provider from a token, for as long as a caller would wait for one."""
+        try:
+            self.providers[name].get_token()
+        except OAuthError as error:
+            return str(error)
+        return None
 
     def _stop(self) -> None:
         self._closed = True

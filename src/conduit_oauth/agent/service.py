@@ -16,7 +16,8 @@ from ..credentials import read_text
 from ..errors import ConfigurationError
 from ..serving import access_of, serve
 from .keeper import Agent
-from .web import Metrics, make_app
+from .metrics import Metrics
+from .web import make_app
 
 logger = logging.getLogger("conduit_oauth.agent")
 
@@ -47,7 +48,7 @@ async def run_agent(agent: Agent, metrics: Metrics, on_ready: Callable[[list[str
 
     loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, reload))
     try:
-        await serve(make_app(agent, metrics, tcp=tcp, socket=Access(None)), config.listen, ready)
+        await serve(make_app(agent, metrics, tcp), config.listen, ready)
     finally:
         notify("STOPPING=1")
         for task in tasks:

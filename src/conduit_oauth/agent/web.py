@@ -5,15 +5,12 @@ Law: tokens are had on the Unix socket, or with the agent's own bearer token; ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -22,12 +19,12 @@ from starlette.routing import Route
 
 from ..access import Access
 from ..errors import ConfigurationError, OAuthError
-from ..events import Event
 from ..formats import Format, formatted, token_type
 from ..provider import TokenProvider
 from ..serving import Application, Message, Receive, Send
 from ..state import Health
 from .keeper import Agent
+from .metrics import Metrics
 
 _NO_STORE = {"Cache-Control": "no-store"}
 _PAGE_HEADERS = {
@@ -44,60 +41,26 @@ _PAGE = {
 }
 
 
-class Metrics(Collector):
-    """An observer that counts, and Prometheus' collector of what is counted and how the providers are."""
+class Pages:
+    """What is answered; each request finds the agent as it is at that moment."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self._received = Counter(
-            "conduit_oauth_tokens", "Tokens that came.", ["provider", "source"], registry=self.registry
-        )
-        self._failures = Counter(
-            "conduit_oauth_token_request_failures",
-            "Token requests that failed.",
-            ["provider", "error"],
-            registry=self.registry,
-        )
-        self._duration = Histogram(
-            "conduit_oauth_token_request_duration_seconds", "How long token requests took.", registry=self.registry
-        )
-        self.agent: Agent | None = None
-        self.registry.register(self)
+    def __init__(self, agent: Agent, metrics: Metrics) -> None:
+        self._agent = agent
+        self._metrics = metrics
 
-    def __call__(self, event: Event) -> None:
-        """Count one event."""
-        if event.name in ("token_received", "token_adopted"):
-            self._received.labels(event.provider, "server" if event.name == "token_received" else "store").inc()
-        elif event.error is not None:
-            self._failures.labels(event.provider, type(event.error).__name__).inc()
-        if event.seconds is not None:
-            self._duration.observe(event.seconds)
+    def routes(self) -> list[Route]:
+        """Each path, and who answers there."""
+        return [
+            Route("/tokens/{name:path}", self._token, methods=["GET", "DELETE"]),
+            Route("/healthz", self._health),
+            Route("/metrics", self._measured),
+            Route("/status.json", self._status),
+            *(Route(path, _page) for path in _PAGE),
+        ]
 
-    def collect(self) -> Iterator[Metric]:
-        """How each provider is at this moment."""
-        valid = GaugeMetricFamily("conduit_oauth_token_valid", "1: there is a valid token.", labels=["provider"])
-        expiry = GaugeMetricFamily(
-            "conduit_oauth_token_expiry_timestamp_seconds", "When the token expires.", labels=["provider"]
-        )
-        trouble = GaugeMetricFamily(
-            "conduit_oauth_output_failing", "1: what was to be written or run failed.", labels=["provider"]
-        )
-        for name, health in self.agent.providers.health().items() if self.agent is not None else ():
-            valid.add_metric([name], health.valid)
-            trouble.add_metric([name], self.agent is not None and name in self.agent.troubles)
-            if health.expires_at is not None:
-                expiry.add_metric([name], health.expires_at.timestamp())
-        yield from (valid, expiry, trouble)
-
-
-def make_app(agent: Agent, metrics: Metrics, *, tcp: Access, socket: Access) -> Application:
-    """The agent's application: who comes by TCP is held to `tcp`, by the Unix socket to `socket`."""
-
-    async def token(request: Request) -> Response:
-        name: str = request.path_params["name"]
+    async def _token(self, request: Request) -> Response:
         try:
-            provider = agent.providers[name]
+            provider = self._agent.providers[request.path_params["name"]]
             shape = Format(request.query_params.get("format", Format.JSON))
         except KeyError:
             return JSONResponse({"error": "no such provider"}, 404)
@@ -114,53 +77,57 @@ def make_app(agent: Agent, metrics: Metrics, *, tcp: Access, socket: Access) -> 
             return JSONResponse({"error": str(error)}, 503, headers=_NO_STORE)
         return _token_answer(shape, value, provider)
 
-    async def health(_: Request) -> Response:
-        # On a thread: with thousands of providers this takes a while, and others are being served.
-        failing = await run_in_threadpool(
-            lambda: sorted(
-                {name for name, each in agent.providers.health().items() if not each.valid} | set(agent.troubles.copy())
-            )
-        )
+    # The others on a thread: with thousands of providers they take a while, and somebody wants a token meanwhile.
+
+    async def _health(self, _: Request) -> Response:
+        health = await run_in_threadpool(self._agent.providers.health)
+        invalid = {name for name, each in health.items() if not each.valid}
+        failing = sorted(invalid | set(self._agent.troubles.copy()))
         return JSONResponse({"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200)
 
-    async def measured(_: Request) -> Response:
-        text = await run_in_threadpool(generate_latest, metrics.registry)
+    async def _measured(self, _: Request) -> Response:
+        text = await run_in_threadpool(generate_latest, self._metrics.registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
-    async def status(_: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(_status, agent), headers=_NO_STORE)
+    async def _status(self, _: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(_status, self._agent), headers=_NO_STORE)
 
-    async def page(request: Request) -> Response:
-        file, kind = _PAGE[request.url.path]
-        return Response(
-            files("conduit_oauth.agent").joinpath(file).read_bytes(), media_type=kind, headers=_PAGE_HEADERS
-        )
 
-    app = Starlette(
-        routes=[
-            Route("/tokens/{name:path}", token, methods=["GET", "DELETE"]),
-            Route("/healthz", health),
-            Route("/metrics", measured),
-            Route("/status.json", status),
-            *(Route(path, page) for path in _PAGE),
-        ]
-    )
+class Guard:
+    """Lets in who may: who comes by TCP is held to `tcp`, and has tokens only where that knows a bearer token."""
 
-    async def guarded(scope: Message, receive: Receive, send: Send) -> None:
-        # uvicorn tells a port where there is one.
-        access = tcp if (scope.get("server") or (None, None))[1] is not None else socket
-        wants_token = scope["path"].startswith("/tokens/")
-        refusal = (access if wants_token else Access(access.hosts)).refusal(scope["headers"])
-        if refusal is None and wants_token and access is tcp and tcp.bearer is None:
-            refusal = 403, "by TCP there are tokens only where the agent has a local_token_file"
-        if refusal is None:
-            await app(scope, receive, send)
+    def __init__(self, app: Application, tcp: Access) -> None:
+        self._app = app
+        self._tcp = tcp
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse to."""
+        # uvicorn tells a port where there is one: who comes by the socket passed its file's mode.
+        by_tcp = (scope.get("server") or (None, None))[1] is not None
+        if not by_tcp or (refusal := self._refusal(scope)) is None:
+            await self._app(scope, receive, send)
             return
         status, reason = refusal
         headers = {"WWW-Authenticate": 'Bearer realm="conduit-oauth agent"'} if status == 401 else {}
         await PlainTextResponse(reason, status, headers)(scope, receive, send)
 
-    return guarded
+    def _refusal(self, scope: Message) -> tuple[int, str] | None:
+        if not scope["path"].startswith("/tokens/"):
+            return Access(self._tcp.hosts).refusal(scope["headers"])
+        if self._tcp.bearer is None:
+            return 403, "by TCP there are tokens only where the agent has a local_token_file"
+        return self._tcp.refusal(scope["headers"])
+
+
+def make_app(agent: Agent, metrics: Metrics, tcp: Access) -> Application:
+    """The agent's application."""
+    return Guard(Starlette(routes=Pages(agent, metrics).routes()), tcp)
+
+
+async def _page(request: Request) -> Response:
+    file, kind = _PAGE[request.url.path]
+    content = files("conduit_oauth.agent").joinpath(file).read_bytes()
+    return Response(content, media_type=kind, headers=_PAGE_HEADERS)
 
 
 def _token_answer(shape: Format, value: str, provider: TokenProvider) -> Response:

@@ -27,14 +27,18 @@ def agent(
     """
     try:
         from ..agent.keeper import Agent
+        from ..agent.metrics import Metrics
         from ..agent.service import run_agent
-        from ..agent.web import Metrics
     except ModuleNotFoundError as missing:
         raise ConfigurationError("agent", f"{missing.name} is not installed", "Install conduit-oauth[agent].") from None
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="conduit-oauth: %(message)s")
     metrics = Metrics()
     metrics.agent = keeper = Agent(config, metrics)
     count = len(keeper.providers)
+
+    def announce(where: list[str]) -> None:
+        err.print(f"{count} providers. Listening on {', '.join(where) or 'nothing'}", soft_wrap=True)
+
     if check:
         # Each is made, and none is asked for a token.
         for name in keeper.providers:
@@ -42,21 +46,10 @@ def agent(
         keeper.providers.close()
         err.print(f"{config}: {count} providers, {len(keeper.config.outputs)} outputs", soft_wrap=True)
     elif once:
-        keeper.start()
-        try:
-            with busy(f"Waiting for {count} tokens"):
-                keeper.settled.wait()
-        finally:
-            keeper.close()
-        health = keeper.providers.health()
-        failed = {name: each.last_error for name, each in health.items() if each.last_error}
-        failed |= {name: problem for name, (_, problem) in keeper.troubles.items()}
-        for name, problem in failed.items():
+        with busy(f"Waiting for {count} tokens"):
+            problems = keeper.once()
+        for name, problem in problems.items():
             err.out(f"{name}: {problem}", highlight=False)
-        raise typer.Exit(1 if failed else 0)
+        raise typer.Exit(1 if problems else 0)
     else:
-
-        def announce(where: list[str]) -> None:
-            err.print(f"{count} providers. Listening on {', '.join(where) or 'nothing'}", soft_wrap=True)
-
         asyncio.run(run_agent(keeper, metrics, announce))

@@ -61,15 +61,7 @@ def add(
     if name in profiles and not replace:
         raise ConfigurationError("name", f"{name!r} is in {path} already", "Choose another, or pass --replace.")
     said = {setting: value for setting, value in options.settings.items() if value is not None}
-    for setting, file in (("private_key", private_key), ("client_certificate", client_certificate)):
-        if file is not None:
-            said[setting] = {"file": str(file.expanduser().absolute())}
-    if client_certificate is not None:
-        if client_certificate_key is None:
-            raise ConfigurationError("client_certificate_key", "is missing", "Pass --client-certificate-key FILE.")
-        files = (client_certificate, client_certificate_key)
-        said["client_certificate"] = [str(file.expanduser().absolute()) for file in files]
-    said = _asked(said)
+    said = _asked({**said, **_keys(private_key, client_certificate, client_certificate_key)})
     proves_itself = said.keys() & CREDENTIALS or said.get("token_endpoint_auth_method") == "none"
     secret = None if proves_itself else _secret(options.client_secret_file)
     _check(name, said, secret, path.parent)
@@ -135,6 +127,18 @@ def remove(
     forget_secret(name, said.get("client_secret"), path)
     del profiles[name]
     _save(path, document)
+
+
+def _keys(private_key: Path | None, certificate: Path | None, certificate_key: Path | None) -> dict[str, Any]:
+    """The settings that lead to the files of a key, or of a certificate and its key, from anywhere."""
+    said: dict[str, Any] = {}
+    if private_key is not None:
+        said["private_key"] = {"file": str(private_key.expanduser().absolute())}
+    if certificate is not None:
+        if certificate_key is None:
+            raise ConfigurationError("client_certificate_key", "is missing", "Pass --client-certificate-key FILE.")
+        said["client_certificate"] = [str(file.expanduser().absolute()) for file in (certificate, certificate_key)]
+    return said
 
 
 def _asked(said: dict[str, Any]) -> dict[str, Any]:
