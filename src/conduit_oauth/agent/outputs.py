@@ -48,7 +48,9 @@ def withdraw(output: Output, name: str) -> None:
 
 def _write(place: Path, content: bytes, output: Output) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    # Always the same name: what an agent that was killed left there is replaced, and not joined by another.
+    draft = place.with_name(f".{place.name}.new")
+    draft.unlink(missing_ok=True)
     # Not followed, not shared, and nobody else's before it has the owner and the mode that were asked for.
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
@@ -76,18 +78,22 @@ def _write_directory(place: Path, files: dict[str, bytes], output: Output) -> No
             _hand_over(descriptor, output, 0o700 | output.mode | readers)
         finally:
             os.close(descriptor)
-    _point(place / _DATA, folder.name)
+    data = place / _DATA
+    before = data.readlink().name if data.is_symlink() else None
+    _point(data, folder.name)
     for name in files:
         if not (place / name).is_symlink():
             _point(place / name, f"{_DATA}/{name}")
-    # What an earlier change, or an agent that was killed, left behind.
+    # What earlier changes, or an agent that was killed, left behind. The one before stays until the next change: a
+    # reader may be on its way through it.
     for other in place.glob("..[0-9]*"):
-        if other != folder:
+        if other.name not in (folder.name, before):
             shutil.rmtree(other, ignore_errors=True)
 
 
 def _point(link: Path, target: str) -> None:
-    draft = link.with_name(f"..draft.{secrets.token_hex(4)}")
+    draft = link.with_name("..draft")
+    draft.unlink(missing_ok=True)
     draft.symlink_to(target)
     draft.replace(link)
 
