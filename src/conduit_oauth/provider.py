@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .clock import Clock, elapsed
 from .config import check_shareable, client_config, seconds
+from .control import FlightControl, logger
 from .credentials import Credentials, KeySource, Source
 from .dpop import Dpop
 from .errors import OAuthError
 from .events import Event, Observer, observe
-from .flight import FlightControl, logger
 from .grant import ACCESS_TOKEN_TYPE, is_scope
 from .landing import in_thread
 from .life import Life

@@ -1,0 +1,261 @@
+"""Who boards a flight, when one starts, and what makes a token void: a provider's token and all that guards it.
+
+Law: there is at most one flight; under the lock nothing waits.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import contextlib
+import logging
+import math
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .clock import Clock
+from .errors import OAuthError, ProviderClosedError, TransportError
+from .events import Event, Observer, observe
+from .flight import Flight
+from .life import Life, Step
+from .requester import Requester
+from .state import Counts
+from .tier import Tier, local_tier
+from .token import AccessToken
+
+if TYPE_CHECKING:
+    from .share import Share
+
+logger = logging.getLogger("conduit_oauth")
+logger.addHandler(logging.NullHandler())
+
+
+class FlightControl:
+    """Starts flights when the life of the token asks for one, and lets callers board."""
+
+    __slots__ = (
+        "__weakref__",
+        "_timeout",
+        "clock",
+        "closed",
+        "counts",
+        "ended",
+        "failed_at",
+        "failure",
+        "flight",
+        "landed_at",
+        "life",
+        "local",
+        "lock",
+        "name",
+        "observer",
+        "requester",
+        "share",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        life: Life,
+        requester: Requester,
+        clock: Clock,
+        timeout: float,
+        *,
+        tier: Tier | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.name = name
+        self.observer = observer
+        self.requester = requester
+        self.clock = clock
+        self._timeout = timeout
+        self.life = life
+        self.lock = threading.Lock()
+        self.flight: Flight | None = None
+        self.counts = Counts()
+        self.closed = False
+        # For whoever keeps providers warm: told that a flight is over, and whether it broke down, or that the token is.
+        self.ended: Callable[[bool], None] | None = None
+        self.landed_at: float | None = None
+        self.failed_at: float | None = None
+        self.failure: OAuthError | None = None
+        self.share: Share | None = None
+        if tier is not None:
+            from .share import Share
+
+            self.share = Share(tier, requester, clock, self)
+        self.local = local_tier(clock)
+        _controls.add(self)
+
+    def serve_in_window(self) -> str | None:
+        """The token while it is valid, and its one refresh started unless it is under way or resting."""
+        now = self.clock()
+        token = self.life.token
+        if now >= token.expires_at:
+            return None
+        # Looked at before the lock, so that callers in the window do not queue for it.
+        if self.flight is None and now >= self.life.quiet_until:
+            with self.lock:
+                if self.life.step(now, now, in_flight=self.flight is not None) is Step.REFRESH:
+                    try:
+                        self._start(Flight(self))
+                    except TransportError as error:
+                        self.life.fail(error, now, jitter=1.0)
+        return token.value
+
+    def held(self) -> AccessToken | None:
+        """The token while it is valid. Asks nobody."""
+        token = self.life.token
+        return token if self.clock() < token.expires_at else None
+
+    def keep(self) -> float | None:
+        """Start the refresh if it is due, though nobody calls; else the moment to look again, None while one is on."""
+        with self.lock:
+            now, life = self.clock(), self.life
+            if self.closed:
+                return math.inf
+            if self.flight is not None:
+                return None
+            rest = max(life.quiet_until, life.closed_until)
+            if now < life.token.refresh_at or now < rest:
+                return max(life.token.refresh_at, rest)
+            self._start(Flight(self))
+            return None
+
+    def inherit(self, other: FlightControl) -> None:
+        """Take over the token of one that was made from other settings, where they ask for the same token."""
+        try:
+            same = self.requester.identity() == other.requester.identity()
+        except Exception:  # a key that cannot be read: no token could be asked for with it either
+            return
+        if same:
+            with self.lock:
+                self.life.token, self.landed_at = other.life.token, other.landed_at
+
+    def board(self, deadline: float, waited_for: Flight | None) -> str | Flight:
+        """A valid token, or the flight to wait for until `deadline`; raises what keeps us from both."""
+        with self.lock:
+            if self.closed:
+                raise ProviderClosedError(self.name)
+            now = self.clock()
+            step = self.life.step(now, deadline, in_flight=self.flight is not None)
+            if step in (Step.SERVE, Step.REFRESH):
+                return self.life.token.value
+            if waited_for is not None and waited_for.error is not None:
+                raise waited_for.error.again()
+            if step is Step.REFUSE and self.life.last_error is not None:
+                raise self.life.last_error.again()
+            if now >= deadline:
+                if waited_for is not None and waited_for.last_error is not None:
+                    raise waited_for.last_error.again()
+                raise TransportError(self.requester.target, f"no token within {self._timeout:g} s")
+            flight = self.flight or self._start(Flight(self, self.life.closed_until))
+            flight.deadline = max(flight.deadline, deadline)
+            return flight
+
+    def invalidate(self, token: str | None) -> None:
+        """Forget the token, if it is still `token`; where it is shared, the whole fleet does."""
+        with self.lock:
+            held = self.life.token
+            forgotten = self.life.invalidate(token)
+            self.counts.invalidations += forgotten
+            if (share := self.share) is not None and (forgotten or token is None):
+                share.forget(None if token is None else held)
+                # The store is told on a thread of its own: this may be an event loop's.
+                with contextlib.suppress(RuntimeError):
+                    _thread.start_new_thread(share.tell, ())
+        if forgotten:
+            observe(self.observer, Event("token_invalidated", self.name))
+            self.tell_keeper()
+
+    def heard(self, floor: int) -> None:
+        """Another process forgot what has a fence up to `floor`; a token that has none may help out."""
+        with self.lock:
+            if (share := self.share) is None:
+                return
+            share.floor = max(share.floor, floor)
+            fence = share.fence_of(self.life.token)
+            dropped = 0 < fence <= floor
+            if dropped:
+                self.life.drop()
+        if dropped:
+            self.tell_keeper()
+        if fence == 0:
+            self.resync()
+
+    def resync(self) -> None:
+        """The store is back: give it the token, if it has none."""
+        token = self.life.token
+        if (share := self.share) is not None and self.flight is None and self.clock() < token.refresh_at:
+            share.offer(token)
+
+    def close(self) -> None:
+        """Forget the token, and wake everybody who waits with `ProviderClosedError`."""
+        with self.lock:
+            self.closed = True
+            self.life.invalidate()
+            flight = self.flight
+        if flight is not None:
+            flight.hurry.set()
+            flight.landing.set()
+        self.settle(flight)
+        # The store's thread and connections end with the last provider that uses it, not with the next collection.
+        self.share = self.requester.pins = None
+
+    def after_fork_in_child(self) -> None:
+        """Share no lock, flight or socket with the parent; keep the token."""
+        self.lock = threading.Lock()
+        self.flight = None
+        self.requester.transport = self.requester.transport.in_child()
+        if self.share is not None:
+            self.share.after_fork_in_child()
+
+    def before_exit(self) -> None:
+        """Let the fleet have the token that was just asked for, or the lease, before this process is gone."""
+        flight = self.flight
+        if flight is not None and (share := self.share) is not None and not flight.landing.is_set():
+            share.leave()
+        else:
+            self.settle(flight)
+
+    def settle(self, flight: Flight | None) -> None:
+        """Wait, for as long as a store may take, until it knows what we know."""
+        if (share := self.share) is not None:
+            if flight is not None:
+                flight.done.wait(share.tier.timeout)
+            share.tell()
+
+    def _start(self, flight: Flight) -> Flight:
+        try:
+            flight.start()
+        except RuntimeError as error:  # no more threads, or the interpreter is shutting down
+            raise TransportError(self.requester.target, f"no thread for the token request ({error})") from None
+        self.flight = flight
+        return flight
+
+    def tell_keeper(self, *, crashed: bool = False) -> None:
+        """Not under the lock: the keeper has one of its own, and calls us with it."""
+        if self.ended is not None:
+            self.ended(crashed)
+
+
+# Weak, so that a provider lives no longer than its users do.
+_controls: weakref.WeakSet[FlightControl] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for control in list(_controls):
+        control.after_fork_in_child()
+
+
+@atexit.register
+def _before_exit() -> None:
+    for control in list(_controls):
+        control.before_exit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
