@@ -10,10 +10,13 @@ import pty
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+import typer
 
+from conduit_oauth.cli.app import app
 from conduit_oauth.testing import AuthorizationServer
 from tests.cli.conftest import Run
 from tests.conftest import COMMAND
@@ -264,3 +267,30 @@ def test_the_demo_observes_each_of_its_steps(run: Run) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(" yes ") == 6
     assert " NO " not in done.stdout
+
+
+def test_a_shell_completes_commands_and_their_options(run: Run) -> None:
+    def completed(line: str) -> str:
+        words = {"_CONDUIT_OAUTH_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
+        return run(**words).stdout
+
+    assert "profile" in completed("conduit-oauth pro")
+    assert "--print-config" in completed("conduit-oauth bridge --print")
+
+
+def commands(group: Any, name: str = "conduit-oauth") -> dict[str, str]:
+    """The help of each command."""
+    if not hasattr(group, "commands"):
+        return {name: group.help or ""}
+    found: dict[str, str] = {}
+    for each, command in group.commands.items():
+        found |= commands(command, f"{name} {each}")
+    return found
+
+
+def test_every_command_shows_how_it_is_used() -> None:
+    found = commands(typer.main.get_command(app))
+    assert len(found) > 12
+    for name, said in found.items():
+        _, _, examples = said.partition("\b")
+        assert name.rpartition(" ")[2] in examples, name

@@ -70,7 +70,11 @@ def discover(
     url: Annotated[str, typer.Argument(help="URL of an MCP endpoint or another protected resource.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show where the token endpoint of URL is, and every location that was asked on the way."""
+    """Show where the token endpoint of URL is, and every location that was asked on the way.
+
+    \b
+    conduit-oauth discover https://gateway.example/servers/42/mcp
+    """
     transport = Transport()
     findings: list[Finding] = []
     found = None
@@ -97,9 +101,13 @@ def inspect(
     profile: Profile = None,
     config: Config = None,
 ) -> None:
-    """Show what a token says and when it expires: conduit-oauth token | conduit-oauth inspect.
+    """Show what a token says and when it expires.
 
     An opaque token says nothing: its server is asked (introspection), as the client that environment or profile name.
+
+    \b
+    conduit-oauth token | conduit-oauth inspect
+    conduit-oauth inspect --verify token.txt
     """
     try:
         token = (sys.stdin.read() if str(token_file) == "-" else token_file.read_text(encoding="utf-8")).strip()
@@ -138,7 +146,12 @@ def dev_server(
     revoke: Annotated[int, typer.Option(help="How many of the first tokens are revoked at once.", min=0)] = 0,
     drop: Annotated[int, typer.Option(help="How many of the first token requests lose their connection.", min=0)] = 0,
 ) -> None:
-    """Serve a development authorization server with a protected MCP server behind it, under /servers/{id}/."""
+    """Serve a development authorization server with a protected MCP server behind it, under /servers/{id}/.
+
+    \b
+    conduit-oauth dev-server
+    conduit-oauth dev-server --port 0 --lifetime 60 --fail 2
+    """
     try:
         from ..devserver import DEFAULT_SECRET, DevServerConfig, serve
     except ModuleNotFoundError as missing:
@@ -171,7 +184,11 @@ def dev_server(
 
 @app.command()
 def demo() -> None:
-    """Show the main job on real parts: a development server, an MCP tool call, caching, refresh, an outage."""
+    """Show the main job on real parts: a development server, an MCP tool call, caching, refresh, an outage.
+
+    \b
+    conduit-oauth demo
+    """
     try:
         from .demo import run_demo
     except ModuleNotFoundError as missing:

@@ -82,7 +82,11 @@ def add(
 
 @profile.command("list")
 def list_profiles(config: Config = None) -> None:
-    """List the profiles."""
+    """List the profiles.
+
+    \b
+    conduit-oauth profile list
+    """
     path = Options({}, config=config).path
     table = Table("profile", "client", "where", "scope")
     for name, said in profiles_in(path).items() if path.exists() else ():
@@ -98,7 +102,11 @@ def list_profiles(config: Config = None) -> None:
 
 @profile.command("show")
 def show(name: Name = "default", config: Config = None) -> None:
-    """Show a profile, and where its secret is; never the secret."""
+    """Show a profile, and where its secret is; never the secret.
+
+    \b
+    conduit-oauth profile show billing
+    """
     path = Options({}, config=config).path
     table = Table(show_header=False)
     table.add_column(style="bold")
@@ -116,7 +124,11 @@ def remove(
     config: Config = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove a profile, and its secret from the keyring or the file that `profile add` put it into."""
+    """Remove a profile, and its secret from the keyring or the file that `profile add` put it into.
+
+    \b
+    conduit-oauth profile remove billing --yes
+    """
     path, document = _document(Options({}, config=config).path)
     profiles = cast("dict[str, Any]", document).get("profiles", {})
     said = _existing(profiles, name, path)
