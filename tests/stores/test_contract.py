@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+import redis.asyncio
+
+from conduit_oauth import ConfigurationError
 from conduit_oauth.stores import News, TokenStore
+from conduit_oauth.stores.redis import RedisStore
+from tests.redis_server import RedisServer
 
 Pair = tuple[TokenStore, TokenStore]
 
@@ -135,3 +141,12 @@ def _heard(store: TokenStore) -> list[News]:
         if news := store.listen(0.05):
             return list(news)
     raise AssertionError("nothing was heard")
+
+
+def test_a_client_for_asyncio_is_refused_with_the_reason(redis_server: RedisServer) -> None:
+    for client in (
+        redis.asyncio.Redis.from_url(redis_server.url),
+        redis.asyncio.RedisCluster.from_url(redis_server.url),
+    ):
+        with pytest.raises(ConfigurationError, match="asyncio"):
+            RedisStore(client)  # type: ignore[arg-type]

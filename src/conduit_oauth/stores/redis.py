@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
@@ -88,11 +89,18 @@ return floor
 class RedisStore:
     """A `TokenStore` in Redis or Valkey, through a redis-py client of any kind (single, Sentinel's, Cluster).
 
-    `prefix` begins every key and names the channel. The client's own socket timeouts bound each operation.
+    `prefix` begins every key and names the channel. The client's own socket timeouts bound each operation. It serves
+    sync and async callers alike, from threads of our own; so a client for asyncio is a `ConfigurationError`.
     """
 
     def __init__(self, client: redis.Redis | RedisCluster, prefix: str = "conduit-oauth") -> None:
         self._client: Any = client
+        if iscoroutinefunction(self._client.execute_command):
+            raise ConfigurationError(
+                "store",
+                "is a client for asyncio",
+                "Pass a redis.Redis: it is used on threads of the provider's own, whoever waits.",
+            )
         self._prefix = prefix
         self._scripts = [
             client.register_script(_PRELUDE + body) for body in (_CLAIM, _WRITE, _RENEW, _RELEASE, _FORGET)
