@@ -163,7 +163,7 @@ class FlightControl:
             forgotten = self.life.invalidate(token)
             self.counts.invalidations += forgotten
             if (share := self.share) is not None and (forgotten or token is None):
-                share.forget(None if token is None else held)
+                share.forget(held, everything=token is None)
                 # The store is told on a thread of its own: this may be an event loop's.
                 with contextlib.suppress(RuntimeError):
                     _thread.start_new_thread(share.tell, ())

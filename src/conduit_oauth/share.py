@@ -43,6 +43,7 @@ class Share:
         "_requester",
         "_seal",
         "_value",
+        "_void",
         "_waiting",
         "floor",
         "spent",
@@ -65,6 +66,8 @@ class Share:
         # The token that this process holds, and the fence it has in the store; 0 where it has none.
         self._value: str = ""
         self._fence: int = 0
+        # The token that was forgotten last; it may have had no fence yet.
+        self._void: str = ""
         # What the store has yet to be told is void.
         self._forget_all = False
         self._forgotten: int = 0
@@ -168,9 +171,11 @@ class Share:
         """The fence that `token` has in the store, 0 where it has none."""
         return self._fence if token.value == self._value else 0
 
-    def forget(self, token: AccessToken | None) -> None:
-        """Void `token`, by default whatever is stored, for the fleet: at once for us, for the others by `tell`."""
-        if token is None:
+    def forget(self, token: AccessToken, *, everything: bool) -> None:
+        """Void `token`, or everything, for the fleet: at once for us, for the others by `tell`."""
+        # Before its fence is looked at: a token that is just being stored gets one, or is seen to be void, or both.
+        self._void = token.value
+        if everything:
             self._forget_all = True
         else:
             self.floor = self._forgotten = max(self.floor, self.fence_of(token))
@@ -229,6 +234,10 @@ class Share:
         return self.tier.call(lambda store: store.claim(self._key, known, self.tier.lease))
 
     def _put(self, record: dict[str, Any], seconds: float) -> None:
+        value = record.get("token", {}).get("value")
+        if value == self._void:
+            self.leave()
+            return
         if not self._lease:
             entry = self._claim(self._known)
             if entry is None or not entry.lease:
@@ -240,6 +249,10 @@ class Share:
             self._known = lease
             if "refused" not in record:
                 self._fence = lease
+                if value == self._void:
+                    # While it was being written.
+                    self.floor = self._forgotten = max(self.floor, lease)
+                    self.tell()
             self._lease = 0
             self.tier.drop(self._key, lease)
         else:
@@ -258,7 +271,8 @@ class Share:
             self._refused_until = self._asked_at + said["until"] - age
             self._refused = recalled(said, max(0.0, said["until"] - age))
         fence = record.get("fence", entry.fence)
-        if (token := record.get("token")) is None or fence <= self.floor or token["expires"] <= age:
+        token = record.get("token")
+        if token is None or fence <= self.floor or token["value"] == self._void or token["expires"] <= age:
             return None, 0
         expires_at = self._asked_at + token["expires"] - age
         # When it is refreshed need not be that careful: the fleet would be early by the time that it waited.

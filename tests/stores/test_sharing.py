@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -318,3 +319,53 @@ def test_closing_the_last_provider_of_a_store_ends_its_thread_and_connections(
     thread.join(10)
     assert not thread.is_alive()
     assert redis_server.client.pubsub_numsub("closing:news") == [(b"closing:news", 0)]
+
+
+def test_a_token_that_was_refused_does_not_come_back_with_a_store_that_lost_its_memory(
+    make_provider: MakeProvider, clock: FakeClock
+) -> None:
+    store = MemoryStore(clock)
+    one, other = (make_provider(store=store, store_timeout=5.0, clock=clock) for _ in range(2))
+    refused = one.get_token()
+    assert other.get_token() == refused
+    one.invalidate(refused)
+    one.control.settle(None)
+    # It knows nothing any more, and is given what another process still holds.
+    store.close()
+    other.control.resync()
+    assert one.get_token() != refused
+
+
+class Voiding(MemoryStore):
+    """Has the token refused while it is being written."""
+
+    refuse: Callable[[], object] | None = None
+
+    def write(self, key: str, value: bytes, fence: int, seconds: float) -> bool:
+        written = super().write(key, value, fence, seconds)
+        if self.refuse is not None:
+            refuse, self.refuse = self.refuse, None
+            refuse()
+        return written
+
+
+@pytest.mark.parametrize("when", ["before it is stored", "while it is stored"])
+def test_a_token_that_is_refused_before_it_has_a_fence_is_not_shared(
+    when: str, make_provider: MakeProvider, clock: FakeClock
+) -> None:
+    store = Voiding(clock)
+    provider, other = (make_provider(store=store, store_timeout=5.0, clock=clock) for _ in range(2))
+    share = provider.control.share
+    assert share is not None
+    provider.get_token()
+    # As if it had been asked for while the store was out of reach.
+    token = dataclasses.replace(provider.control.life.token, value="without.a.fence")
+    share.landed(token)
+    assert share.fence_of(token) == 0
+    if when == "before it is stored":
+        share.forget(token, everything=False)
+    else:
+        store.refuse = lambda: share.forget(token, everything=False)
+    clock.step(1.0)
+    share.publish(token)
+    assert other.get_token() != token.value
