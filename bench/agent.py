@@ -72,11 +72,12 @@ def main(providers: int, seconds: float) -> None:
         finally:
             agent.terminate()
             agent.wait(60)
-    print("| providers | first tokens | watched | reads | torn | expired | shortest life seen | CPU | memory |")
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    half = len(memory) // 2
+    titles = "providers", "first tokens", "watched", "reads", "torn", "expired", "shortest life seen", "CPU", "memory"
+    print(f"| {' | '.join(titles)} |\n|{'---:|' * len(titles)}")
     print(
-        f"| {providers:,} | {started:.1f} s | {took:.0f} s | {reads:,} | 0 | 0 | {shortest:.1f} s "
-        f"| {busy:.0%} of a core | {memory[0]:.0f} to {max(memory):.0f} MiB |"
+        f"| {providers:,} | {started:.1f} s | {took:.0f} s | {reads:,} | 0 | 0 | {shortest:.1f} s | {busy:.0%} of a core "
+        f"| {memory[0]:.0f} MiB at first, {max(memory[:half]):.1f} at most until half-time, {max(memory[half:]):.1f} after |"
     )
 
 

@@ -49,18 +49,19 @@ class TokenProvider:
 
     Args:
         client_id: the client's identifier at the authorization server.
-        client_secret, private_key, client_assertion: the client's credential, one of them, as text, as a `Path` to a
-            file, or as a callable; read anew for each request. A key is PEM or a JWK (also as a mapping); an assertion
-            is a JWT that was made elsewhere (a Kubernetes projected token). Of two secrets, the other is tried once
-            where one is refused as `invalid_client`. Callables: `from_environment`, `from_keyring`.
+        client_secret: the client's credential: text, a `Path` to a file, or a callable (`from_environment`,
+            `from_keyring`), read anew for each request. Of two, the other is tried once where one is refused as
+            `invalid_client`.
+        private_key: in its place, what assertions are signed with (RFC 7523 §2.2): PEM or a JWK, read in the same way.
+        private_key_id: `kid` of these assertions; by default the key's own.
+        signing_algorithm: `alg` of these assertions; by default the first that key and server have in common.
+        client_assertion: in its place, a JWT that was made elsewhere (a Kubernetes projected token).
         client_certificate: PEM files of a certificate and of its private key, presented in TLS (RFC 8705): the client's
             credential, or beside another one what its tokens are bound to. Changed files are used at the next request.
         assertion: a JWT that is the grant itself, in place of client credentials (RFC 7523 §2.1, workload identity
             federation): text, `Path` or callable, read anew for each request. The client's own credential is optional.
-        subject_token, subject_token_type: a token to exchange (RFC 8693), for a service that acts for its caller:
-            text, `Path` or callable; an access token unless the type says otherwise.
-        private_key_id, signing_algorithm: `kid` and `alg` of the assertions that are signed with `private_key`; by
-            default the key's own, and the first that key and server have in common.
+        subject_token: a token to exchange (RFC 8693), for a service that acts for its caller: text, `Path` or callable.
+        subject_token_type: what kind of token that is; an access token by default.
         token_endpoint: URL of the token endpoint, used as it is.
         mcp_url: URL of a gateway's MCP (or JSON-RPC) endpoint; without `token_endpoint` and `issuer` the token endpoint
             is found from it: by the metadata it leads to (RFC 9728, RFC 8414), or derived where there is none. It is
@@ -82,8 +83,9 @@ class TokenProvider:
         discovery: False derives the token endpoint from `mcp_url` without asking for metadata.
         authorization_server: the issuer to use where the resource lists several.
         revoke_on_close: have the authorization server forget the token when the provider closes (RFC 7009).
-        http_client, transport: an `httpx2.Client`, or a transport for our own, to send token requests with. They are
-            used on the provider's own thread, whoever calls; an injected client stays yours to close.
+        http_client: an `httpx2.Client` to send token requests with, on the provider's own thread, whoever calls; it
+            stays yours to close.
+        transport: in its place, a transport for a client of our own.
         store: what is shared with other processes: the URL of a store (`memory:` shares nothing, `sqlite:`,
             `sqlite:///path`, `redis://…`, see `conduit_oauth.stores`), or a `TokenStore`. A warm call never touches it.
         store_timeout: seconds that a call waits for the store at most, before it goes on without.

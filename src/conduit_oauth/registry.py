@@ -51,8 +51,9 @@ class TokenProviders:
         limit: how many providers are kept at most; those that were not asked for the longest go first, but for those
             that somebody still holds.
         max_refreshes: how many tokens the supervision asks for at the same time.
-        max_restarts, restart_period: a provider that breaks down more often than that within so many seconds is given
-            up until it is asked for again, or its settings change.
+        max_restarts: a provider that breaks down more often than that within `restart_period` is given up until it is
+            asked for again, or its settings change.
+        restart_period: seconds.
         readers: what makes something of further tables of the file, by their names; what they make is in `tables`.
         on_reload: called after the file was read anew, on the thread that did so.
         on_change: called with the name of a provider whose token came, went or could not be had, on the thread where

@@ -20,7 +20,7 @@ PICTURES = os.environ.get("CONDUIT_OAUTH_PICTURES")
 PROVIDERS = """
 [providers.billing]
 scope = "mcp:read"
-[providers."<img src=x>"]
+[providers."orders <eu>"]
 scope = "mcp:write"
 [providers.crm]
 client_id = "crm"
@@ -58,7 +58,7 @@ def test_the_page_is_live_safe_and_fit_for_a_phone_in_light_and_dark(
     broken, *fine = sorted(seen["looks"]["dark"]["rows"], key=lambda row: row["state"])
     assert (broken["name"], broken["state"], broken["life"]) == ("reports", "failing", None)
     assert "invalid_client" in broken["text"]
-    assert {row["name"] for row in fine} == {"billing", "crm", "<img src=x>"}
+    assert {row["name"] for row in fine} == {"billing", "crm", "orders <eu>"}
     for row in fine:
         assert 90 <= int(row["life"]) <= 100
         assert row["width"] > 100
