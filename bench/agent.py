@@ -75,10 +75,9 @@ def main(providers: int, seconds: float) -> None:
     half = len(memory) // 2
     titles = "providers", "first tokens", "watched", "reads", "torn", "expired", "shortest life seen", "CPU", "memory"
     print(f"| {' | '.join(titles)} |\n|{'---:|' * len(titles)}")
-    print(
-        f"| {providers:,} | {started:.1f} s | {took:.0f} s | {reads:,} | 0 | 0 | {shortest:.1f} s | {busy:.0%} of a core "
-        f"| {memory[0]:.0f} MiB at first, {max(memory[:half]):.1f} at most until half-time, {max(memory[half:]):.1f} after |"
-    )
+    levels = f"{memory[0]:.1f} MiB, {max(memory[:half]):.1f} until half-time, {max(memory[half:]):.1f} after"
+    seen = f"{reads:,} | 0 | 0 | {shortest:.1f} s"
+    print(f"| {providers:,} | {started:.1f} s | {took:.0f} s | {seen} | {busy:.0%} of a core | {levels} |")
 
 
 if __name__ == "__main__":
