@@ -14,7 +14,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -141,7 +140,7 @@ class TokenProviders:
         """How each provider is; nothing is asked or made for that."""
         with self._lock:
             wards = dict(self._wards)
-            return {name: self._health(name, wards.get(name)) for name in self._settings}
+            return {name: self._supervisor.health(name, wards.get(name)) for name in self._settings}
 
     def reload(self) -> None:
         """Read the file anew, now. Raises `ConfigurationError`, and changes nothing, where it will not do.
@@ -294,34 +293,6 @@ class TokenProviders:
                     self._version = version
                     logger.warning("providers_not_reloaded: %s", error)
         return WATCH
-
-    def _health(self, name: str, ward: Ward | None) -> Health:
-        if ward is None:
-            return Health(name, "idle", False, None, None, None, None, None, 0)
-        state = ward.provider.state()
-        trouble = ward.given_up or state.last_error
-        if ward.given_up is not None:
-            word = "given up"
-        elif state.refreshing:
-            word = "refreshing"
-        elif trouble is not None:
-            word = "failing"
-        else:
-            word = "fresh" if state.cached else "idle"
-        next_refresh = state.refresh_at
-        if self._supervisor.running and ward.given_up is None and (wait := ward.due - self._clock()) > 0:
-            next_refresh = datetime.now(UTC) + timedelta(seconds=wait)
-        return Health(
-            name=name,
-            state=word,
-            valid=state.cached,
-            last_success=state.last_success,
-            last_error=ward.given_up or state.last_failure,
-            last_error_at=state.last_failure_at,
-            next_refresh=next_refresh,
-            expires_at=state.expires_at,
-            restarts=len(ward.crashes) - (ward.given_up is not None),
-        )
 
 
 _registries: weakref.WeakSet[TokenProviders] = weakref.WeakSet()

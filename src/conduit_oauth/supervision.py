@@ -13,11 +13,13 @@ import random
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 
 from .clock import Clock
 from .errors import OAuthError
 from .landing import Landing, in_thread
 from .provider import TokenProvider
+from .state import Health
 
 logger = logging.getLogger("conduit_oauth")
 
@@ -94,6 +96,35 @@ class Supervisor:
         """Look after it no more."""
         ward.provider.control.ended = None
         self._refreshing.discard(name)
+
+    def health(self, name: str, ward: Ward | None) -> Health:
+        """How a provider is; one without a ward was not asked for yet."""
+        if ward is None:
+            return Health(name, "idle", False, None, None, None, None, None, 0)
+        state = ward.provider.state()
+        trouble = ward.given_up or state.last_error
+        if ward.given_up is not None:
+            word = "given up"
+        elif state.refreshing:
+            word = "refreshing"
+        elif trouble is not None:
+            word = "failing"
+        else:
+            word = "fresh" if state.cached else "idle"
+        next_refresh = state.refresh_at
+        if self.running and ward.given_up is None and (wait := ward.due - self._clock()) > 0:
+            next_refresh = datetime.now(UTC) + timedelta(seconds=wait)
+        return Health(
+            name=name,
+            state=word,
+            valid=state.cached,
+            last_success=state.last_success,
+            last_error=ward.given_up or state.last_failure,
+            last_error_at=state.last_failure_at,
+            next_refresh=next_refresh,
+            expires_at=state.expires_at,
+            restarts=len(ward.crashes) - (ward.given_up is not None),
+        )
 
     def begin(self) -> None:
         """Let `run` or `run_async` do its rounds."""
