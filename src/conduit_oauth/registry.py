@@ -127,6 +127,12 @@ class TokenProviders:
             self._wards.move_to_end(name)
             return ward.provider
 
+    def in_use(self, name: str) -> TokenProvider | None:
+        """The provider called `name`, if it was asked for before; makes none, and restarts none that was given up."""
+        with self._lock:
+            ward = self._wards.get(name)
+            return None if ward is None else ward.provider
+
     def __contains__(self, name: object) -> bool:
         return name in self._settings
 

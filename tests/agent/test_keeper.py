@@ -14,9 +14,10 @@ from conduit_oauth import ConfigurationError
 from conduit_oauth.agent.config import Output
 from conduit_oauth.agent.keeper import Agent
 from conduit_oauth.agent.outputs import put, withdraw
+from conduit_oauth.requester import Requester
 from conduit_oauth.testing import AuthorizationServer
 from tests.agent.conftest import Bell, Keep, Write
-from tests.conftest import MakeProvider
+from tests.conftest import MakeProvider, Said
 
 BILLING = """
 [providers.billing]
@@ -296,3 +297,17 @@ def test_a_refusal_that_the_fleet_remembers_is_no_reason_to_wait(
     # Asks nobody: another process was refused a moment ago.
     assert keep(refused).settled.wait(20)
     assert len(authorization_server.token_requests) == 1
+
+
+def test_a_provider_that_was_given_up_stays_so(keep: Keep, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(requester: Requester) -> object:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("conduit_oauth.supervision.RESTART_BASE", 0.001)
+    monkeypatch.setattr(Requester, "fetch", fetch)
+    agent = keep("[providers.broken]")
+    said.wait_for("provider_given_up name=broken")
+    # Once it is told of that, and has looked at all for the last time.
+    agent.close()
+    assert said.count("provider_restarted name=broken") == 5
+    assert said.count("provider_given_up name=broken") == 1

@@ -189,3 +189,14 @@ def test_an_address_that_others_reach_is_refused(write: Write, client_environmen
     done = run(write('[agent]\nlisten = "0.0.0.0:0"'), client_environment)
     assert done.returncode == 2
     assert "expose" in done.stderr
+
+
+def test_it_stops_though_a_server_that_does_not_answer_keeps_it_from_being_ready(
+    write: Write, client_environment: dict[str, str], authorization_server: AuthorizationServer
+) -> None:
+    authorization_server.hold()
+    command = [COMMAND, "agent", "--config", write(ONE)]
+    with subprocess.Popen(command, env=client_environment, stderr=subprocess.PIPE, text=True) as agent:
+        authorization_server.wait_for_token_requests(1)
+        agent.terminate()
+        assert agent.wait(20) == 0

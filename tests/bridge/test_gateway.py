@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socketserver
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from tests.bridge.conftest import StartBridge
 from tests.resource_server import ResourceServer
+from tests.threaded import serving
 
 
 def post(url: str, method: str, session: str | None = None, **parameters: str) -> httpx2.Response:
@@ -89,12 +89,9 @@ class Closing(socketserver.BaseRequestHandler):
 @pytest.fixture
 def closing() -> Iterator[str]:
     Closing.seen = []
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Closing) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Closing)
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_address[1]}/mcp"
-        server.shutdown()
-        thread.join()
 
 
 def test_what_could_do_its_work_twice_is_not_sent_twice(start: StartBridge, closing: str) -> None:

@@ -46,7 +46,7 @@ class World:
             "COLUMNS": "200",
         }
         self.arguments: list[str] = []
-        self._authority = issue(folder, "authority", ca=True)
+        self.authority = issue(folder, "authority", ca=True)
 
     def point(self, **settings: str) -> None:
         for name, value in settings.items():
@@ -60,7 +60,7 @@ class World:
         return server
 
     def tls(self, *, signer: Authority | None = None, trusted: bool = True, **dates: Any) -> ssl.SSLContext:
-        issue(self.folder, "server", signer or self._authority, **dates)
+        issue(self.folder, "server", signer or self.authority, **dates)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.folder / "server.pem", self.folder / "server-key.pem")
         if trusted:
@@ -159,6 +159,15 @@ def no_tls_spoken(world: World) -> None:
 
 def certificate_expired(world: World) -> None:
     world.server(world.tls(begins=-9 * DAY, ends=-2 * DAY))
+
+
+def chain_expired(world: World) -> None:
+    between = issue(world.folder, "between", world.authority, ca=True, begins=-9 * DAY, ends=-2 * DAY)
+    context = world.tls(signer=between, ends=90 * DAY)
+    chain = world.folder / "chain.pem"
+    chain.write_text((world.folder / "server.pem").read_text() + (world.folder / "between.pem").read_text())
+    context.load_cert_chain(chain, world.folder / "server-key.pem")
+    world.server(context)
 
 
 def certificate_not_yet(world: World) -> None:
@@ -281,6 +290,7 @@ CASES: dict[str, Callable[[World], None]] = {
     "no-answer": cut_off,
     "tls-not-spoken": no_tls_spoken,
     "certificate-expired": certificate_expired,
+    "chain-expired": chain_expired,
     "certificate-not-yet": certificate_not_yet,
     "certificate-name": certificate_of_another,
     "certificate-self-signed": certificate_self_signed,

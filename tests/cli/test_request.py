@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +16,7 @@ from conduit_oauth.testing import AuthorizationServer
 from tests.cli.conftest import Run
 from tests.conftest import COMMAND
 from tests.resource_server import ResourceServer
+from tests.threaded import serving
 
 
 @pytest.fixture(autouse=True)
@@ -119,12 +119,9 @@ class Busy(BaseHTTPRequestHandler):
 @pytest.fixture
 def busy_url() -> Iterator[str]:
     Busy.answers = [503, 200]
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
 
 
 def test_a_busy_resource_is_asked_again_unless_that_could_do_the_thing_twice(run: Run, busy_url: str) -> None:

@@ -73,7 +73,7 @@ class Agent:
         self._unsettled = set(self.providers)
         self.providers.start()
         self._thread.start()
-        self._jobs.put(self._look_at_all)
+        self._jobs.put(self._ask_for_all)
 
     def once(self) -> dict[str, str]:
         """Write every token once, and stop; what kept us from it, by provider."""
@@ -96,6 +96,8 @@ class Agent:
         """Stop, and leave what is written where it is: whoever reads it should not notice that the agent restarts."""
         self._jobs.put(self._look_at_all)
         self._jobs.put(self._stop)
+        # Whoever waits for what will not come any more.
+        self.settled.set()
         self._thread.join()
         self._commands.shutdown(cancel_futures=True)
         self.providers.close()
@@ -120,6 +122,16 @@ class Agent:
                 except OSError as error:
                     logger.warning("output_failed name=%s: %s", name, error)
         self._unsettled.intersection_update(self.providers)
+        self._ask_for_all()
+
+    def _ask_for_all(self) -> None:
+        """Have every provider of the file kept warm, then look at them."""
+        for name in self.providers:
+            try:
+                self.providers[name]
+            except ConfigurationError as error:
+                self._trouble(name, str(error))
+                self._settle(name)
         self._look_at_all()
 
     def _look_at_all(self) -> None:
@@ -151,13 +163,9 @@ class Agent:
 
     def _look_at(self, name: str) -> None:
         """Bring the outputs of one provider up to date."""
-        try:
-            provider = self.providers[name]
-        except KeyError:  # not configured any more
-            return
-        except ConfigurationError as error:
-            self._trouble(name, str(error))
-            self._settle(name)
+        # Not by `[name]`, which would restart what the supervision gave up, again and again.
+        provider = self.providers.in_use(name)
+        if provider is None:
             return
         token = provider.control.held()
         failed: str | None = None

@@ -159,6 +159,9 @@ def _untrusted(host: str, port: int, error: ssl.SSLCertVerificationError) -> Dia
     now = datetime.now(UTC)
     trust = "If it is your own authority's, let SSL_CERT_FILE name that; never switch verification off."
     match error.verify_code:
+        case 10 if shown is not None and shown.not_valid_after_utc > now:
+            said = f"a certificate in the chain of {host} has ended, though not its own"
+            return bad("TLS", "chain-expired", said, "Have the server show its issuer's current certificate.")
         case 10:
             when = f" {span((now - shown.not_valid_after_utc).total_seconds())} ago" if shown else ""
             return bad("TLS", "certificate-expired", f"the certificate of {host} ended{when}", "Have it renewed.")
@@ -177,7 +180,7 @@ def _untrusted(host: str, port: int, error: ssl.SSLCertVerificationError) -> Dia
         case _:
             issuer = f" {shown.issuer.rfc4514_string()}" if shown else ""
             said = f"the certificate of {host} is from an authority that is not trusted here{issuer and ':'}{issuer}"
-            return bad("TLS", "certificate-authority", said, trust)
+            return bad("TLS", "certificate-authority", said, f"{trust} Or the server leaves out the one in between.")
 
 
 def _shown_certificate(host: str, port: int) -> x509.Certificate | None:
