@@ -73,6 +73,16 @@ def bridge_environment(client_environment: dict[str, str], authorization_server:
     }
 
 
+@pytest.fixture
+def fastmcp_url(authorization_server: AuthorizationServer) -> Iterator[str]:
+    script = Path(__file__).parent.parent / "interop" / "fastmcp_server.py"
+    command = [sys.executable, script, authorization_server.issuer()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
+
+
 class Bridge:
     """`conduit-oauth bridge --listen`, as a child process."""
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
+import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,20 +129,28 @@ def test_a_gateway_that_restarts_costs_time_only(connect: Connect, gateway: Gate
 
 
 def test_the_development_server_and_fastmcp_behind_the_bridge(
-    connect: Connect, authorization_server: AuthorizationServer
+    connect: Connect, authorization_server: AuthorizationServer, fastmcp_url: str
 ) -> None:
-    script = Path(__file__).parent.parent / "interop" / "fastmcp_server.py"
-    with subprocess.Popen(
-        [sys.executable, script, authorization_server.issuer()], stdout=subprocess.PIPE, text=True
-    ) as fastmcp:
-        assert fastmcp.stdout is not None
+    async def main(url: str, tool: str) -> str:
+        async with connect(url) as client:
+            return text_of(await client.call_tool(tool, {"a": 6, "b": 7}))
 
-        async def main(url: str, tool: str) -> str:
-            async with connect(url) as client:
-                return text_of(await client.call_tool(tool, {"a": 6, "b": 7}))
+    assert asyncio.run(main(authorization_server.mcp_url(), "add")) == "13"
+    assert asyncio.run(main(fastmcp_url, "multiply")) == "42"
 
-        try:
-            assert asyncio.run(main(authorization_server.mcp_url(), "add")) == "13"
-            assert asyncio.run(main(fastmcp.stdout.readline().strip(), "multiply")) == "42"
-        finally:
-            fastmcp.terminate()
+
+def test_a_token_expires_while_an_answer_streams(
+    connect: Connect, gateway: Gateway, authorization_server: AuthorizationServer
+) -> None:
+    authorization_server.set(lifetime=2)
+
+    async def main() -> None:
+        async with connect(gateway.url, mode="legacy") as client:
+            began = time.monotonic()
+            assert text_of(await client.call_tool("count", {"to": 50})) == "done"
+            # The token that it began with is over.
+            assert time.monotonic() - began > 2
+            assert text_of(await client.call_tool("add", {"a": 1, "b": 1})) == "2"
+
+    asyncio.run(main())
+    assert len(authorization_server.token_requests) > 1

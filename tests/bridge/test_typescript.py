@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,25 @@ class TypeScriptClient:
         return self.answer()
 
 
+@contextmanager
+def connected(
+    kind: str, url: str, environment: dict[str, str], start_bridge: StartBridge
+) -> Iterator[TypeScriptClient]:
+    """The client in a session with `url`, through a bridge that it starts itself or reaches by HTTP."""
+    if kind == "http":
+        arguments = ["http", start_bridge("--mcp-url", url).url]
+    else:
+        arguments = ["stdio", str(COMMAND), "bridge", "--mcp-url", url]
+    client = TypeScriptClient(environment, *arguments)
+    with client.process as process:
+        try:
+            yield client
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(20)
+
+
 @pytest.mark.parametrize("kind", ["stdio", "http"])
 def test_a_whole_session_with_a_token_replaced_and_a_gateway_restarted(
     kind: str,
@@ -49,25 +70,31 @@ def test_a_whole_session_with_a_token_replaced_and_a_gateway_restarted(
     bridge_environment: dict[str, str],
     start_bridge: StartBridge,
 ) -> None:
-    if kind == "http":
-        arguments = ["http", start_bridge("--mcp-url", gateway.url).url]
-    else:
-        arguments = ["stdio", str(COMMAND), "bridge", "--mcp-url", gateway.url]
-    client = TypeScriptClient(bridge_environment, *arguments)
-    with client.process as process:
-        try:
-            assert {"add", "count", "greet", "think"} <= set(client.answer()["tools"])
-            assert client.call("add", a=2, b=3) == {"text": "5", "progress": []}
-            assert client.call("count", to=3) == {"text": "done", "progress": ["at 1", "at 2", "at 3"]}
-            assert client.call("greet")["text"] == "accept Ada"
-            assert client.call("think")["text"] == "the model says 42"
+    with connected(kind, gateway.url, bridge_environment, start_bridge) as client:
+        assert {"add", "count", "greet", "think"} <= set(client.answer()["tools"])
+        assert client.call("add", a=2, b=3) == {"text": "5", "progress": []}
+        assert client.call("count", to=3) == {"text": "done", "progress": ["at 1", "at 2", "at 3"]}
+        assert client.call("greet")["text"] == "accept Ada"
+        assert client.call("think")["text"] == "the model says 42"
+        authorization_server.revoke()
+        assert client.call("add", a=1, b=1)["text"] == "2"
+        gateway.kill()
+        client.ask("add", a=1, b=2)
+        gateway.start()
+        assert client.answer()["text"] == "3"
+
+
+@pytest.mark.parametrize("kind", ["stdio", "http"])
+def test_the_development_server_and_fastmcp_behind_the_bridge(
+    kind: str,
+    authorization_server: AuthorizationServer,
+    fastmcp_url: str,
+    bridge_environment: dict[str, str],
+    start_bridge: StartBridge,
+) -> None:
+    for url, tool, result in ((authorization_server.mcp_url(), "add", "13"), (fastmcp_url, "multiply", "42")):
+        with connected(kind, url, bridge_environment, start_bridge) as client:
+            assert tool in client.answer()["tools"]
+            assert client.call(tool, a=6, b=7)["text"] == result
             authorization_server.revoke()
-            assert client.call("add", a=1, b=1)["text"] == "2"
-            gateway.kill()
-            client.ask("add", a=1, b=2)
-            gateway.start()
-            assert client.answer()["text"] == "3"
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(20)
+            assert client.call(tool, a=6, b=7)["text"] == result

@@ -173,3 +173,11 @@ def test_output_goes_to_a_file(run: Run, resource_server: ResourceServer, tmp_pa
     done = run("request", "GET", f"{resource_server.url}/echo", "-o", target)
     assert done.stdout == ""
     assert json.loads(target.read_text())["method"] == "GET"
+
+
+def test_a_person_is_told_what_takes_more_than_a_second(
+    environment: dict[str, str], run: Run, authorization_server: AuthorizationServer
+) -> None:
+    authorization_server.set(latency=1.5)
+    assert "Waiting for a token" in on_a_terminal(environment, "token", "--fresh")
+    assert run("token", "--fresh").stderr == ""
