@@ -60,6 +60,21 @@ def test_a_token_that_is_over_is_taken_away_and_comes_back(
     assert (tmp_path / "tokens" / "billing").exists()
 
 
+def test_a_token_is_taken_away_when_it_is_over_though_nothing_happens(
+    keep: Keep, bell: Bell, tmp_path: Path, authorization_server: AuthorizationServer
+) -> None:
+    authorization_server.set(lifetime=2)
+    agent = keep(BILLING)
+    bell.wait()
+    authorization_server.hold()
+    while bell.wait()[1]:
+        pass
+    # The refresh has neither come nor failed yet.
+    assert agent.providers["billing"].state().last_failure is None
+    assert not (tmp_path / "tokens" / "billing").exists()
+    authorization_server.release()
+
+
 def test_a_new_agent_leaves_a_valid_token_where_it_is_though_the_server_is_away(
     keep: Keep, bell: Bell, tmp_path: Path, authorization_server: AuthorizationServer
 ) -> None:
