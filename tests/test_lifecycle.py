@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import random
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -79,7 +78,8 @@ class Lifecycle(RuleBasedStateMachine):
         self.patches = [
             mock.patch("conduit_oauth.flight.Landing", CountedLanding),
             # No pause between attempts, so that the test alone decides when time passes.
-            mock.patch.object(random, "random", return_value=0.0),
+            mock.patch("conduit_oauth.flight.jitter", return_value=0.0),
+            mock.patch("conduit_oauth.gate.jitter", return_value=0.0),
         ]
         for patch in self.patches:
             patch.start()

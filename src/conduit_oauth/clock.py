@@ -1,7 +1,11 @@
-"""The clock that token lives are measured with: seconds since some fixed moment, never stepped, counting sleep."""
+"""The clock that token lives are measured with, and the chance that keeps processes from acting at the same moment.
+
+The clock gives seconds since some fixed moment, never steps, and counts sleep.
+"""
 
 from __future__ import annotations
 
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -20,3 +24,8 @@ def _best_clock() -> Clock:
 
 
 elapsed: Clock = _best_clock()
+# Seconds by which the date of what we sign lies back. A server whose clock is a moment behind refuses what seems to
+# come from the future, and on Linux time(2) alone lags by some milliseconds.
+DATED_BACK = 1
+# A draw in [0, 1). Not from the generator that a program may seed, so that all its processes would pause alike.
+jitter: Callable[[], float] = random.SystemRandom().random

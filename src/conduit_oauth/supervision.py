@@ -9,13 +9,12 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-import random
 import threading
 import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
-from .clock import Clock
+from .clock import Clock, jitter
 from .errors import OAuthError
 from .landing import Landing, in_thread
 from .provider import TokenProvider
@@ -240,7 +239,7 @@ class Supervisor:
             ward.given_up = error
             logger.error("provider_given_up name=%s restarts=%d: %s", name, restarts - 1, error)
             return
-        pause = min(RESTART_CAP, RESTART_BASE * 2.0 ** (restarts - 1)) * (0.5 + random.random() / 2)
+        pause = min(RESTART_CAP, RESTART_BASE * 2.0 ** (restarts - 1)) * (0.5 + jitter() / 2)
         logger.warning("provider_restarted name=%s in=%.1f: %s", name, pause, error)
         self._replace(name, ward)
         self._schedule(name, ward, now + pause)

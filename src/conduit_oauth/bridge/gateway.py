@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 import time
 import urllib.request
 from collections import OrderedDict
@@ -23,6 +22,7 @@ import aiohttp
 import httpx2
 
 from ..auth.aiohttp import TokenAuth
+from ..clock import jitter
 from ..errors import OAuthError
 from ..grant import parse_json_object
 from ..life import backoff
@@ -215,7 +215,7 @@ class Gateway:
                 if not question.is_repeatable:
                     return _failure(question, f"the answer was lost on the way ({type(error).__name__})")
                 problem = error
-            pause = backoff(attempt, random.random())
+            pause = backoff(attempt, jitter())
             attempt += 1
             if time.monotonic() + pause > give_up_at:
                 return _failure(question, f"the gateway cannot be reached ({type(problem).__name__})")
