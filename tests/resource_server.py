@@ -34,6 +34,8 @@ class ResourceServer:
         # The scope that is wanted, and where the scope of a token is read.
         self.needs = ""
         self.never_content = False
+        # Whether the challenge, and the metadata, say which scope is wanted.
+        self.tells_scope = self.publishes_scope = True
         # The MCP sessions that it knows of, until a test has it forget them.
         self.sessions: set[str] = set()
         # How many requests of unknown sessions are refused at the same time.
@@ -46,6 +48,7 @@ class ResourceServer:
                 Route("/echo", self._echo, methods=["GET", "POST"]),
                 Route("/redirect", self._redirect, methods=["GET", "POST"]),
                 Route("/stream", self._stream),
+                Route("/.well-known/oauth-protected-resource/echo", self._metadata),
                 Route("/session", self._session, methods=["POST", "DELETE"]),
             ]
         )
@@ -107,9 +110,14 @@ class ResourceServer:
             # Each time for something that was not asked for before.
             self.needs += f" more:{len(self.requests)}"
         if self.never_content or not set(self.needs.split()) <= granted:
-            challenge = f'Bearer error="insufficient_scope", scope="{self.needs}"'
+            challenge = 'Bearer error="insufficient_scope"' + (f', scope="{self.needs}"' if self.tells_scope else "")
             return JSONResponse({"error": "insufficient_scope"}, 403, {"WWW-Authenticate": challenge})
         return JSONResponse(entry)
+
+    async def _metadata(self, request: Request) -> Response:
+        if not self.publishes_scope:
+            return JSONResponse({}, 404)
+        return JSONResponse({"resource": f"{self.url}/echo", "scopes_supported": self.needs.split()})
 
     async def _redirect(self, request: Request) -> Response:
         await self._note(request)

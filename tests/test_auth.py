@@ -269,6 +269,28 @@ def test_a_403_for_want_of_scope_steps_up_to_the_union_and_stays_there(
     assert provider.state().granted_scope == "mcp:read"
 
 
+def test_a_403_that_does_not_say_which_scope_steps_up_to_what_the_resource_publishes(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    resource_server.needs, resource_server.tells_scope = "mcp:write", False
+    provider = make_provider(scope="mcp:read")
+    assert send(provider, "POST", f"{resource_server.url}/echo", b"hello").status == 200
+    assert [request["form"]["scope"] for request in authorization_server.token_requests] == [
+        "mcp:read",
+        "mcp:read mcp:write",
+    ]
+    assert provider.state().granted_scope == "mcp:read"
+
+
+def test_a_403_of_a_resource_that_publishes_no_scope_is_the_callers(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer
+) -> None:
+    resource_server.needs, resource_server.tells_scope, resource_server.publishes_scope = "mcp:write", False, False
+    provider = make_provider(scope="mcp:read")
+    assert send(provider, "GET", f"{resource_server.url}/echo").status == 403
+    assert len(resource_server.requests) == 2
+
+
 def test_a_server_that_always_wants_more_scope_is_asked_once_more_only(
     send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
 ) -> None:

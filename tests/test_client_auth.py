@@ -10,8 +10,10 @@ from joserfc import jws, jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
-from conduit_oauth.client_auth import METHODS, Signing, choose_method
+from conduit_oauth.client_auth import METHODS, Signing, methods_to_try
+from conduit_oauth.clock import DATED_BACK
 from conduit_oauth.credentials import Credentials
+from conduit_oauth.jose import Algorithms
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider
 
@@ -36,7 +38,7 @@ def sign(method: str, credentials: Credentials, **changes: Any) -> Signing:
 def test_basic_encodes_both_parts_before_base64() -> None:
     signing = sign("client_secret_basic", Credentials(AWKWARD[1]), client_id=AWKWARD[0])
     pair = base64.b64decode(signing.headers["Authorization"].removeprefix("Basic ")).decode()
-    assert pair == "client%3Awith+colon:s3cr%25t%26%3D%2B+%C3%A4%2F%3F"
+    assert pair == "client%3Awith%20colon:s3cr%25t%26%3D%2B%20%C3%A4%2F%3F"
     assert signing.form == []
 
 
@@ -60,11 +62,15 @@ def test_a_key_of_any_kind_and_form_signs_a_fresh_assertion(algorithm: str, form
     credentials = Credentials(private_key=source, key_id="key-1")
     first, second = (dict(sign("private_key_jwt", credentials).form) for _ in range(2))
     assert first["client_assertion_type"] == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-    token = jwt.decode(first["client_assertion"], key, algorithms=[algorithm])
-    assert (token.header["alg"], token.header["kid"]) == (algorithm, "key-1")
-    assert token.claims.items() >= {"iss": "me", "sub": "me", "aud": "https://as.example", "iat": 10**9}.items()
+    name = "EdDSA" if algorithm == "Ed25519" else algorithm
+    token = jwt.decode(first["client_assertion"], key, registry=Algorithms(algorithms=[name]))
+    assert (token.header["alg"], token.header["kid"]) == (name, "key-1")
+    assert (
+        token.claims.items()
+        >= {"iss": "me", "sub": "me", "aud": "https://as.example", "iat": 10**9 - DATED_BACK}.items()
+    )
     assert token.claims["iat"] < token.claims["exp"] <= token.claims["iat"] + 300
-    again = jwt.decode(second["client_assertion"], key, algorithms=[algorithm])
+    again = jwt.decode(second["client_assertion"], key, registry=Algorithms(algorithms=[name]))
     assert again.claims["jti"] != token.claims["jti"]
 
 
@@ -185,10 +191,39 @@ def test_the_issuers_metadata_chooses(authorization_server: AuthorizationServer,
     assert authorization_server.token_requests[0]["method"] == "client_secret_basic"
 
 
-def test_the_first_method_in_common_is_used_or_the_servers_are_listed() -> None:
-    secret = ("client_secret_basic", "client_secret_post", "client_secret_jwt")
-    assert choose_method(secret, ["private_key_jwt", "client_secret_post"]) == "client_secret_post"
-    assert choose_method(secret, None) == "client_secret_post"
-    assert choose_method(("private_key_jwt",), None) == "private_key_jwt"
-    with pytest.raises(ConfigurationError, match="private_key_jwt"):
-        choose_method(secret, ["private_key_jwt"])
+BASIC, POST = "client_secret_basic", "client_secret_post"
+
+
+@pytest.mark.parametrize(
+    ("supported", "prefer_post", "derived", "expected"),
+    [
+        (None, False, False, (BASIC, POST)),
+        (None, False, True, (POST, BASIC)),
+        (None, True, False, (POST, BASIC)),
+        ([BASIC], False, False, (BASIC, POST)),
+        ([POST], False, False, (POST, BASIC)),
+        ([POST, BASIC], False, False, (BASIC, POST)),
+        ([POST, BASIC], True, False, (POST, BASIC)),
+        # What the server does not list is no better for being easier to decode.
+        ([BASIC], True, False, (BASIC, POST)),
+        (["private_key_jwt", POST], False, False, (POST, BASIC)),
+        (["client_secret_jwt"], False, False, ("client_secret_jwt",)),
+    ],
+)
+def test_the_likelier_method_of_a_secret_goes_first(
+    supported: list[str] | None, prefer_post: bool, derived: bool, expected: tuple[str, ...]
+) -> None:
+    secret = (BASIC, POST, "client_secret_jwt")
+    assert methods_to_try(secret, supported, prefer_post=prefer_post, derived=derived) == expected
+
+
+def test_other_credentials_have_one_method_and_what_the_server_lists_instead_is_named() -> None:
+    settings = {"prefer_post": False, "derived": False}
+    assert methods_to_try(("private_key_jwt",), None, **settings) == ("private_key_jwt",)
+    assert methods_to_try(
+        ("tls_client_auth", "self_signed_tls_client_auth"), ["self_signed_tls_client_auth"], **settings
+    ) == ("self_signed_tls_client_auth",)
+    with pytest.raises(ConfigurationError) as caught:
+        methods_to_try((BASIC, POST), ["private_key_jwt"], **settings)
+    assert "supports only private_key_jwt" in str(caught.value)
+    assert "set token_endpoint_auth_method" in str(caught.value)

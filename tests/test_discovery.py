@@ -4,12 +4,21 @@ import json
 from collections.abc import Generator
 from typing import Any, TypeVar
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conduit_oauth import ConfigurationError, DiscoveryError, derive_token_endpoint
-from conduit_oauth.discovery import MAX_SERVERS, Discovery, Finding, discover_resource, server_metadata
+from conduit_oauth import ConfigurationError, DiscoveryError, TokenProvider, derive_token_endpoint
+from conduit_oauth.discovery import (
+    MAX_SERVERS,
+    Discovery,
+    Finding,
+    discover_any,
+    discover_issuer,
+    discover_resource,
+    server_metadata,
+)
 from conduit_oauth.grant import Request, Response
 
 T = TypeVar("T")
@@ -80,7 +89,7 @@ def test_derivation_answers_or_names_the_field(url: str) -> None:
 
 
 def drive(steps: Generator[Request, Response, T], site: dict[str, Any]) -> tuple[T, list[str]]:
-    """Answer a step's requests from `site`, a mapping of URL to JSON, bytes, a status, or a challenge."""
+    """Answer a step's requests from `site`, a mapping of URL to JSON, bytes, a status, a challenge or a response."""
     asked: list[str] = []
     try:
         request = next(steps)
@@ -89,6 +98,9 @@ def drive(steps: Generator[Request, Response, T], site: dict[str, Any]) -> tuple
             page = site.get(request.url, 404)
             if isinstance(page, str):
                 request = steps.send(Response(401, {"www-authenticate": page}, b""))
+                continue
+            if isinstance(page, Response):
+                request = steps.send(page)
                 continue
             content = page if isinstance(page, bytes) else json.dumps(page).encode()
             request = steps.send(Response(page if isinstance(page, int) else 200, {}, content))
@@ -102,16 +114,17 @@ LOCATIONS = [
     "https://as.example/.well-known/oauth-authorization-server/tenant",
     "https://as.example/.well-known/openid-configuration/tenant",
     "https://as.example/tenant/.well-known/openid-configuration",
+    "https://as.example/tenant/.well-known/oauth-authorization-server",
 ]
 
 
-@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("place", range(4))
 def test_server_metadata_is_found_at_each_location_in_order(place: int) -> None:
     findings: list[Finding] = []
     metadata, asked = drive(server_metadata(ISSUER, findings), {LOCATIONS[place]: METADATA})
     assert metadata is not None
     assert metadata.token_endpoint == METADATA["token_endpoint"]
-    assert metadata.token_endpoint_auth_methods == ("client_secret_basic",)
+    assert metadata.methods_at("token_endpoint") == ("client_secret_basic",)
     assert asked == [finding.url for finding in findings] == LOCATIONS[: place + 1]
 
 
@@ -126,7 +139,7 @@ def test_a_page_that_is_no_json_is_no_metadata() -> None:
     [
         ({**METADATA, "issuer": "https://evil.example"}, "another issuer"),
         ({**METADATA, "issuer": ISSUER + "/"}, "another issuer"),
-        ({"token_endpoint": "https://as.example/token"}, "another issuer"),
+        ({**METADATA, "issuer": None}, "another issuer"),
         ({**METADATA, "token_endpoint": "http://as.example/token"}, "unsafe"),
         ({**METADATA, "token_endpoint": None}, "unsafe"),
         ({**METADATA, "token_endpoint": ["https://as.example"]}, "unsafe"),
@@ -166,7 +179,8 @@ def find(site: dict[str, Any], **options: Any) -> tuple[Discovery, list[str]]:
 def test_discovers_from_the_resource_to_the_token_endpoint(location: str, resource: str) -> None:
     found, asked = find({location: {**RESOURCE, "resource": resource}, LOCATIONS[0]: METADATA})
     assert (found.token_endpoint, found.issuer) == (METADATA["token_endpoint"], ISSUER)
-    assert (found.resource, found.scope) == (resource, "a b")
+    assert found.resource is not None
+    assert (found.resource.resource, found.scope) == (resource, "a b")
     assert asked == [*[AT_PATH, AT_ROOT][: 1 + (location == AT_ROOT)], LOCATIONS[0]]
 
 
@@ -181,11 +195,50 @@ def test_a_challenge_that_points_nowhere_is_an_error_and_no_reason_to_guess() ->
         find({URL: POINTER, AT_PATH: RESOURCE})
 
 
+ORIGINS = [
+    "https://g.example/.well-known/oauth-authorization-server",
+    "https://g.example/.well-known/openid-configuration",
+]
+ORIGIN_METADATA = {"issuer": "https://g.example", "token_endpoint": "https://g.example/token"}
+
+
+def test_the_metadata_of_the_origin_goes_before_the_derived_endpoint() -> None:
+    found, asked = find({ORIGINS[0]: ORIGIN_METADATA})
+    assert (found.token_endpoint, found.issuer) == ("https://g.example/token", "https://g.example")
+    assert asked == [AT_PATH, AT_ROOT, ORIGINS[0]]
+
+
+def test_another_issuer_at_the_origin_is_not_believed() -> None:
+    found, _ = find({ORIGINS[0]: {**ORIGIN_METADATA, "issuer": "https://evil.example"}})
+    assert found.derived
+
+
+def test_a_chosen_authorization_server_is_never_ignored() -> None:
+    found, _ = find({ORIGINS[0]: ORIGIN_METADATA, LOCATIONS[0]: METADATA}, authorization_server=ISSUER)
+    assert found.issuer == ISSUER
+    unnamed = {name: value for name, value in RESOURCE.items() if name != "authorization_servers"}
+    found, _ = find({AT_PATH: unnamed, LOCATIONS[0]: METADATA}, authorization_server=ISSUER)
+    assert found.issuer == ISSUER
+    with pytest.raises(DiscoveryError, match="publishes none"):
+        find({}, authorization_server=ISSUER)
+
+
+def test_objects_that_are_no_metadata_lead_to_the_next_location() -> None:
+    everywhere = {"error": "no such page"}
+    pages = {
+        **dict.fromkeys([AT_PATH, *LOCATIONS[:2]], everywhere),
+        AT_ROOT: {**RESOURCE, "resource": "https://g.example"},
+    }
+    found, asked = find({**pages, LOCATIONS[2]: METADATA})
+    assert found.issuer == ISSUER
+    assert asked == [AT_PATH, AT_ROOT, *LOCATIONS[:3]]
+
+
 def test_falls_back_on_the_derived_endpoint() -> None:
     found, asked = find({})
     assert found.token_endpoint == "https://g.example/servers/42/oauth/token"
-    assert (found.issuer, found.server) == (None, None)
-    assert asked == [AT_PATH, AT_ROOT]
+    assert (found.issuer, found.server, found.derived) == (None, None, True)
+    assert asked == [AT_PATH, AT_ROOT, *ORIGINS]
 
 
 def test_nothing_published_and_nothing_to_derive_from() -> None:
@@ -234,3 +287,109 @@ def test_a_list_without_end_is_not_walked() -> None:
     servers = [f"https://as{number}.example" for number in range(MAX_SERVERS + 1)]
     with pytest.raises(DiscoveryError, match="lists 9 servers"):
         find({AT_PATH: {**RESOURCE, "authorization_servers": servers}})
+
+
+@pytest.mark.parametrize("issuer", ["https://as.example", "https://as.example/"])
+def test_an_empty_path_of_an_issuer_and_a_slash_are_the_same(issuer: str) -> None:
+    metadata = {"issuer": "https://as.example/", "token_endpoint": "https://as.example/token"}
+    found, _ = drive(
+        discover_issuer(issuer, []), {"https://as.example/.well-known/oauth-authorization-server": metadata}
+    )
+    # As the server spells itself: it compares the audience of an assertion with that.
+    assert found.issuer == "https://as.example/"
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        (ISSUER + "/", f"Only the slash at the end differs: configure issuer as {ISSUER}/"),
+        ("https://other.example", "If https://other.example is the issuer that you mean, configure it as issuer"),
+    ],
+)
+def test_another_issuer_is_shown(named: str, words: str) -> None:
+    with pytest.raises(DiscoveryError) as caught:
+        drive(discover_issuer(ISSUER, []), {LOCATIONS[0]: {**METADATA, "issuer": named}})
+    assert caught.value.cause == "issuer-mismatch"
+    assert f"names another issuer, {named}; expected issuer {ISSUER}" in str(caught.value)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("location", "issuer"),
+    [
+        ("https://as.example/realms/a/.well-known/openid-configuration", "https://as.example/realms/a"),
+        ("https://as.example/.well-known/oauth-authorization-server/tenant", "https://as.example/tenant"),
+    ],
+)
+def test_the_url_of_metadata_is_no_issuer(location: str, issuer: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        TokenProvider("me", "secret", issuer=location)
+    assert caught.value.field == "issuer"
+    assert caught.value.advice.endswith(issuer)
+
+
+def test_where_nothing_is_published_each_location_is_named_with_its_answer() -> None:
+    moved = Response(302, {"location": "https://elsewhere.example/metadata"}, b"")
+    with pytest.raises(DiscoveryError) as caught:
+        drive(
+            discover_issuer(ISSUER, []), {LOCATIONS[0]: moved, LOCATIONS[1]: {"error": "no"}, LOCATIONS[2]: b"<html>"}
+        )
+    assert caught.value.cause == "no-metadata"
+    said = str(caught.value)
+    assert f"{LOCATIONS[0]} (302, redirects to https://elsewhere.example/metadata)" in said
+    assert f"{LOCATIONS[1]} (no issuer in it)" in said
+    assert f"{LOCATIONS[2]} (not JSON)" in said
+    assert f"{LOCATIONS[3]} (404)" in said
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"issuer": ISSUER},
+        {"token_endpoint": f"{ISSUER}/token"},
+        {"mcp_url": URL, "discovery": False},
+    ],
+)
+def test_a_chosen_authorization_server_that_would_be_ignored_is_an_error(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        TokenProvider("me", "secret", authorization_server=SECOND, **settings)
+    assert caught.value.field == "authorization_server"
+
+
+def test_a_url_is_read_as_an_issuer_or_as_a_resource() -> None:
+    assert drive(discover_any(ISSUER, []), {LOCATIONS[0]: METADATA})[0].issuer == ISSUER
+    assert drive(discover_any(URL, []), {AT_PATH: RESOURCE, LOCATIONS[0]: METADATA})[0].resource is not None
+    api = "https://g.example/api"
+    pages = {
+        # What another issuer publishes at the resource's origin says nothing of the resource.
+        "https://g.example/.well-known/oauth-authorization-server/api": {**METADATA, "issuer": "https://x.example"},
+        "https://g.example/.well-known/oauth-protected-resource/api": {**RESOURCE, "resource": api},
+        LOCATIONS[0]: METADATA,
+    }
+    assert drive(discover_any(api, []), pages)[0].issuer == ISSUER
+    with pytest.raises(DiscoveryError, match="names another issuer"):
+        drive(discover_any(api, []), dict(list(pages.items())[:1]))
+    with pytest.raises(DiscoveryError, match="publishes no metadata") as caught:
+        drive(discover_any(api, []), {})
+    assert "https://g.example/.well-known/oauth-protected-resource (404)" in str(caught.value)
+
+
+def test_a_resource_that_takes_only_bound_tokens_says_so_before_a_request() -> None:
+    pages = {AT_PATH: {**RESOURCE, "dpop_bound_access_tokens_required": True}, LOCATIONS[0]: METADATA}
+    posted: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST" and str(request.url) != URL:
+            posted.append(str(request.url))
+        page = pages.get(str(request.url))
+        return httpx2.Response(404) if page is None else httpx2.Response(200, json=page)
+
+    transport = httpx2.MockTransport(answer)
+    with (
+        TokenProvider("me", "secret", mcp_url=URL, transport=transport) as provider,
+        pytest.raises(ConfigurationError) as caught,
+    ):
+        provider.get_token()
+    assert caught.value.field == "dpop"
+    assert "takes only bound tokens" in str(caught.value)
+    assert not posted

@@ -62,7 +62,7 @@ def test_lifetimes_that_are_accepted(value: object, seconds: float | None) -> No
 
 @pytest.mark.parametrize(
     "value",
-    ["-1", "soon", "", "1e3", "0x10", "1_000", "٣", "NaN", "inf", True, False, [], {}, -1, -0.5, 1e300, 10**400],
+    ["-1", "soon", "", "1e3", "0x10", "1_000", "٣", "NaN", "inf", True, False, [], {}, -1, -0.5],
 )
 def test_lifetimes_that_are_refused(value: object) -> None:
     with pytest.raises(InvalidTokenResponse) as caught:

@@ -10,7 +10,7 @@ import trio
 
 from conduit_oauth import DiscoveryError, TokenProvider, TokenRequestError
 from conduit_oauth.testing import AuthorizationServer
-from tests.conftest import MakeProvider
+from tests.conftest import FakeClock, MakeProvider
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]
 
@@ -79,7 +79,7 @@ def test_a_revocation_that_fails_does_not_keep_a_provider_open(
 
 def test_without_metadata_there_is_nobody_to_ask(make_provider: MakeProvider) -> None:
     provider = make_provider()
-    with pytest.raises(DiscoveryError, match="introspection_endpoint"):
+    with pytest.raises(DiscoveryError, match="Configure introspection_endpoint, or issuer"):
         provider.introspect()
     with pytest.raises(DiscoveryError, match="revocation_endpoint"):
         provider.revoke()
@@ -93,3 +93,55 @@ def test_a_refusal_comes_back_typed(provider: TokenProvider, authorization_serve
         provider.introspect()
     assert caught.value.error == "invalid_client"
     assert token not in str(caught.value)
+
+
+def test_endpoints_may_be_configured(authorization_server: AuthorizationServer, make_provider: MakeProvider) -> None:
+    issuer = authorization_server.issuer()
+    authorization_server.set(metadata=False)
+    provider = make_provider(
+        introspection_endpoint=f"{issuer}/oauth/introspect", revocation_endpoint=f"{issuer}/oauth/revoke"
+    )
+    token = provider.get_token()
+    assert provider.introspect()["active"]
+    provider.revoke()
+    assert not is_accepted(authorization_server, token)
+
+
+def test_beside_a_token_endpoint_the_issuers_metadata_is_read_when_it_is_needed(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider
+) -> None:
+    authorization_server.set(metadata=False)
+    provider = make_provider(token_endpoint=authorization_server.token_endpoint(), issuer=authorization_server.issuer())
+    assert provider.get_token()
+    authorization_server.set(metadata=True)
+    assert provider.introspect()["active"]
+
+
+@pytest.mark.parametrize("question", ["introspect", "revoke"])
+def test_a_question_is_retried_until_the_timeout(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr("conduit_oauth.inquiry.pause_on", lambda _, seconds: clock.step(seconds))
+    asked: list[float] = []
+    failures = [503, 503]
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/token":
+            return httpx2.Response(200, json={"access_token": "a", "token_type": "Bearer"})
+        asked.append(clock.now)
+        return httpx2.Response(failures.pop()) if failures else httpx2.Response(200, json={"active": True})
+
+    settings = {name: f"https://as.example/{name}" for name in ("introspection_endpoint", "revocation_endpoint")}
+    transport = httpx2.MockTransport(answer)
+    with TokenProvider(
+        "me", "s", token_endpoint="https://as.example/token", transport=transport, clock=clock, timeout=8, **settings
+    ) as provider:
+        provider.get_token()
+        getattr(provider, question)()
+        assert len(asked) == 3
+        failures.extend([503] * 1000)
+        begun = clock.now
+        provider.get_token()
+        with pytest.raises(TokenRequestError, match="503"):
+            getattr(provider, question)()
+    # A last question just before the deadline, and none after it.
+    assert 7.5 <= asked[-1] - begun < 8

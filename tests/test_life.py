@@ -3,7 +3,16 @@ from __future__ import annotations
 import pytest
 
 from conduit_oauth import OAuthError, TokenRequestError, TransportError
-from conduit_oauth.life import BACKOFF_CAP, REFUSAL_MEMORY, RETRY_AFTER_CAP, Life, Step, backoff, pause_after
+from conduit_oauth.life import (
+    BACKOFF_CAP,
+    REFUSAL_MEMORY,
+    RETRY_AFTER_CAP,
+    WAITING_CAP,
+    Life,
+    Step,
+    backoff,
+    pause_after,
+)
 from conduit_oauth.token import AccessToken
 
 FRESH, WINDOW, VOID = 10.0, 60.0, 100.0
@@ -93,5 +102,6 @@ def test_backoff_is_full_jitter_under_a_cap() -> None:
 
 def test_the_server_may_ask_for_more_pause_but_not_for_a_day() -> None:
     assert pause_after(BUSY, 0, 1.0) == 20.0
-    assert pause_after(TokenRequestError("url", 503, retry_after=0.1), 3, 1.0) == 2.0
+    assert pause_after(TokenRequestError("url", 503, retry_after=0.1), 9, 1.0) == WAITING_CAP
+    assert pause_after(TokenRequestError("url", 429, retry_after=0.1), 9, 1.0) == BACKOFF_CAP
     assert pause_after(TokenRequestError("url", 503, retry_after=86_400.0), 0, 1.0) == RETRY_AFTER_CAP

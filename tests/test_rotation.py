@@ -77,7 +77,7 @@ def test_of_two_secrets_the_one_that_the_server_takes_is_found_and_kept(
     assert len(authorization_server.token_requests) == 4
 
 
-def test_two_wrong_secrets_are_tried_once_each_and_neither_is_told(
+def test_two_wrong_secrets_are_tried_once_by_each_method_and_neither_is_told(
     authorization_server: AuthorizationServer, make_provider: MakeProvider
 ) -> None:
     provider = make_provider(client_secret=("not-this", "nor-that"))
@@ -87,7 +87,10 @@ def test_two_wrong_secrets_are_tried_once_each_and_neither_is_told(
         assert caught.value.error == "invalid_client"
         assert "not-this" not in str(caught.value)
         assert "nor-that" not in str(caught.value)
-    assert len(authorization_server.token_requests) == 2
+    methods = [request["method"] for request in authorization_server.token_requests]
+    assert methods == ["client_secret_basic", "client_secret_post"] * 2
+    # All of them were one attempt.
+    assert provider.state().counts.token_requests == 1
 
 
 def test_another_refusal_is_no_reason_to_try_the_other_secret(

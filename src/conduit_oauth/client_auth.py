@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote_plus
+from urllib.parse import quote
 
+from .clock import DATED_BACK
 from .credentials import Credentials, read_key, read_text
-from .errors import ConfigurationError
-from .grant import Form
+from .errors import ConfigurationError, mask
+from .grant import Form, parse_json_object
 
 if TYPE_CHECKING:
     from .jose import Key
@@ -28,7 +29,8 @@ ASSERTION_LIFETIME = 60
 class Signing:
     """A request about to be signed. `audience` is who will check it, `wall_now` is Unix seconds.
 
-    `secrets` collects what the request was signed with, so that no error message repeats it.
+    `secrets` collects what the request was signed with, so that no error message repeats it; `assertion` collects what
+    a message may tell of a client assertion.
     """
 
     client_id: str
@@ -39,6 +41,7 @@ class Signing:
     headers: dict[str, str]
     form: Form
     secrets: list[str]
+    assertion: list[str] = field(default_factory=list[str])
 
 
 ClientAuth = Callable[[Signing], None]
@@ -51,9 +54,19 @@ def client_secret_post(signing: Signing) -> None:
 
 def client_secret_basic(signing: Signing) -> None:
     """Credentials in the Authorization header, each form-encoded before base64 (RFC 6749 §2.3.1)."""
-    pair = base64.b64encode(f"{quote_plus(signing.client_id)}:{quote_plus(_secret(signing))}".encode()).decode()
+    pair = base64.b64encode(f"{_encoded(signing.client_id)}:{_encoded(_secret(signing))}".encode()).decode()
     signing.secrets.append(pair)
     signing.headers["Authorization"] = f"Basic {pair}"
+
+
+def _encoded(text: str) -> str:
+    # A blank becomes %20 and not +: a form decoder reads both, and servers that only percent-decode read one.
+    return quote(text, safe="")
+
+
+def is_changed_by_basic(client_id: str, client_secret: str) -> bool:
+    """Whether `client_secret_basic` sends other characters than it was given, which many servers do not decode."""
+    return any(text != _encoded(text) for text in (client_id, client_secret))
 
 
 def client_secret_jwt(signing: Signing) -> None:
@@ -66,7 +79,9 @@ def client_secret_jwt(signing: Signing) -> None:
 def private_key_jwt(signing: Signing) -> None:
     """An assertion signed with the client's private key, or one that was made elsewhere (RFC 7523 §2.2)."""
     if signing.credentials.client_assertion is not None:
-        _assert(signing, read_text(signing.credentials.client_assertion, "client_assertion").strip())
+        assertion = read_text(signing.credentials.client_assertion, "client_assertion").strip()
+        _assert(signing, assertion)
+        signing.assertion.extend(_facts(*_unverified(assertion)))
         return
     from .jose import load_key
 
@@ -94,32 +109,46 @@ METHODS: dict[str, ClientAuth] = {
 }
 
 
+TLS_METHODS = frozenset({"tls_client_auth", "self_signed_tls_client_auth"})
+_SECRET_METHODS = ("client_secret_basic", "client_secret_post")
+
+
 def usable_methods(credentials: Credentials) -> tuple[str, ...]:
     """The methods that the configured credential can be used by, the preferred one first."""
     if credentials.private_key is not None or credentials.client_assertion is not None:
         return ("private_key_jwt",)
     if credentials.client_secret is not None:
-        return ("client_secret_basic", "client_secret_post", "client_secret_jwt")
+        return (*_SECRET_METHODS, "client_secret_jwt")
     if credentials.client_certificate is not None:
         return ("tls_client_auth", "self_signed_tls_client_auth")
     return ("none",)
 
 
-def choose_method(usable: Sequence[str], supported: Sequence[str] | None) -> str:
-    """The first usable method that the server's `token_endpoint_auth_methods_supported` lists (RFC 8414 §2).
+def methods_to_try(
+    usable: Sequence[str], supported: Sequence[str] | None, *, prefer_post: bool, derived: bool
+) -> tuple[str, ...]:
+    """The methods to try in turn, the likeliest first, where no setting chooses one.
 
-    Where nothing is known of the server, secrets go into the form: that is what most gateways take.
+    `supported` is what the server's metadata lists (RFC 8414 §2), None where nothing is known of the server. Of the two
+    methods of a secret, the one that is listed goes first, and `client_secret_basic` where that leaves a choice: each
+    server has to support it (RFC 6749 §2.3.1). `prefer_post` is for what Basic encodes and servers may not decode,
+    `derived` for the endpoint of a gateway that publishes nothing.
+
+    Raises `ConfigurationError` where the server lists only methods that the credential does not have.
     """
-    if supported is None:
-        return "client_secret_post" if "client_secret_post" in usable else usable[0]
-    for method in usable:
-        if method in supported:
-            return method
-    raise ConfigurationError(
-        "token_endpoint_auth_method",
-        f"the server supports only {', '.join(supported) or 'no method'}",
-        f"The configured credential can be used by {' or '.join(usable)}: register the client for one of them.",
-    )
+    listed = [method for method in usable if supported is None or method in supported]
+    if not listed:
+        raise ConfigurationError(
+            "token_endpoint_auth_method",
+            f"the server supports only {mask(', '.join(supported or ()), ()) or 'no method'}",
+            f"The configured credential can be used by {' or '.join(usable)}: register the client for one of them, or "
+            "set token_endpoint_auth_method to the one that the server takes although it does not list it.",
+        )
+    if listed[0] not in _SECRET_METHODS:
+        return (listed[0],)
+    both = all(method in listed for method in _SECRET_METHODS)
+    first = "client_secret_post" if both and (prefer_post or (derived and supported is None)) else listed[0]
+    return first, next(method for method in _SECRET_METHODS if method != first)
 
 
 def _secret(signing: Signing) -> str:
@@ -131,7 +160,7 @@ def _secret(signing: Signing) -> str:
 def _signed(signing: Signing, key: Key) -> str:
     from .jose import sign_assertion
 
-    now = int(signing.wall_now)
+    now = int(signing.wall_now) - DATED_BACK
     claims: dict[str, Any] = {
         "iss": signing.client_id,
         "sub": signing.client_id,
@@ -141,8 +170,31 @@ def _signed(signing: Signing, key: Key) -> str:
         "jti": uuid.uuid4().hex,
     }
     credentials = signing.credentials
-    return sign_assertion(
+    header, assertion = sign_assertion(
         key, claims, key_id=credentials.key_id, algorithm=credentials.algorithm, supported=signing.algorithms
+    )
+    signing.assertion.extend(_facts(header, claims))
+    return assertion
+
+
+def _unverified(assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and claims of an assertion that was made elsewhere, empty where it is no JWT."""
+    parts = [_decoded(part) for part in assertion.split(".")[:2]]
+    return (parts[0], parts[1]) if len(parts) == 2 else ({}, {})
+
+
+def _decoded(part: str) -> dict[str, Any]:
+    try:
+        return parse_json_object(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) or {}
+    except ValueError:
+        return {}
+
+
+def _facts(header: Mapping[str, Any], claims: Mapping[str, Any]) -> list[str]:
+    """What a message may tell of an assertion: it helps whoever registered the key, and gives nobody access."""
+    said = [(name, where.get(name)) for name, where in (("alg", header), ("kid", header), ("aud", claims))]
+    return [f"{name} {mask(str(value), ())}" for name, value in said if value is not None] + (
+        [] if "kid" in header else ["no kid"]
     )
 
 

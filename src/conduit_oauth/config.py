@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
-from .client_auth import METHODS, usable_methods
+from .client_auth import METHODS, TLS_METHODS, usable_methods
 from .credentials import Credentials
 from .discovery import Discovery, derive_token_endpoint
 from .dpop import Dpop
@@ -18,11 +19,24 @@ from .errors import ConfigurationError
 from .grant import is_scope
 from .urls import canonical_resource, origin_of, parse_secure_url, parse_url
 
+_WELL_KNOWN = re.compile(r"/\.well-known/(?:oauth-authorization-server|openid-configuration)")
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[\x21-\x7e]+\Z")
 _PROTOCOL_PARAMETERS = frozenset(
     {"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type", "assertion"}
     | {"scope", "resource", "audience", "subject_token", "subject_token_type"}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class StepUp:
+    """A resource that refused for want of scope without saying which: what it publishes is asked for beside `scope`.
+
+    `resource_metadata` is where its challenge says that its metadata is (RFC 9728 §5.1).
+    """
+
+    url: str
+    resource_metadata: str | None
+    scope: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +46,24 @@ class ClientConfig:
     client_id: str
     credentials: Credentials
     token_endpoint: str | None
+    # Whether that was derived from the MCP URL.
+    derived: bool
+    introspection_endpoint: str | None
+    revocation_endpoint: str | None
     issuer: str | None
     scope: str | None
-    resource: str | None
+    resources: tuple[str, ...]
     audience: str | None
     method: str | None
-    origin: str | None
+    assertion_audience: str
+    # Whether connections carry a client certificate, ours or that of the user's HTTP client.
+    presents_certificate: bool
+    # The only origins that the token may be sent to; empty where the settings do not tell.
+    origins: tuple[str, ...]
     mcp_url: str | None
     authorization_server: str | None
     extra_parameters: tuple[tuple[str, str], ...] = field(repr=False)
+    step_up: StepUp | None = None
 
     def parameters(self, found: Discovery) -> list[tuple[str, str]]:
         """The parameters of a token request beside the grant: what was configured, else what was found.
@@ -48,11 +71,17 @@ class ClientConfig:
         The MCP authorization specification has the resource sent by the name that it is published under, else by the
         server's canonical URL; not where an `audience` says the same to a server that wants that instead.
         """
-        resource = self.resource
-        if resource is None and self.audience is None and self.mcp_url is not None:
-            resource = found.resource or canonical_resource(parse_url(self.mcp_url, "mcp_url"))
-        standard = (("scope", self.scope or found.scope), ("resource", resource), ("audience", self.audience))
-        return [*((name, value) for name, value in standard if value is not None), *self.extra_parameters]
+        resources = self.resources
+        if not resources and self.audience is None and self.mcp_url is not None:
+            named = found.resource.resource if found.resource else None
+            resources = (named or canonical_resource(parse_url(self.mcp_url, "mcp_url")),)
+        scope = self.scope or found.scope
+        return [
+            *([("scope", scope)] if scope is not None else []),
+            *(("resource", resource) for resource in resources),
+            *([("audience", self.audience)] if self.audience is not None else []),
+            *self.extra_parameters,
+        ]
 
 
 def client_config(
@@ -60,60 +89,84 @@ def client_config(
     client_id: object,
     credentials: Credentials,
     token_endpoint: str | None,
+    introspection_endpoint: str | None,
+    revocation_endpoint: str | None,
     mcp_url: str | None,
     issuer: str | None,
     scope: str | None,
-    resource: str | None,
+    resource: str | Sequence[str] | None,
     audience: str | None,
     extra_parameters: Mapping[str, str] | None,
     token_endpoint_auth_method: str | None,
+    assertion_audience: str,
     discovery: bool,
     authorization_server: str | None,
+    has_own_client: bool,
 ) -> ClientConfig:
-    """Check every setting; raises `ConfigurationError` naming the first that will not do."""
+    """Check every setting; raises `ConfigurationError` naming the first that will not do.
+
+    `has_own_client` tells that the user gave an HTTP client or transport, which may carry a certificate.
+    """
+    method = token_endpoint_auth_method
+    certified_client = has_own_client and method in TLS_METHODS
     _text(client_id, "client_id", "Pass the identifier that the authorization server gave this client.")
-    _credentials(credentials, token_endpoint_auth_method)
+    _credentials(credentials, method, certified_client=certified_client)
     if scope is not None:
         _text(scope, "scope", "Leave it out, or name the scope to ask for.")
         if not is_scope(scope):
             raise ConfigurationError("scope", "is malformed", "Separate scope names by single spaces (RFC 6749 §3.3).")
     if audience is not None:
         _text(audience, "audience", "Leave it out, or name the audience the token is for.")
-    if resource is not None:
-        _text(resource, "resource", "Leave it out, or name the resource the token is for.")
+    _text(assertion_audience, "assertion_audience", "Use issuer, endpoint, or the audience that the server expects.")
+    resources = _resources(resource)
+    endpoint = _token_endpoint(token_endpoint, mcp_url, issuer, discovery=discovery)
     return ClientConfig(
         client_id=str(client_id),
         credentials=credentials,
-        token_endpoint=_token_endpoint(token_endpoint, mcp_url, issuer, discovery=discovery),
+        token_endpoint=endpoint,
+        derived=endpoint is not None and token_endpoint is None,
+        introspection_endpoint=_endpoint(introspection_endpoint, "introspection_endpoint"),
+        revocation_endpoint=_endpoint(revocation_endpoint, "revocation_endpoint"),
         issuer=_issuer(issuer, "issuer"),
         scope=scope,
-        resource=resource,
+        resources=resources,
         audience=audience,
-        method=token_endpoint_auth_method,
-        origin=_origin(mcp_url, resource),
+        method=method,
+        assertion_audience=assertion_audience,
+        presents_certificate=credentials.client_certificate is not None or certified_client,
+        origins=_origins(mcp_url, resources),
         mcp_url=mcp_url,
-        authorization_server=_issuer(authorization_server, "authorization_server"),
+        authorization_server=_authorization_server(
+            authorization_server, has_endpoint=endpoint is not None or issuer is not None
+        ),
         extra_parameters=_extra(extra_parameters or {}),
     )
 
 
-def identity(config: ClientConfig, key_thumbprint: str | None) -> bytes:
-    """A digest of all that makes this client's token differ from another's, but for the credential."""
+def identity(config: ClientConfig, key: str | None) -> bytes:
+    """A digest of all that makes this client's token differ from another's, but for the credential.
+
+    `key` stands for the key that tokens are bound to.
+    """
     certificate = config.credentials.client_certificate
-    parts = [
+    # One resource has the form of the releases before there could be several: their stored tokens stay of use.
+    resources = sorted(set(config.resources)) if len(config.resources) > 1 else next(iter(config.resources), None)
+    parts: list[object] = [
         config.token_endpoint,
         config.issuer,
         config.mcp_url,
         config.authorization_server,
         config.client_id,
         None if config.scope is None else sorted(set(config.scope.split())),
-        config.resource,
+        resources,
         config.audience,
         sorted(config.extra_parameters),
-        key_thumbprint,
+        key,
         # Tokens are bound to the certificate (RFC 8705 §3.1).
         certificate and hashlib.sha256(certificate.certificate.read_bytes()).hexdigest(),
     ]
+    if config.step_up is not None:
+        parts.append([config.step_up.url, config.step_up.resource_metadata, sorted(config.step_up.scope.split())])
     return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 
@@ -134,9 +187,7 @@ def _token_endpoint(
 ) -> str | None:
     """The endpoint where it is known without asking; what was configured outright goes first."""
     if token_endpoint is not None:
-        if parse_secure_url(token_endpoint, "token_endpoint").fragment:
-            raise ConfigurationError("token_endpoint", "has a fragment", "Leave it out (RFC 6749 §3.2).")
-        return token_endpoint
+        return _endpoint(token_endpoint, "token_endpoint")
     if issuer is not None:
         return None
     if mcp_url is None:
@@ -152,23 +203,55 @@ def _token_endpoint(
     return derived
 
 
+def _endpoint(url: str | None, field: str) -> str | None:
+    if url is not None and parse_secure_url(url, field).fragment:
+        raise ConfigurationError(field, "has a fragment", "Leave it out (RFC 6749 §3.2).")
+    return url
+
+
 def _issuer(issuer: str | None, field: str) -> str | None:
     if issuer is not None:
         parts = parse_secure_url(issuer, field)
         if parts.query or parts.fragment:
             raise ConfigurationError(field, "has a query or a fragment", "Leave it out (RFC 8414 §2).")
+        if (location := _WELL_KNOWN.search(issuer)) is not None:
+            meant = issuer[: location.start()] + issuer[location.end() :]
+            raise ConfigurationError(
+                field, "is the URL of a metadata document", f"Pass the issuer that the document names: {meant}"
+            )
     return issuer
 
 
-def _origin(mcp_url: str | None, resource: str | None) -> str | None:
-    """The one origin the token may be sent to, None where the settings do not tell."""
-    if resource is not None and (not _ABSOLUTE_URI.match(resource) or "#" in resource):
-        raise ConfigurationError("resource", "is not an absolute URI without fragment", "See RFC 8707 §2.")
+def _authorization_server(issuer: str | None, *, has_endpoint: bool) -> str | None:
+    if issuer is not None and has_endpoint:
+        raise ConfigurationError(
+            "authorization_server",
+            "is given where nothing is discovered from mcp_url",
+            "It chooses between the servers that a resource lists: pass it with mcp_url alone, or pass it as issuer.",
+        )
+    return _issuer(issuer, "authorization_server")
+
+
+def _resources(resource: object) -> tuple[str, ...]:
+    """The resource indicators: none, one, or several (RFC 8707 §2)."""
+    if resource is None:
+        return ()
+    several = cast("Sequence[object]", resource) if isinstance(resource, list | tuple) else (resource,)
+    for each in several:
+        _text(each, "resource", "Leave it out, or name the resource the token is for.")
+        if not _ABSOLUTE_URI.match(str(each)) or "#" in str(each):
+            raise ConfigurationError("resource", "is not an absolute URI without fragment", "See RFC 8707 §2.")
+    if not several:
+        raise ConfigurationError("resource", "is an empty list", "Leave it out, or name a resource.")
+    return tuple(dict.fromkeys(map(str, several)))
+
+
+def _origins(mcp_url: str | None, resources: tuple[str, ...]) -> tuple[str, ...]:
+    """The origins the token may be sent to, none where the settings do not tell."""
     if mcp_url is not None:
-        return origin_of(parse_secure_url(mcp_url, "mcp_url"))
-    if resource is not None and resource.lower().startswith(("http://", "https://")):
-        return origin_of(parse_url(resource, "resource"))
-    return None
+        return (origin_of(parse_secure_url(mcp_url, "mcp_url")),)
+    urls = [resource for resource in resources if resource.lower().startswith(("http://", "https://"))]
+    return tuple(dict.fromkeys(origin_of(parse_url(url, "resource")) for url in urls))
 
 
 def seconds(value: object, field: str, *, at_least: float = 0.0) -> float:
@@ -183,13 +266,14 @@ def _text(value: object, field: str, advice: str) -> None:
         raise ConfigurationError(field, "is missing or empty", advice)
 
 
-def _credentials(credentials: Credentials, method: str | None) -> None:
+def _credentials(credentials: Credentials, method: str | None, *, certified_client: bool) -> None:
     """One credential, of a type that can be read, for a method that can use it."""
     if method is not None and method not in METHODS:
         raise ConfigurationError("token_endpoint_auth_method", "is unknown", f"Use one of {', '.join(METHODS)}.")
     given = _given(credentials, "client_secret", "private_key", "client_assertion")
     exchanged = _given(credentials, "assertion", "subject_token")
-    if not given and not exchanged and credentials.client_certificate is None and method != "none":
+    certified = certified_client or credentials.client_certificate is not None
+    if not given and not exchanged and not certified and method != "none":
         raise ConfigurationError(
             "client_secret",
             "is missing, as are private_key, client_assertion and client_certificate",
@@ -207,7 +291,7 @@ def _credentials(credentials: Credentials, method: str | None) -> None:
         if isinstance(value, Path) or callable(value) or (name == "private_key" and isinstance(value, Mapping)):
             continue
         _text(value, name, "Pass it as text, as a Path to a file that holds it, or as a callable that returns it.")
-    if method is not None and method not in usable_methods(credentials):
+    if method is not None and not certified_client and method not in usable_methods(credentials):
         raise ConfigurationError(
             "token_endpoint_auth_method",
             f"{method} does not go with {next(iter(given), 'no credential')}",

@@ -151,10 +151,37 @@ class FlightControl:
             if now >= deadline:
                 if waited_for is not None and waited_for.last_error is not None:
                     raise waited_for.last_error.again()
-                raise TransportError(self.requester.target, f"no token within {self._timeout:g} s")
+                raise TransportError(self.requester.locator.target, f"no token within {self._timeout:g} s")
             flight = self.flight or self._start(Flight(self, self.life.closed_until))
             flight.deadline = max(flight.deadline, deadline)
             return flight
+
+    def renew(self, deadline: float) -> tuple[str, Flight]:
+        """The token at hand, valid or not, and the flight that is to bring another."""
+        with self.lock:
+            if self.closed:
+                raise ProviderClosedError(self.name)
+            error = self.life.last_error
+            if error is not None and not error.retryable and self.clock() < self.life.closed_until:
+                raise error.again()
+            flight = self.flight or self._start(Flight(self, self.life.closed_until))
+            flight.deadline = max(flight.deadline, deadline)
+            return self.life.token.value, flight
+
+    def renewed(self, before: str, flight: Flight) -> str:
+        """The token that `flight` brought in the place of `before`; raises why there is none."""
+        with self.lock:
+            token = self.life.token
+            if self.closed:
+                raise ProviderClosedError(self.name)
+            if token.value != before and self.clock() < token.expires_at:
+                return token.value
+            error = flight.error or flight.last_error
+        raise (
+            error.again()
+            if error is not None
+            else TransportError(self.requester.locator.target, f"no token within {self._timeout:g} s")
+        )
 
     def invalidate(self, token: str | None) -> None:
         """Forget the token, if it is still `token`; where it is shared, the whole fleet does."""
@@ -203,7 +230,7 @@ class FlightControl:
             flight.landing.set()
         self.settle(flight)
         # The store's thread and connections end with the last provider that uses it, not with the next collection.
-        self.share = self.requester.pins = None
+        self.share = self.requester.locator.pins = self.requester.authentication.memory = None
 
     def after_fork_in_child(self) -> None:
         """Share no lock, flight or socket with the parent; keep the token."""
@@ -232,7 +259,7 @@ class FlightControl:
         try:
             flight.start()
         except RuntimeError as error:  # no more threads, or the interpreter is shutting down
-            raise TransportError(self.requester.target, f"no thread for the token request ({error})") from None
+            raise TransportError(self.requester.locator.target, f"no thread for the token request ({error})") from None
         self.flight = flight
         return flight
 

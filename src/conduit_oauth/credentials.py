@@ -98,12 +98,12 @@ def read_text(source: Source | tuple[Source, Source] | None, name: str) -> str:
     return value
 
 
-def read_key(source: KeySource | None) -> str | Mapping[str, Any]:
-    """The text (PEM or JSON) or the JWK of a key source. Raises `ConfigurationError`."""
+def read_key(source: KeySource | None, name: str = "private_key") -> str | Mapping[str, Any]:
+    """The text (PEM or JSON) or the JWK of a key source. Raises `ConfigurationError` naming `name`."""
     value = source() if callable(source) else source
     if isinstance(value, Mapping):
         return value
-    return read_text(value, "private_key")
+    return read_text(value, name)
 
 
 def _read_file(path: Path, name: str) -> str:

@@ -11,17 +11,19 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from .challenge import bearer_challenge
-from .errors import ConfigurationError, DiscoveryError
+from .errors import ConfigurationError, DiscoveryError, mask
 from .grant import Request, Response, is_scope
 from .metadata import (
     RESOURCE_STEP,
     SERVER_STEP,
     Document,
+    ResourceMetadata,
     ServerMetadata,
     followed,
     judge_resource,
     judge_server,
     read_document,
+    same_issuer,
 )
 from .urls import origin_of, parse_secure_url, parse_url
 
@@ -57,14 +59,18 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """Where tokens come from. What is None was not published; `lifetime` is how many seconds this may be relied on."""
+    """Where tokens come from. What is None was not published; `lifetime` is how many seconds this may be relied on.
+
+    `derived` tells that nothing is published, and that the token endpoint was derived from the gateway's URL.
+    """
 
     token_endpoint: str
     lifetime: float
     issuer: str | None = None
     server: ServerMetadata | None = None
-    resource: str | None = None
+    resource: ResourceMetadata | None = None
     scope: str | None = None
+    derived: bool = False
 
 
 Steps = Generator[Request, Response, Discovery]
@@ -72,10 +78,8 @@ Steps = Generator[Request, Response, Discovery]
 
 def discover_issuer(issuer: str, findings: list[Finding]) -> Steps:
     """From an issuer that was configured to its token endpoint (RFC 8414)."""
-    metadata = yield from server_metadata(issuer, findings)
-    if metadata is None:
-        raise DiscoveryError(SERVER_STEP, issuer, "publishes none", "metadata at a well-known location")
-    return Discovery(metadata.token_endpoint, metadata.lifetime, issuer, metadata)
+    metadata = yield from _required_metadata(issuer, findings)
+    return Discovery(metadata.token_endpoint, metadata.lifetime, metadata.issuer, metadata)
 
 
 def discover_resource(
@@ -84,24 +88,24 @@ def discover_resource(
     """From the URL of an MCP endpoint, or another protected resource, to its authorization server's token endpoint.
 
     In the order of the MCP authorization specification (2025-11-25): the resource's challenge, its metadata where the
-    challenge says, or at the well-known locations of path and root; then the authorization server's metadata; where
-    nothing is published, the derived endpoint. `authorization_server` and `method` decide between several.
+    challenge says, or at the well-known locations of path and root; then the authorization server's metadata. Where
+    the resource publishes nothing, the metadata of its origin counts (MCP 2025-03-26), and without that the derived
+    endpoint. `authorization_server` and `method` decide between several.
 
     Raises `DiscoveryError` for what must not be followed, `ConfigurationError` where all of it leads nowhere.
     """
     parse_secure_url(url, "mcp_url")
     challenge = yield from _probe(url, findings)
+    challenged = _known_scope(challenge.get("scope"))
     document = yield from _resource_metadata(url, challenge.get("resource_metadata"), findings)
     if document is None:
-        derived = derive_token_endpoint(url)
-        if derived == url:
-            raise ConfigurationError(
-                "mcp_url",
-                "publishes no metadata, and ends in neither /mcp nor /jsonrpc",
-                "Pass token_endpoint or issuer too.",
-            )
-        findings.append(Finding("derived from the URL", derived, "nothing is published"))
-        return Discovery(derived, lifetime=3600.0, scope=_known_scope(challenge.get("scope")))
+        if authorization_server is not None:
+            metadata = yield from _required_metadata(authorization_server, findings)
+        else:
+            metadata = yield from _metadata_of_origin(url, findings)
+        if metadata is None:
+            return _derived(url, challenged, findings)
+        return Discovery(metadata.token_endpoint, metadata.lifetime, metadata.issuer, metadata, scope=challenged)
     resource = judge_resource(url, document)
     metadata = yield from _choose(resource.authorization_servers, document.url, findings, authorization_server, method)
     return Discovery(
@@ -109,9 +113,44 @@ def discover_resource(
         min(document.lifetime, metadata.lifetime),
         metadata.issuer,
         metadata,
-        resource.resource,
-        _known_scope(challenge.get("scope")) or _known_scope(" ".join(resource.scopes)),
+        resource,
+        challenged or _known_scope(" ".join(resource.scopes)),
     )
+
+
+def discover_any(url: str, findings: list[Finding]) -> Steps:
+    """From a URL that is an issuer or a protected resource, for whoever cannot tell which."""
+    refused: DiscoveryError | None = None
+    if derive_token_endpoint(url) == url:
+        try:
+            metadata = yield from server_metadata(url, findings)
+        except DiscoveryError as error:
+            # What another issuer publishes here says nothing against a resource.
+            metadata, refused = None, error
+        if metadata is not None:
+            return Discovery(metadata.token_endpoint, metadata.lifetime, metadata.issuer, metadata)
+    try:
+        return (yield from discover_resource(url, findings))
+    except ConfigurationError as error:
+        if refused is not None:
+            raise refused from None
+        if derive_token_endpoint(url) != url:
+            raise
+        raise DiscoveryError(
+            SERVER_STEP, url, f"publishes no metadata: {_asked_for(findings)}", "an issuer, or an MCP endpoint"
+        ) from error
+
+
+def resource_scopes(
+    url: str, named: str | None, findings: list[Finding]
+) -> Generator[Request, Response, tuple[str, ...]]:
+    """The `scopes_supported` of a protected resource's metadata (RFC 9728 §2), empty where it publishes none.
+
+    `named` is where a challenge of the resource says that its metadata is. Raises `DiscoveryError` for metadata that
+    must not be believed.
+    """
+    document = yield from _resource_metadata(url, named, findings)
+    return () if document is None else judge_resource(url, document).scopes
 
 
 def server_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, Response, ServerMetadata | None]:
@@ -127,17 +166,63 @@ def server_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, 
     ]
     if path:
         locations.append(f"{origin}{path}/.well-known/openid-configuration")
+        # No RFC has this one, and django-oauth-toolkit's usual deployment publishes nothing elsewhere.
+        locations.append(f"{origin}{path}/.well-known/oauth-authorization-server")
     for location in locations:
-        document = yield from _fetch(SERVER_STEP, location, findings)
+        document = yield from _fetch(SERVER_STEP, location, findings, "issuer")
         if document is not None:
             return judge_server(issuer, document)
     return None
 
 
+def _required_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, Response, ServerMetadata]:
+    """As `server_metadata`, where there has to be some."""
+    before = len(findings)
+    metadata = yield from server_metadata(issuer, findings)
+    if metadata is not None:
+        return metadata
+    raise DiscoveryError(
+        SERVER_STEP,
+        issuer,
+        f"publishes none: {_asked_for(findings[before:])}",
+        "metadata at a well-known location",
+        cause="no-metadata",
+        advice="Check the issuer, or configure token_endpoint to do without discovery.",
+    )
+
+
+def _asked_for(findings: list[Finding]) -> str:
+    """Each location that was asked, with what came of it."""
+    return "; ".join(f"{finding.url} ({finding.outcome})" for finding in findings)
+
+
+def _metadata_of_origin(url: str, findings: list[Finding]) -> Generator[Request, Response, ServerMetadata | None]:
+    """The metadata of the resource's origin, where that is an issuer itself (MCP 2025-03-26, §2.3)."""
+    try:
+        return (yield from server_metadata(origin_of(parse_secure_url(url, "mcp_url")), findings))
+    except DiscoveryError as error:
+        if error.cause != "issuer-mismatch":
+            raise
+        # The origin also serves another issuer, which was not asked for.
+        return None
+
+
+def _derived(url: str, scope: str | None, findings: list[Finding]) -> Discovery:
+    derived = derive_token_endpoint(url)
+    if derived == url:
+        raise ConfigurationError(
+            "mcp_url",
+            "publishes no metadata, and ends in neither /mcp nor /jsonrpc",
+            "Pass token_endpoint or issuer too.",
+        )
+    findings.append(Finding("derived from the URL", derived, "nothing is published"))
+    return Discovery(derived, lifetime=3600.0, scope=scope, derived=True)
+
+
 def _probe(url: str, findings: list[Finding]) -> Generator[Request, Response, dict[str, str]]:
     headers = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
     # Only the head of the answer is looked at: a server that wants no token may begin a stream.
-    response = yield Request("POST", url, headers, _PROBE, head_only=True)
+    response = yield Request("POST", url, headers, _PROBE, reads="head")
     challenge = bearer_challenge(response.headers.get("www-authenticate")) if response.status == 401 else None
     findings.append(Finding(_PROBE_STEP, url, "found" if challenge else f"{response.status}, no challenge"))
     return dict(challenge.parameters) if challenge else {}
@@ -149,14 +234,20 @@ def _resource_metadata(
     """RFC 9728 §5.1: where the challenge says; else §3.1: at the well-known location of the path, then of the root."""
     if named is not None:
         location = followed(named, RESOURCE_STEP, url)
-        document = yield from _fetch(RESOURCE_STEP, location, findings)
+        document = yield from _fetch(RESOURCE_STEP, location, findings, "resource")
         if document is None:
-            raise DiscoveryError(RESOURCE_STEP, location, "has no metadata", "what the challenge points to")
+            raise DiscoveryError(
+                RESOURCE_STEP,
+                location,
+                f"has no metadata ({findings[-1].outcome})",
+                "what the challenge points to",
+                cause="no-metadata",
+            )
         return document
     parts = parse_secure_url(url, "mcp_url")
     origin, path = origin_of(parts), parts.path.rstrip("/")
     for location in dict.fromkeys(f"{origin}/.well-known/oauth-protected-resource{tail}" for tail in (path, "")):
-        document = yield from _fetch(RESOURCE_STEP, location, findings)
+        document = yield from _fetch(RESOURCE_STEP, location, findings, "resource")
         if document is not None:
             return document
     return None
@@ -166,27 +257,44 @@ def _choose(
     servers: tuple[str, ...], location: str, findings: list[Finding], wanted: str | None, method: str | None
 ) -> Generator[Request, Response, ServerMetadata]:
     """The metadata of the one authorization server that the settings leave no doubt about."""
-    listed = ", ".join(servers) or "none"
-    if wanted is not None and wanted not in servers:
-        raise DiscoveryError(_CHOICE_STEP, location, f"lists {listed}", f"the configured {wanted}")
+    # RFC 9728 §2: the list is optional, so a resource without one leaves the choice to the settings.
+    if wanted is not None and not servers:
+        return (yield from _required_metadata(wanted, findings))
+    listed = mask(", ".join(servers), ()) or "none"
+    if wanted is not None and not any(same_issuer(wanted, server) for server in servers):
+        raise _undecided(location, f"lists {listed}", f"the configured authorization_server {wanted}")
     if wanted is None and len(servers) > MAX_SERVERS:
-        raise DiscoveryError(_CHOICE_STEP, location, f"lists {len(servers)} servers", f"at most {MAX_SERVERS}")
+        raise _undecided(location, f"lists {len(servers)} servers", f"at most {MAX_SERVERS}, or authorization_server")
+    if wanted is not None or len(servers) == 1:
+        return (yield from _required_metadata(followed(wanted or servers[0], RESOURCE_STEP, location), findings))
     candidates: list[ServerMetadata] = []
-    for server in (wanted,) if wanted is not None else servers:
+    for server in servers:
         metadata = yield from server_metadata(followed(server, RESOURCE_STEP, location), findings)
-        if metadata is not None and (len(servers) == 1 or wanted or method in metadata.token_endpoint_auth_methods):
+        if metadata is not None and method in metadata.auth_methods["token_endpoint"]:
             candidates.append(metadata)
     if len(candidates) != 1:
-        problem = f"lists {listed}, of which {len(candidates)} can be used"
-        raise DiscoveryError(
-            _CHOICE_STEP, location, problem, "one with metadata; choose between several by authorization_server"
+        raise _undecided(
+            location,
+            f"lists {listed}, of which {len(candidates)} can be used",
+            "one with metadata; choose between several by authorization_server",
         )
     return candidates[0]
 
 
-def _fetch(step: str, url: str, findings: list[Finding]) -> Generator[Request, Response, Document | None]:
+def _undecided(location: str, problem: str, expected: str) -> DiscoveryError:
+    return DiscoveryError(
+        _CHOICE_STEP,
+        location,
+        problem,
+        expected,
+        cause="several-servers",
+        advice="Set authorization_server to the one that knows this client.",
+    )
+
+
+def _fetch(step: str, url: str, findings: list[Finding], owner: str) -> Generator[Request, Response, Document | None]:
     response = yield Request("GET", url, {"Accept": "application/json"})
-    document, outcome = read_document(step, url, response)
+    document, outcome = read_document(step, url, response, owner)
     findings.append(Finding(step, url, outcome))
     return document
 

@@ -12,17 +12,9 @@ from collections.abc import Iterable
 from typing import Any, Self
 from urllib.parse import quote, quote_plus
 
-EXCERPT_LENGTH = 200
+from .refusals import UNKNOWN, Explanation, explain
 
-_ADVICE = {
-    "invalid_client": "Check client_id and client_secret, and that the client may use this authentication method.",
-    "invalid_grant": "Check that the client may use the client_credentials grant.",
-    "unauthorized_client": "Ask the authorization server's operator to allow the client_credentials grant.",
-    "invalid_scope": "Ask for a scope that this client was granted.",
-    "invalid_target": "Check `resource` and `audience`: the server does not know them.",
-    "unsupported_grant_type": "This endpoint does not offer client_credentials: check the token endpoint.",
-    "invalid_request": "Check scope, resource, audience and the extra parameters.",
-}
+EXCERPT_LENGTH = 200
 
 
 class OAuthError(Exception):
@@ -84,7 +76,8 @@ class TokenRequestError(OAuthError):
     """The authorization server said no (RFC 6749 §5.2, or an error status without such a body).
 
     `error`, `error_description` and `error_uri` are the server's, None where it sent none; `status` is the HTTP
-    status; `retry_after` the seconds the server asked to wait for, or None.
+    status; `retry_after` the seconds the server asked to wait for, or None. `cause` names the trouble for a program,
+    `advice` says what to do about it.
     """
 
     def __init__(
@@ -97,24 +90,21 @@ class TokenRequestError(OAuthError):
         error_uri: str | None = None,
         excerpt: str = "",
         retry_after: float | None = None,
+        explanation: Explanation | None = None,
     ) -> None:
-        said = " ".join(filter(None, (error, error_description and f"({error_description})"))) or excerpt
+        told = explanation or explain(status, error, UNKNOWN, retry_after=retry_after)
+        # What the server said, in one line; a program that tells of the error its own way needs it, too.
+        self.said = " ".join(filter(None, (error, error_description and f"({error_description})"))) or excerpt
+        super().__init__(f"{url} answered {status}{': ' + self.said if self.said else ''}. {told.advice}")
         self.retryable = status == 429 or status >= 500
-        if self.retryable:
-            advice = "The server is in trouble; try again later."
-        elif 300 <= status < 400:
-            advice = "Redirects are never followed with credentials: configure the final token_endpoint."
-        elif status in (404, 405):
-            advice = "There is no token endpoint at this URL: check token_endpoint, mcp_url or issuer."
-        else:
-            advice = _ADVICE.get(error or "", "Check the client's registration at the authorization server.")
-        super().__init__(f"{url} answered {status}{': ' + said if said else ''}. {advice}")
         self.url = url
         self.status = status
         self.error = error
         self.error_description = error_description
         self.error_uri = error_uri
         self.retry_after = retry_after
+        self.cause = told.cause
+        self.advice = told.advice
 
 
 class InvalidTokenResponse(OAuthError):  # noqa: N818 - the name is DESIGN.md's
@@ -123,32 +113,48 @@ class InvalidTokenResponse(OAuthError):  # noqa: N818 - the name is DESIGN.md's
     Retried only where this provider had a token before: the URL is right then, and the server unwell.
     """
 
-    def __init__(self, url: str, field: str, problem: str) -> None:
-        super().__init__(
-            f"{url}: the token response's {field} {problem}. Is this URL really the token endpoint? "
-            "If it is, report the fault to the server's operator."
+    def __init__(self, url: str, field: str, problem: str, advice: str | None = None) -> None:
+        self.problem = f"the token response's {field} {problem}"
+        self.advice = advice or (
+            "Is this URL really the token endpoint? If it is, report the fault to the server's operator."
         )
+        super().__init__(f"{url}: {self.problem}. {self.advice}")
         self.url = url
         self.field = field
 
 
 class DiscoveryError(OAuthError):
-    """Metadata could not be found or must not be believed: `step`, `url`, and what was `expected`."""
+    """Metadata could not be found or must not be believed: `step`, `url`, and what was `expected`.
 
-    def __init__(self, step: str, url: str, problem: str, expected: str, *, retryable: bool = False) -> None:
-        super().__init__(
-            f"discovery, {step}: {url} {problem}; expected {expected}. "
-            "Configure token_endpoint to do without discovery, or mend the metadata."
-        )
+    `cause` names the trouble for a program, `advice` says what to do about it.
+    """
+
+    def __init__(
+        self,
+        step: str,
+        url: str,
+        problem: str,
+        expected: str,
+        *,
+        retryable: bool = False,
+        cause: str = "metadata-not-believed",
+        advice: str = "Configure token_endpoint to do without discovery, or correct the metadata.",
+    ) -> None:
+        super().__init__(f"discovery, {step}: {url} {problem}; expected {expected}. {advice}")
         self.retryable = retryable
         self.step = step
         self.url = url
+        self.problem = problem
         self.expected = expected
+        self.cause = cause
+        self.advice = advice
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-# A token, an assertion, a key: long, unbroken, and not just lower-case words.
-_TOKEN_LIKE = re.compile(r"(?=[a-z._~+/=%-]*[0-9A-Z])[A-Za-z0-9._~+/=%-]{20,}")
+# A token, an assertion, a key: long, unbroken, and not just lower-case words; or a URL, whose parts are looked at.
+_TOKEN_LIKE = re.compile(r"https?://[^\s\"'<>]+|[A-Za-z0-9._~+/=%-]{20,}")
+_URL_PART = re.compile(r"[^/?&=#]{20,}")
+_TELLING = re.compile(r"[0-9A-Z]")
 
 
 def mask(text: str, secrets: Iterable[str]) -> str:
@@ -178,4 +184,13 @@ def clean(text: str) -> str:
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """As `mask`, for text of no known form: whatever looks like a token goes too."""
-    return mask(_TOKEN_LIKE.sub("***", text), secrets)
+    return mask(_TOKEN_LIKE.sub(_without_token, text), secrets)
+
+
+def _without_token(match: re.Match[str]) -> str:
+    text = match[0]
+    if text.startswith(("http://", "https://")):
+        scheme, _, rest = text.partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}://{host}{slash}" + _URL_PART.sub(_without_token, path)
+    return "***" if _TELLING.search(text) else text

@@ -19,6 +19,8 @@ EventName = Literal[
     "token_served",  # from memory; told only where there is an observer
     "token_received",  # from the authorization server, after `seconds`; it lives for `lifetime`
     "token_adopted",  # from the store
+    "discovery_retried",  # the token endpoint could not be found yet; no token request was sent
+    "discovery_failed",
     "token_request_retried",
     "token_request_failed",
     "token_invalidated",

@@ -11,11 +11,11 @@ from __future__ import annotations
 import _thread
 import logging
 import math
-import random
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .clock import jitter
 from .errors import InvalidTokenResponse, OAuthError, TokenRequestError
 from .events import Event, EventName, observe
 from .gate import Busy, Gate, Refused, is_trouble
@@ -66,14 +66,16 @@ class Flight:
     def _fly(self) -> None:
         control = self._control
         share = control.share
-        gate = Gate(share and share.tier, control.local, control.requester.target)
+        gate = Gate(share and share.tier, control.local, control.requester.locator.target)
         crashed = True
         try:
             self._attempt_until_landed(share, gate)
             crashed = False
         except Exception as error:  # a fault of ours: those who wait are told, and do not start the next at once
             logger.exception("token_flight_crashed name=%s", control.name)
-            broken = OAuthError(f"{control.requester.target}: broke down with {type(error).__name__}. Report this.")
+            broken = OAuthError(
+                f"{control.requester.locator.target}: broke down with {type(error).__name__}. Report this."
+            )
             self._failed(broken, 0.0)
         finally:
             gate.leave()
@@ -110,7 +112,7 @@ class Flight:
                 if self._failed(found.error, pause):
                     return
             else:
-                asked_at = control.clock()
+                asked_at, sent = control.clock(), control.requester.sent
                 outcome = self._requested(gate)
                 seconds, refresh = control.clock() - asked_at, asked_at < held.expires_at
                 if isinstance(outcome, AccessToken):
@@ -121,18 +123,28 @@ class Flight:
                 if isinstance(outcome, InvalidTokenResponse):
                     # No wrong URL, where it gave tokens before: to us or, for all we know, to others of the fleet.
                     outcome.retryable = control.landed_at is not None or (share is not None and attempt == 0)
-                pause = pause_after(outcome, attempt, random.random())
+                left = self.deadline - control.clock()
+                pause = pause_after(outcome, attempt, jitter(), left)
                 attempt += 1
                 if is_trouble(outcome):
-                    pause = gate.failed(outcome, pause)
+                    pause = gate.failed(outcome, pause, left)
                 elif share is not None and isinstance(outcome, TokenRequestError):
                     share.report(outcome, held, pause if outcome.retryable else REFUSAL_MEMORY)
                 over = self._failed(outcome, pause)
-                event = "token_request_failed" if over else "token_request_retried"
-                logger.warning("%s name=%s: %s", event, control.name, outcome)
-                observe(control.observer, self._event(event, seconds=seconds, error=outcome, refresh=refresh))
+                self._tell(outcome, over=over, sent=control.requester.sent > sent, seconds=seconds, refresh=refresh)
                 if over:
                     return
+
+    def _tell(self, error: OAuthError, *, over: bool, sent: bool, seconds: float, refresh: bool) -> None:
+        """Log and report a failed attempt by its own name: one that ended in discovery sent no token request."""
+        control = self._control
+        event: EventName
+        if sent:
+            event = "token_request_failed" if over else "token_request_retried"
+        else:
+            event = "discovery_failed" if over else "discovery_retried"
+        logger.warning("%s name=%s: %s", event, control.name, error)
+        observe(control.observer, self._event(event, seconds=seconds, error=error, refresh=refresh))
 
     def _clearance(self, share: Share | None, gate: Gate, held: AccessToken) -> AccessToken | Busy | Refused | None:
         """A better token than `held`, or what keeps us from asking for one; None: ask."""
@@ -152,7 +164,7 @@ class Flight:
         control = self._control
         with control.lock:
             now = control.clock()
-            if not control.life.land(token.early(random.random()), epoch):
+            if not control.life.land(token.early(jitter()), epoch):
                 return False
             control.counts.adopted += 1
             control.landed_at = now
@@ -163,9 +175,11 @@ class Flight:
 
     def _requested(self, gate: Gate) -> AccessToken | OAuthError:
         control = self._control
-        with control.lock:
-            control.counts.token_requests += 1
+        sent = control.requester.sent
         outcome = control.requester.fetch()
+        with control.lock:
+            # One attempt, whatever it took: a nonce, the other method, the other secret.
+            control.counts.token_requests += control.requester.sent > sent
         if isinstance(outcome, AccessToken) or not is_trouble(outcome):
             gate.answered()
         return outcome
@@ -176,7 +190,7 @@ class Flight:
         with control.lock:
             control.counts.tokens += 1
             landed = share is None or share.landed(token)
-            landed = landed and control.life.land(token if share is None else token.early(random.random()), epoch)
+            landed = landed and control.life.land(token if share is None else token.early(jitter()), epoch)
             now = control.clock()
             if landed:
                 control.landed_at = now
@@ -203,7 +217,7 @@ class Flight:
             if error.retryable and now + pause < self.deadline:
                 return False
             self.error = error
-            control.life.fail(error, now, random.random())
+            control.life.fail(error, now, jitter())
             return True
 
     def _rest(self, gate: Gate) -> None:
@@ -215,4 +229,4 @@ class Flight:
             control.life.rest(control.clock() + REST)
 
     def _event(self, name: EventName, **facts: Any) -> Event:
-        return Event(name, self._control.name, self._control.requester.target, **facts)
+        return Event(name, self._control.name, self._control.requester.locator.target, **facts)

@@ -69,12 +69,14 @@ def token_type(provider: TokenProvider) -> str:
 
 
 def _host(provider: TokenProvider) -> str:
-    host = urlsplit(provider.origin or "").hostname
-    if not host:
+    hosts = {urlsplit(origin).hostname or "" for origin in provider.origins}
+    if len(hosts) != 1:
         raise ConfigurationError(
-            "resource", "is needed to name the machine", "Pass --mcp-url or --resource, or set mcp_url or resource."
+            "resource",
+            "is needed to name the machine" if not hosts else "names several machines",
+            "Pass one --mcp-url or --resource, or set one mcp_url or resource.",
         )
-    return host
+    return hosts.pop()
 
 
 def _exec_credential(value: str, state: ProviderState) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import threading
 from dataclasses import dataclass
 
+from .clock import jitter
 from .errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenRequestError, TransportError
-from .life import RETRY_AFTER_CAP, backoff
+from .life import RETRY_AFTER_CAP, WAITING_CAP, backoff, latest_pause
+from .refusals import Explanation
 from .tier import Tier
 
 # Seconds for which the count of failures outlives its pause, so that the next failure is not taken for the first.
@@ -42,6 +43,7 @@ def remembered(error: OAuthError) -> dict[str, object]:
     said: dict[str, object] = {"url": getattr(error, "url", "")}
     if isinstance(error, TokenRequestError):
         said |= {"status": error.status, "error": error.error, "error_description": error.error_description}
+        said |= {"cause": error.cause, "advice": error.advice}
     elif isinstance(error, TransportError):
         said["problem"] = error.problem
     elif isinstance(error, InvalidTokenResponse):
@@ -54,7 +56,9 @@ def recalled(said: dict[str, object], seconds: float) -> OAuthError:
     url, status = str(said.get("url") or ""), said.get("status")
     if isinstance(status, int):
         texts = {name: value for name in ("error", "error_description") if isinstance(value := said.get(name), str)}
-        return TokenRequestError(url, status, retry_after=seconds, **texts)
+        cause, advice = said.get("cause"), said.get("advice")
+        told = Explanation(str(cause), str(advice)) if cause and advice else None
+        return TokenRequestError(url, status, retry_after=seconds, explanation=told, **texts)
     return TransportError(url, str(said.get("problem") or "could not be asked"))
 
 
@@ -93,13 +97,17 @@ class Gate:
             self._tier.call(lambda store: store.forget(self._key, self._seen))
         self.leave()
 
-    def failed(self, error: OAuthError, pause: float) -> float:
-        """The endpoint did not answer, or not as a sound one; the seconds before anybody may ask again."""
+    def failed(self, error: OAuthError, pause: float, left: float) -> float:
+        """The endpoint did not answer, or not as a sound one; the seconds before anybody may ask again.
+
+        `left` is how long those who asked wait for at most: the pause leaves them time for one last attempt.
+        """
         if not self._lease and not self._take():
             return pause
         self._failures += 1
+        ours = min(backoff(self._failures, jitter(), WAITING_CAP), latest_pause(left))
         # An endless Retry-After would be as bad as none.
-        pause = min(max(pause, backoff(self._failures, random.random())), RETRY_AFTER_CAP)
+        pause = min(max(pause, ours), RETRY_AFTER_CAP)
         said = json.dumps({**remembered(error), "failures": self._failures}).encode()
         self._tier.call(lambda store: store.write(self._key, said, self._lease, pause + MEMORY))
         self.leave()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 from urllib.parse import urlencode
 
 from .errors import InvalidTokenResponse, TokenRequestError, mask, redact
+from .refusals import REGISTERED_ERRORS, UNKNOWN, Asked, explain
 
 Form = list[tuple[str, str]]
 ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 §3
@@ -19,19 +21,26 @@ _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 §2.1
 # RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
-# Ten years. What is longer is a mistake, mostly a Unix timestamp in the place of a duration.
+# Ten years. What is longer is a mistake, mostly a Unix timestamp in the place of a duration, and is cut to this.
 MAX_LIFETIME = 315_360_000.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request to be sent; what may hold a credential is not in its repr. `head_only` leaves the body unread."""
+    """An HTTP request to be sent; what may hold a credential is not in its repr.
+
+    `reads` says whose body is of interest: of `all` answers, of `errors` (400 and above) or of none (`head`).
+    """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(default=b"", repr=False)
-    head_only: bool = False
+    reads: Literal["all", "errors", "head"] = "all"
+
+    def reads_body(self, status: int) -> bool:
+        """Whether the body of an answer with `status` is of interest."""
+        return self.reads == "all" or (self.reads == "errors" and status >= 400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +54,15 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a judged answer grants: `lifetime` in seconds, None where the server named none."""
+    """What a judged answer grants: `lifetime` in seconds, None where the server named none.
+
+    `is_cut` tells that the server named more than `MAX_LIFETIME`, which is what `lifetime` is then.
+    """
 
     access_token: str = field(repr=False)
     lifetime: float | None
     scope: str | None
+    is_cut: bool = False
 
 
 def is_scope(text: str) -> bool:
@@ -80,20 +93,23 @@ def token_request(token_endpoint: str, headers: Mapping[str, str], form: Form) -
 
 
 def judge_token_response(
-    url: str, response: Response, *, secrets: Iterable[str], wall_now: float, token_type: str
+    url: str, response: Response, *, secrets: Iterable[str], wall_now: float, token_type: str, asked: Asked = UNKNOWN
 ) -> Grant:
     """The grant in a token response, or the error it amounts to.
 
     Raises `TokenRequestError` for a status other than 2xx (RFC 6749 §5.2) and `InvalidTokenResponse` for a success
     that breaks §5.1, or is no token of `token_type`. `wall_now` (Unix seconds) is what a `Retry-After` date is
-    compared with.
+    compared with; `asked` is what the request was, for the words about a refusal.
     """
     if not 200 <= response.status < 300:
-        raise _refusal(url, response, list(secrets), wall_now)
+        raise _refusal(url, response, list(secrets), wall_now, asked)
     body = parse_json_object(response.content)
     if body is None:
         raise InvalidTokenResponse(url, "body", _not_an_object(response.content, secrets))
-    return Grant(_access_token(url, body, token_type), _lifetime(url, body), _scope(url, body))
+    token, lifetime, scope = _access_token(url, body, token_type), _lifetime(url, body), _scope(url, body)
+    if lifetime is None:
+        return Grant(token, None, scope)
+    return Grant(token, float(min(lifetime, MAX_LIFETIME)), scope, is_cut=lifetime > MAX_LIFETIME)
 
 
 def about_token_form(token: str) -> Form:
@@ -101,19 +117,21 @@ def about_token_form(token: str) -> Form:
     return [("token", token), ("token_type_hint", "access_token")]
 
 
-def judge_introspection(url: str, response: Response, *, secrets: Iterable[str], wall_now: float) -> dict[str, Any]:
+def judge_introspection(
+    url: str, response: Response, *, secrets: Iterable[str], wall_now: float, asked: Asked
+) -> dict[str, Any]:
     """What the server says of a token (RFC 7662 §2.2). Raises `TokenRequestError` and `InvalidTokenResponse`."""
-    judge_revocation(url, response, secrets=secrets, wall_now=wall_now)
+    judge_revocation(url, response, secrets=secrets, wall_now=wall_now, asked=asked)
     body = parse_json_object(response.content)
     if body is None or not isinstance(body.get("active"), bool):
-        raise InvalidTokenResponse(url, "active", "is missing or not a boolean")
+        raise InvalidTokenResponse(url, "active", "is missing or not a boolean", "Check introspection_endpoint.")
     return body
 
 
-def judge_revocation(url: str, response: Response, *, secrets: Iterable[str], wall_now: float) -> None:
+def judge_revocation(url: str, response: Response, *, secrets: Iterable[str], wall_now: float, asked: Asked) -> None:
     """Raise `TokenRequestError` unless the server did as it was asked (RFC 7009 §2.2: 200, known token or not)."""
     if not 200 <= response.status < 300:
-        raise _refusal(url, response, list(secrets), wall_now)
+        raise _refusal(url, response, list(secrets), wall_now, asked)
 
 
 def wants_nonce(response: Response) -> bool:
@@ -150,22 +168,43 @@ def _access_token(url: str, body: dict[str, Any], token_type: str) -> str:
         raise InvalidTokenResponse(url, "access_token", "has characters that RFC 6750 does not allow in a bearer token")
     kind = body.get("token_type")
     if not isinstance(kind, str) or kind.lower() != token_type.lower():
-        raise InvalidTokenResponse(url, "token_type", f"is not {token_type}" if kind else "is missing")
+        raise InvalidTokenResponse(url, "token_type", *_wrong_type(kind, token_type))
     return token
 
 
-def _lifetime(url: str, body: dict[str, Any]) -> float | None:
+def _wrong_type(kind: object, wanted: str) -> tuple[str, str | None]:
+    """What is wrong with the type of a token, and the advice where there is some of its own."""
+    match kind.lower() if isinstance(kind, str) else "":
+        case "n_a":
+            return (
+                "is N_A: what the server issued is no access token (RFC 8693 §2.2.1)",
+                "Ask for an access token: set the extra parameter requested_token_type to "
+                f"{ACCESS_TOKEN_TYPE}, or leave it out.",
+            )
+        case "bearer":
+            return (
+                "is Bearer: this server does not bind tokens for this client",
+                "Have DPoP switched on in the client's registration, or leave dpop out.",
+            )
+        case "dpop":
+            return "is DPoP: this server binds the tokens of this client", "Set dpop=True (--dpop)."
+        case _:
+            return (f"is not {wanted}" if kind else "is missing"), None
+
+
+def _lifetime(url: str, body: dict[str, Any]) -> int | float | None:
+    """The lifetime as the server names it; an integer of any size."""
     value = body.get("expires_in")
     if value is None:
         return None
     # The number that matched, and not the text around it: float() and strip() differ about what white space is.
     if isinstance(value, str) and (number := _NUMBER.fullmatch(value.strip())):
         value = float(number[0])
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value == math.inf:
         raise InvalidTokenResponse(url, "expires_in", "is not a number of seconds")
-    if not 0 <= value <= MAX_LIFETIME:
-        raise InvalidTokenResponse(url, "expires_in", "is negative" if value < 0 else "is longer than ten years")
-    return float(value)
+    if value < 0:
+        raise InvalidTokenResponse(url, "expires_in", "is negative")
+    return value
 
 
 def _scope(url: str, body: dict[str, Any]) -> str | None:
@@ -178,21 +217,40 @@ def _scope(url: str, body: dict[str, Any]) -> str | None:
     return scope
 
 
-def _refusal(url: str, response: Response, secrets: list[str], wall_now: float) -> TokenRequestError:
-    body = parse_json_object(response.content) or {}
-    said = {
-        key: mask(value, secrets)
-        for key in ("error", "error_description", "error_uri")
-        if isinstance(value := body.get(key), str) and value
+def read_texts(content: bytes, names: Iterable[str], secrets: Iterable[str]) -> dict[str, str]:
+    """The members `names` of an error answer's JSON, as far as they are there and are texts."""
+    body = parse_json_object(content) or {}
+    said = {name: body.get(name) for name in names}
+    return {
+        # A code of an RFC stays what it is, also where a short secret is a part of it.
+        name: value if value in REGISTERED_ERRORS else mask(value, secrets)
+        for name, value in said.items()
+        if isinstance(value, str) and value
     }
-    excerpt = "" if said else redact(response.content[:4096].decode(errors="replace"), secrets)
+
+
+def _refusal(url: str, response: Response, secrets: list[str], wall_now: float, asked: Asked) -> TokenRequestError:
+    said = read_texts(response.content, ("error", "error_description", "error_uri"), secrets)
+    # Some servers of our field send the header under this name only.
+    asked_to_wait = response.headers.get("retry-after") or response.headers.get("x-retry-after")
+    retry_after = parse_retry_after(asked_to_wait, wall_now)
+    location = mask(response.headers.get("location", ""), secrets) if 300 <= response.status < 400 else ""
+    excerpt = f"redirects to {location}" if location else "" if said else _excerpt(response.content, secrets)
     return TokenRequestError(
         url,
         response.status,
         **said,
         excerpt=excerpt,
-        retry_after=parse_retry_after(response.headers.get("retry-after"), wall_now),
+        retry_after=retry_after,
+        explanation=explain(response.status, said.get("error"), asked, retry_after=retry_after, location=location),
     )
+
+
+def _excerpt(content: bytes, secrets: list[str]) -> str:
+    """What an answer without an OAuth error says: as a problem document (RFC 9457), else its first characters."""
+    body = parse_json_object(content) or {}
+    problem = [text for name in ("title", "detail") if isinstance(text := body.get(name), str) and text.strip()]
+    return redact(": ".join(problem) or content[:4096].decode(errors="replace"), secrets)
 
 
 def parse_retry_after(value: str | None, wall_now: float) -> float | None:

@@ -6,14 +6,15 @@ Law: a warm call takes no lock; and while a valid token is cached, nobody waits 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from . import inquiry
 from .clock import Clock, elapsed
-from .config import check_shareable, client_config, seconds
+from .config import StepUp, check_shareable, client_config, seconds
 from .control import FlightControl, logger
 from .credentials import Credentials, KeySource, Source
 from .dpop import Dpop
@@ -66,9 +67,12 @@ class TokenProvider:
         mcp_url: URL of a gateway's MCP (or JSON-RPC) endpoint; without `token_endpoint` and `issuer` the token endpoint
             is found from it: by the metadata it leads to (RFC 9728, RFC 8414), or derived where there is none. It is
             also sent as `resource`, and is the only origin the adapters send the token to.
-        issuer: issuer of the authorization server; the token endpoint is read from its metadata (RFC 8414).
+        issuer: issuer of the authorization server; the token endpoint is read from its metadata (RFC 8414). Beside
+            `token_endpoint`, the metadata is read when `introspect` or `revoke` first needs another endpoint.
+        introspection_endpoint: URL of the endpoint of `introspect` (RFC 7662), in place of the published one.
+        revocation_endpoint: URL of the endpoint of `revoke` (RFC 7009), in place of the published one.
         scope: space-separated scope to ask for (RFC 6749 §3.3).
-        resource: resource indicator (RFC 8707) in place of `mcp_url`.
+        resource: resource indicator (RFC 8707) in place of `mcp_url`, or a list of several.
         audience: `audience` parameter, for servers that want it in place of `resource`.
         extra_parameters: further form parameters of each token request.
         name: what this provider is called in logs and states; the client id by default.
@@ -76,8 +80,11 @@ class TokenProvider:
         default_lifetime: seconds a token is taken to live where the server does not say.
         timeout: seconds a call waits for a token at most, retries included; one request gets half of it.
         token_endpoint_auth_method: `client_secret_basic`, `client_secret_post`, `client_secret_jwt`,
-            `private_key_jwt` or `none`; by default the first that credential and metadata have in common, and
-            `client_secret_post` for a secret where nothing is known of the server.
+            `private_key_jwt`, `tls_client_auth`, `self_signed_tls_client_auth` or `none`. By default a secret is sent
+            by `client_secret_basic` and by `client_secret_post`: first by the one that the metadata lists, and after a
+            refusal by the other one, once. What worked is remembered, in the store, too.
+        assertion_audience: `aud` of client assertions: `issuer` (the token endpoint where no issuer is known),
+            `endpoint` (the URL of each request), or the text that the server expects.
         dpop: True binds the tokens to a key made here, a key (PEM, JWK, `Path` or callable) to that one (RFC 9449); the
             adapters then send a fresh proof with each request.
         discovery: False derives the token endpoint from `mcp_url` without asking for metadata.
@@ -123,10 +130,12 @@ class TokenProvider:
         subject_token: Source | None = None,
         subject_token_type: str = ACCESS_TOKEN_TYPE,
         token_endpoint: str | None = None,
+        introspection_endpoint: str | None = None,
+        revocation_endpoint: str | None = None,
         mcp_url: str | None = None,
         issuer: str | None = None,
         scope: str | None = None,
-        resource: str | None = None,
+        resource: str | Sequence[str] | None = None,
         audience: str | None = None,
         extra_parameters: Mapping[str, str] | None = None,
         name: str | None = None,
@@ -134,6 +143,7 @@ class TokenProvider:
         default_lifetime: float = 3600.0,
         timeout: float = 30.0,
         token_endpoint_auth_method: str | None = None,
+        assertion_audience: str = "issuer",
         dpop: bool | KeySource = False,
         discovery: bool = True,
         authorization_server: str | None = None,
@@ -163,6 +173,8 @@ class TokenProvider:
                 algorithm=signing_algorithm,
             ),
             token_endpoint=token_endpoint,
+            introspection_endpoint=introspection_endpoint,
+            revocation_endpoint=revocation_endpoint,
             mcp_url=mcp_url,
             issuer=issuer,
             scope=scope,
@@ -170,8 +182,10 @@ class TokenProvider:
             audience=audience,
             extra_parameters=extra_parameters,
             token_endpoint_auth_method=token_endpoint_auth_method,
+            assertion_audience=assertion_audience,
             discovery=discovery,
             authorization_server=authorization_server,
+            has_own_client=transport is not None or not isinstance(http_client, SharedTransport | None),
         )
         self.name = name or client_id
         self._timeout = seconds(timeout, "timeout", at_least=0.001)
@@ -236,6 +250,23 @@ class TokenProvider:
             await ticket.landing.wait_async(deadline - clock())
         return ticket
 
+    def refresh(self) -> str:
+        """A new access token, though the cached one may still be valid; that one is replaced only by the new one.
+
+        Raises as `get_token` does; the cached token stays where no new one can be had.
+        """
+        deadline = self._clock() + self._timeout
+        token, ticket = self._control.renew(deadline)
+        ticket.landing.wait(deadline - self._clock())
+        return self._control.renewed(token, ticket)
+
+    async def refresh_async(self) -> str:
+        """As `refresh`, for asyncio and trio."""
+        deadline = self._clock() + self._timeout
+        token, ticket = self._control.renew(deadline)
+        await ticket.landing.wait_async(deadline - self._clock())
+        return self._control.renewed(token, ticket)
+
     def invalidate(self, token: str | None = None) -> None:
         """Forget the cached token; with `token`, only if it is still that one, so that a late 401 harms no newer one.
 
@@ -246,9 +277,14 @@ class TokenProvider:
     def introspect(self, token: str | None = None) -> dict[str, Any]:
         """What the server says of `token`, or of ours (RFC 7662): `active`, and what else it cares to tell.
 
-        Raises as `get_token` does, and `DiscoveryError` where no introspection endpoint is published.
+        Retries for `timeout` seconds and raises as `get_token` does, and raises `DiscoveryError` where no introspection
+        endpoint is configured or published.
         """
-        return self._requester.introspect(self.get_token() if token is None else token)
+        deadline = self._clock() + self._timeout
+        told = inquiry.introspect(self._requester, self._clock, token or self.get_token(), deadline)
+        if isinstance(told, OAuthError):
+            raise told
+        return told
 
     async def introspect_async(self, token: str | None = None) -> dict[str, Any]:
         """As `introspect`, for asyncio and trio."""
@@ -257,13 +293,15 @@ class TokenProvider:
     def revoke(self) -> None:
         """Forget the cached token and have the authorization server forget it, too (RFC 7009); nothing without one.
 
-        Raises as `get_token` does, and `DiscoveryError` where no revocation endpoint is published; the token is
-        forgotten here all the same.
+        Retries for `timeout` seconds and raises as `get_token` does, and raises `DiscoveryError` where no revocation
+        endpoint is configured or published; the token is forgotten here all the same.
         """
         token = self._life.token
         if self._clock() < token.expires_at:
             self.invalidate(token.value)
-            self._requester.revoke(token.value)
+            error = inquiry.revoke(self._requester, self._clock, token.value, self._clock() + self._timeout)
+            if error is not None:
+                raise error
 
     async def revoke_async(self) -> None:
         """As `revoke`, for asyncio and trio."""
@@ -275,31 +313,41 @@ class TokenProvider:
 
         return TokenAuth(self)
 
-    def stepped_up(self, scope: str) -> TokenProvider | None:
+    def stepped_up(
+        self, scope: str | None, *, url: str = "", resource_metadata: str | None = None
+    ) -> TokenProvider | None:
         """A provider for the union of this one's scope and `scope`, None where that is no wider (RFC 6750 §3.1).
 
-        Its token is apart from this one's, so that a refusal of the wider scope costs nothing; it closes with this one.
+        Without `scope`, what the metadata of the resource at `url` publishes takes its place (RFC 9728 §2). Its token
+        is apart from this one's, so that a refusal of the wider scope costs nothing; it closes with this one.
         """
-        asked = (self._requester.config.scope or self._life.token.scope or "").split()
-        union = " ".join(sorted({*asked, *scope.split()}))
-        if not is_scope(union) or len(union.split()) == len(set(asked)):
+        config = self._requester.config
+        asked = (config.scope or self._life.token.scope or "").split()
+        union = " ".join(sorted({*asked, *(scope or "").split()}))
+        if scope is None:
+            if config.step_up is not None:
+                return None
+            key = f"{url} {resource_metadata}"
+            requester = self._requester.with_scope(None, StepUp(url, resource_metadata, union))
+        elif is_scope(union) and len(union.split()) > len(set(asked)):
+            key, requester = union, self._requester.with_scope(union)
+        else:
             return None
-        if union not in self._wider:
+        if key not in self._wider:
             if len(self._wider) >= MAX_STEPS:
                 return None
             wider = object.__new__(TokenProvider)
             wider.name, wider._timeout, wider._revoke_on_close = self.name, self._timeout, False
             share = self._control.share
-            requester = self._requester.with_scope(union)
             wider._assemble(requester, self._clock, share and share.tier, self._observer)
             # Two threads may come here at once: the first to arrive stays.
-            self._wider.setdefault(union, wider)
-        return self._wider[union]
+            self._wider.setdefault(key, wider)
+        return self._wider[key]
 
     @property
-    def origin(self) -> str | None:
-        """The only origin the token may be sent to, None where neither `mcp_url` nor `resource` tells it."""
-        return self._requester.config.origin
+    def origins(self) -> tuple[str, ...]:
+        """The only origins the token may be sent to, empty where neither `mcp_url` nor `resource` tells them."""
+        return self._requester.config.origins
 
     @property
     def mcp_url(self) -> str | None:
@@ -340,10 +388,10 @@ class TokenProvider:
                 name=self.name,
                 client_id=config.client_id,
                 client_secret="***",  # noqa: S106
-                token_endpoint=self._requester.token_endpoint,
-                issuer=self._requester.issuer,
+                token_endpoint=self._requester.locator.token_endpoint,
+                issuer=self._requester.locator.issuer,
                 scope=config.scope,
-                resource=config.resource,
+                resource=config.resources[0] if len(config.resources) == 1 else config.resources or None,
                 audience=config.audience,
                 cached=cached,
                 granted_scope=token.scope if cached else None,
@@ -369,9 +417,9 @@ class TokenProvider:
         for wider in self._wider.values():
             wider._control.close()
         if self._revoke_on_close and self._clock() < token.expires_at:
-            try:
-                self._requester.revoke(token.value)
-            except OAuthError as error:
+            # Once: nobody waits long for a provider that closes.
+            error = inquiry.revoke(self._requester, self._clock, token.value, self._clock())
+            if error is not None:
                 logger.warning("token_revocation_failed name=%s: %s", self.name, error)
         self._requester.transport.close()
 
@@ -416,4 +464,4 @@ class _Observed(TokenProvider):
     def _tell(self) -> None:
         left = self._life.token.expires_at - self._clock()
         if left > 0:
-            observe(self._observer, Event("token_served", self.name, self._requester.target, lifetime=left))
+            observe(self._observer, Event("token_served", self.name, self._requester.locator.target, lifetime=left))

@@ -4,46 +4,35 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
+import logging
 import time
-from collections.abc import Callable, Generator
-from typing import Any, TypeVar
 
-from .client_auth import METHODS, Signing, choose_method, usable_methods
+from .authentication import Authentication
+from .client_auth import METHODS, Signing
 from .clock import Clock
-from .config import ClientConfig, identity
+from .config import ClientConfig, StepUp, identity
 from .credentials import Credentials, read_text
-from .discovery import Discovery, Finding, Steps, discover_issuer, discover_resource
+from .discovery import Discovery, resource_scopes
 from .dpop import Dpop
-from .errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenRequestError
+from .errors import ConfigurationError, InvalidTokenResponse, OAuthError
 from .grant import (
     Form,
+    Grant,
     Request,
-    Response,
-    about_token_form,
     client_credentials_form,
-    judge_introspection,
-    judge_revocation,
+    is_scope,
     judge_token_response,
     jwt_bearer_form,
     token_exchange_form,
     token_request,
     wants_nonce,
 )
+from .locator import Locator, drive
+from .refusals import Asked
 from .token import AccessToken, moments
 from .transport import Transport
 
-T = TypeVar("T")
-
-
-def drive(steps: Generator[Request, Response, T], transport: Transport, timeout: float) -> T:
-    """Run a protocol step: send each request that it yields, and give it the answer."""
-    try:
-        request = next(steps)
-        while True:
-            request = steps.send(transport.send(request, timeout))
-    except StopIteration as stop:
-        return stop.value
+logger = logging.getLogger("conduit_oauth")
 
 
 def _grant_form(signing: Signing, parameters: list[tuple[str, str]]) -> Form:
@@ -62,17 +51,17 @@ class Requester:
     """The protocol side of a provider. Used by one flight at a time."""
 
     __slots__ = (
-        "_attempt_timeout",
         "_clock",
         "_default_lifetime",
-        "_found",
-        "_fresh_until",
         "_refresh_ahead",
-        "_second",
+        "attempt_timeout",
+        "authentication",
         "config",
         "dpop",
-        "pins",
+        "locator",
+        "sent",
         "transport",
+        "tried",
     )
 
     def __init__(
@@ -88,200 +77,169 @@ class Requester:
     ) -> None:
         self.config = config
         self.dpop = dpop
-        # What else remembers where this client's credential goes, beyond this process.
-        self.pins: Callable[[tuple[str | None, str]], tuple[str | None, str]] | None = None
+        self.authentication = Authentication(config)
+        self.locator = Locator(config, clock)
         self.transport = transport
+        # How many token requests were sent; discovery's requests are none.
+        self.sent = 0
+        # The authentication methods of the latest token request, in the order in which they were sent.
+        self.tried: tuple[str, ...] = ()
+        self.attempt_timeout = attempt_timeout
         self._clock = clock
         self._refresh_ahead = refresh_ahead
         self._default_lifetime = default_lifetime
-        self._attempt_timeout = attempt_timeout
-        # Whether the second of two secrets is the one that the server took last.
-        self._second = False
-        self._found = Discovery(config.token_endpoint, math.inf, config.issuer) if config.token_endpoint else None
-        self._fresh_until = math.inf if self._found else -math.inf
 
-    def with_scope(self, scope: str) -> Requester:
-        """As this one, asking for `scope`; what was found and the connections are shared."""
+    def with_scope(self, scope: str | None, step_up: StepUp | None = None) -> Requester:
+        """As this one, asking for `scope`, or for what `step_up` finds; what is known and connections are shared."""
         other = copy.copy(self)
-        other.config = dataclasses.replace(self.config, scope=scope)
+        other.config = dataclasses.replace(self.config, scope=scope, step_up=step_up)
         return other
-
-    @property
-    def token_endpoint(self) -> str | None:
-        """The token endpoint, None while it still has to be discovered."""
-        return self._found and self._found.token_endpoint
-
-    @property
-    def issuer(self) -> str | None:
-        """The authorization server's issuer, None while it is not known."""
-        return self._found.issuer if self._found else self.config.issuer
-
-    @property
-    def target(self) -> str:
-        """The URL to name where something goes wrong."""
-        return self.token_endpoint or self.config.issuer or self.config.mcp_url or ""
-
-    @property
-    def credentials(self) -> Credentials:
-        """The credentials as they are in use now: of two secrets, the one that the server took last."""
-        credentials = self.config.credentials
-        if len(credentials.secrets) < 2:
-            return credentials
-        return dataclasses.replace(credentials, client_secret=credentials.secrets[self._second])
 
     def identity(self) -> bytes:
         """A digest of all that makes this client's token differ from another's, but for the credential."""
-        return identity(self.config, self.dpop.thumbprint() if self.dpop else None)
+        return identity(self.config, self.dpop and self.dpop.identity())
 
     def fetch(self) -> AccessToken | OAuthError:
-        """One attempt, or two where one of two secrets was refused. Errors are returned, as `_attempt` says."""
-        outcome = self._attempt()
-        refused = isinstance(outcome, TokenRequestError) and outcome.error == "invalid_client"
-        if refused and len(self.config.credentials.secrets) > 1:
-            self._second = not self._second
-            other = self._attempt()
-            if isinstance(other, AccessToken) or other.retryable:
-                return other
-            self._second = not self._second
-        return outcome
+        """One attempt, by each secret and method that the settings leave open.
 
-    def _attempt(self) -> AccessToken | OAuthError:
-        """One attempt. Errors are returned, without the traceback whose frames hold the credential."""
+        Errors are returned, without the traceback whose frames hold the credential.
+        """
         try:
             return self._fetch()
         except OAuthError as error:
             return error.again()
         except Exception as error:  # A fault of ours or of an injected transport must reach the waiters, not hang them.
-            return OAuthError(f"{self.target}: the token request broke down with {type(error).__name__}. Report this.")
+            return OAuthError(
+                f"{self.locator.target}: the token request broke down with {type(error).__name__}. Report this."
+            )
 
     def _fetch(self) -> AccessToken:
-        found = self._locate()
+        found = self.locate()
+        if found.resource is not None and found.resource.dpop_required and self.dpop is None:
+            raise ConfigurationError(
+                "dpop", f"is not set, and {found.resource.resource} takes only bound tokens", "Set dpop=True (--dpop)."
+            )
+        if self.config.step_up is not None:
+            found = self._widened(found, self.config.step_up)
         parameters = self.config.parameters(found)
-        signing, request = self._token_request(found, parameters)
-        sent_at = self._clock()
-        response = self.transport.send(request, self._attempt_timeout)
-        if self.dpop is not None:
-            nonce = response.headers.get("dpop-nonce")
-            if self.dpop.remember(request.url, nonce, resource=False) and wants_nonce(response):
-                signing, request = self._token_request(found, parameters)
-                sent_at = self._clock()
-                response = self.transport.send(request, self._attempt_timeout)
-                self.dpop.remember(request.url, response.headers.get("dpop-nonce"), resource=False)
+        scope = next((value for name, value in parameters if name == "scope"), None)
+
+        def attempt(credentials: Credentials, tried: tuple[str, ...]) -> AccessToken:
+            self.tried = tried
+            return self._requested(found, credentials, tried, parameters, scope)
+
+        return self.authentication.run("token_endpoint", found, attempt)
+
+    def _requested(
+        self,
+        found: Discovery,
+        credentials: Credentials,
+        tried: tuple[str, ...],
+        parameters: list[tuple[str, str]],
+        scope: str | None,
+    ) -> AccessToken:
+        for last in (False, True):
+            signing, request = self._token_request(found, credentials, tried[-1], parameters)
+            self.sent += 1
+            sent_at = self._clock()
+            response = self.transport.send(request, self.attempt_timeout)
+            if self.dpop is None:
+                break
+            news = self.dpop.remember(request.url, response.headers.get("dpop-nonce"), resource=False)
+            if last or not news or not wants_nonce(response):
+                break
         grant = judge_token_response(
             request.url,
             response,
             secrets=signing.secrets,
             wall_now=time.time(),
             token_type="DPoP" if self.dpop else "Bearer",
+            asked=self.asked("token_endpoint", found, signing, tried, dict(signing.form)["grant_type"], scope),
         )
-        lifetime = self._default_lifetime if grant.lifetime is None else grant.lifetime
-        scope = grant.scope or dict(parameters).get("scope")
-        token = AccessToken(grant.access_token, *moments(sent_at, lifetime, self._refresh_ahead), scope)
+        lifetime = self._lifetime(request.url, grant)
+        token = AccessToken(grant.access_token, *moments(sent_at, lifetime, self._refresh_ahead), grant.scope or scope)
         if self._clock() >= token.expires_at:
             raise InvalidTokenResponse(request.url, "expires_in", f"is {lifetime:g} s: it had expired when it arrived")
         return token
 
-    def introspect(self, token: str) -> dict[str, Any]:
-        """What the server says of `token` (RFC 7662). Raises `OAuthError`."""
-        signing, url, response = self._ask_about(token, "introspection_endpoint")
-        return judge_introspection(url, response, secrets=signing.secrets, wall_now=time.time())
+    def _lifetime(self, url: str, grant: Grant) -> float:
+        if grant.is_cut:
+            logger.warning("token_lifetime_cut url=%s: expires_in is above ten years, and counts as ten years", url)
+        return self._default_lifetime if grant.lifetime is None else grant.lifetime
 
-    def revoke(self, token: str) -> None:
-        """Have the server forget `token` (RFC 7009). Raises `OAuthError`."""
-        signing, url, response = self._ask_about(token, "revocation_endpoint")
-        judge_revocation(url, response, secrets=signing.secrets, wall_now=time.time())
-
-    def _ask_about(self, token: str, endpoint: str) -> tuple[Signing, str, Response]:
-        found = self._locate()
-        url = self._endpoint(found, endpoint)
-        if url is None:
-            raise DiscoveryError(
-                endpoint, self.target, "is not known", f"metadata of the issuer that names its {endpoint}"
-            )
-        signing = self._signing(found)
-        signing.secrets.append(token)
-        signing.form.extend(about_token_form(token))
-        self._authenticate(signing, found)
-        response = self.transport.send(token_request(url, signing.headers, signing.form), self._attempt_timeout)
-        return signing, url, response
-
-    def _token_request(self, found: Discovery, parameters: list[tuple[str, str]]) -> tuple[Signing, Request]:
+    def _token_request(
+        self, found: Discovery, credentials: Credentials, method: str, parameters: list[tuple[str, str]]
+    ) -> tuple[Signing, Request]:
         """A token request with everything in it that must be fresh: credential, assertion, proof."""
-        signing = self._signing(found)
+        url = self.endpoint(found, "token_endpoint") or found.token_endpoint
+        signing = self.signing("token_endpoint", url, found, credentials)
         signing.form.extend(_grant_form(signing, parameters))
-        self._authenticate(signing, found)
-        endpoint = self._endpoint(found, "token_endpoint") or found.token_endpoint
+        METHODS[method](signing)
         if self.dpop is not None:
-            signing.headers["DPoP"] = self.dpop.proof("POST", endpoint, wall_now=signing.wall_now)
-        return signing, token_request(endpoint, signing.headers, signing.form)
+            signing.headers["DPoP"] = self.dpop.proof("POST", url, wall_now=signing.wall_now)
+        return signing, token_request(url, signing.headers, signing.form)
 
-    def _endpoint(self, found: Discovery, name: str) -> str | None:
-        has_certificate = self.config.credentials.client_certificate is not None
-        return found.server.endpoint(name, mtls=has_certificate) if found.server else None
+    def endpoint(self, found: Discovery, name: str) -> str | None:
+        """The URL of a published endpoint, None where there is none; its alias for a client with a certificate."""
+        return found.server.endpoint(name, mtls=self.config.presents_certificate) if found.server else None
 
-    def _signing(self, found: Discovery) -> Signing:
+    def signing(self, endpoint: str, url: str, found: Discovery, credentials: Credentials) -> Signing:
+        """What an authentication method signs: a request to `url`, which is the `endpoint` of the metadata."""
+        audience = self.config.assertion_audience
+        if audience == "issuer":
+            # RFC 7523bis: the issuer, which no other server can pass on; without one known, the endpoint.
+            audience = found.issuer or found.token_endpoint
+        elif audience == "endpoint":
+            audience = url
         return Signing(
             client_id=self.config.client_id,
-            credentials=self.credentials,
-            # RFC 7523bis: the issuer, which no other server can pass on; without one known, the endpoint.
-            audience=found.issuer or found.token_endpoint,
+            credentials=credentials,
+            audience=audience,
             wall_now=time.time(),
-            algorithms=found.server.token_endpoint_auth_signing_algs if found.server else None,
+            algorithms=found.server.algorithms_at(endpoint) if found.server else None,
             headers={},
             form=[],
             secrets=[],
         )
 
-    def _authenticate(self, signing: Signing, found: Discovery) -> None:
-        supported = found.server.token_endpoint_auth_methods if found.server else None
-        METHODS[self.config.method or choose_method(usable_methods(signing.credentials), supported)](signing)
-
-    def _locate(self) -> Discovery:
-        """Where tokens come from: as found before while that holds, or while nobody can say anything newer."""
-        if self._found is not None and self._clock() < self._fresh_until:
-            return self._found
-        try:
-            found = drive(self.discovery([]), self.transport, self._attempt_timeout)
-        except OAuthError as error:
-            if self._found is not None and error.retryable:
-                return self._found
-            raise
-        found = self._pinned(found)
-        if (pins := self.pins) is not None:
-            self._check(pins((found.issuer, found.token_endpoint)), found)
-        self._found = found
-        self._fresh_until = self._clock() + found.lifetime
-        return self._found
-
-    def discovery(self, findings: list[Finding]) -> Steps:
-        """The steps from what is configured to the token endpoint; each location that is asked is noted."""
-        config = self.config
-        if config.issuer is not None:
-            return discover_issuer(config.issuer, findings)
-        return discover_resource(
-            config.mcp_url or "", findings, authorization_server=config.authorization_server, method=config.method
+    def asked(
+        self,
+        endpoint: str,
+        found: Discovery,
+        signing: Signing,
+        tried: tuple[str, ...],
+        grant_type: str = "",
+        scope: str | None = None,
+    ) -> Asked:
+        """What a request was, for the words about its refusal."""
+        return Asked(
+            endpoint=endpoint,
+            grant_type=grant_type,
+            tried=tried,
+            configured=self.config.method is not None,
+            published=found.server.methods_at(endpoint) if found.server else None,
+            assertion=", ".join(signing.assertion),
+            scope=scope,
+            scopes_supported=found.server.scopes if found.server else (),
+            dpop=self.dpop is not None,
         )
 
-    def _pinned(self, found: Discovery) -> Discovery:
-        """`found`, unless it would send the credential to another authorization server than the first time."""
-        before = self._found
-        if before is None:
-            return found
-        self._check((before.issuer, before.token_endpoint), found)
-        # Metadata that came or went, and says of the token endpoint what was known before.
-        return found if before.issuer is not None and before.issuer == found.issuer else before
+    def locate(self) -> Discovery:
+        """Where tokens come from. Raises `OAuthError`."""
+        found = self.locator.locate(self.transport, self.attempt_timeout)
+        if self.dpop is not None:
+            self.dpop.obey(
+                found.server.dpop_algorithms if found.server else None,
+                found.resource.dpop_algorithms if found.resource else None,
+            )
+        return found
 
-    def _check(self, pinned: tuple[str | None, str], found: Discovery) -> None:
-        """Raise `DiscoveryError` where `found` is another authorization server than the pinned one."""
-        issuer, token_endpoint = pinned
-        # An issuer may move its own endpoints; nobody may put another issuer, with endpoints of its own, in its place.
-        if issuer is not None and issuer == found.issuer:
-            return
-        if None in (issuer, found.issuer) and token_endpoint == found.token_endpoint:
-            return
-        raise DiscoveryError(
-            "pinned authorization server",
-            self.config.mcp_url or "",
-            f"now leads to {found.issuer or found.token_endpoint}",
-            f"{issuer or token_endpoint}, as before; if the move is meant, name the new one as authorization_server",
-        )
+    def _widened(self, found: Discovery, step_up: StepUp) -> Discovery:
+        """`found`, with the scope that a resource publishes beside the one that was asked for before."""
+        scopes = resource_scopes(step_up.url, step_up.resource_metadata, [])
+        if found.resource is not None and step_up.resource_metadata is None and step_up.url == self.config.mcp_url:
+            published = found.resource.scopes
+        else:
+            published = drive(scopes, self.transport, self.attempt_timeout)
+        union = " ".join(sorted({*step_up.scope.split(), *(scope for scope in published if is_scope(scope))}))
+        return dataclasses.replace(found, scope=union or None)

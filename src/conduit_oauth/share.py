@@ -13,14 +13,12 @@ from typing import Any
 from .clock import Clock
 from .errors import OAuthError
 from .gate import Busy, Refused, recalled, remembered
+from .notes import Notes
 from .requester import Requester
 from .sealing import Seal, credential
 from .stores import Entry
 from .tier import Listener, Tier
 from .token import AccessToken
-
-# How long the authorization server of a resource stays pinned after it was last confirmed.
-PIN_LIFETIME = 90 * 86_400.0
 
 
 class Share:
@@ -79,7 +77,10 @@ class Share:
         self.spent: float = 0.0
         # Whether this flight waits for another process: the news that came before are old, nobody knows how old.
         self._waiting = False
-        requester.pins = self.pinned
+        # Locator and authentication of one client serve its wider scopes, too: the first share remembers for all.
+        if requester.authentication.memory is None:
+            notes = Notes(tier, requester)
+            requester.locator.pins, requester.authentication.memory = notes.pinned, notes
 
     def look(self, held: AccessToken) -> AccessToken | Refused | Busy | None:
         """A token that outlives `held`, why there is none, or None: ask the authorization server yourself."""
@@ -196,25 +197,9 @@ class Share:
         self._lock = threading.RLock()
         self._lease = 0
 
-    def pinned(self, found: tuple[str | None, str]) -> tuple[str | None, str]:
-        """The issuer and token endpoint that the fleet found first for this client; ours where nobody was before."""
-        seal = Seal(credential(self._requester.credentials), self._requester.identity(), "pin")
-        entry = self.tier.call(lambda store: store.claim(seal.name, 0, self.tier.lease))
-        if entry is None:
-            return found
-        pinned = seal.open(entry.value) if entry.value is not None else None
-        if pinned is not None and entry.remaining > PIN_LIFETIME / 2:
-            return tuple(json.loads(pinned))
-        lease = entry.lease
-        if pinned is not None and (again := self.tier.call(lambda store: store.claim(seal.name, entry.fence, 1.0))):
-            lease = again.lease
-        sealed = seal.close(pinned or json.dumps(found).encode())
-        self.tier.call(lambda store: store.write(seal.name, sealed, lease, PIN_LIFETIME))
-        return tuple(json.loads(pinned)) if pinned is not None else found
-
     def _prepare(self) -> None:
         """Name and key for the credential as it is now: a rotated one finds nothing, and disturbs nobody."""
-        made_of = credential(self._requester.credentials), self._requester.identity()
+        made_of = credential(self._requester.authentication.credentials), self._requester.identity()
         if self._seal is None or made_of != self._made_of:
             self._reseal(made_of)
         if self._forget_all or self._forgotten:

@@ -38,7 +38,7 @@ class ProviderState:
     token_endpoint: str | None
     issuer: str | None
     scope: str | None
-    resource: str | None
+    resource: str | tuple[str, ...] | None
     audience: str | None
     cached: bool
     granted_scope: str | None

@@ -67,7 +67,7 @@ class Telemetry:
                 self._expires[event.provider] = elapsed() + (event.lifetime or 0.0)
         elif event.error is not None:
             self._failures.add(1, {**attributes, "error.type": kind_of(event.error)})
-        if event.seconds is not None:
+        if event.seconds is not None and not event.name.startswith("discovery"):
             self._requested(event, event.seconds)
 
     def _requested(self, event: Event, seconds: float) -> None:

@@ -75,7 +75,7 @@ class Transport:
         try:
             answer = client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
-                content = b"" if request.head_only else _read(answer, request.url, give_up_at)
+                content = _read(answer, request.url, give_up_at) if request.reads_body(answer.status_code) else b""
             finally:
                 answer.close()
             return Response(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)

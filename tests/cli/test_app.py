@@ -18,6 +18,7 @@ import typer
 
 from conduit_oauth.cli.app import app
 from conduit_oauth.testing import AuthorizationServer
+from tests.cli.broken import BrokenServer
 from tests.cli.conftest import Run
 from tests.conftest import COMMAND
 
@@ -78,6 +79,48 @@ def test_the_secret_from_a_file_or_standard_input(run: Run, tmp_path: Path) -> N
     assert_token(run("token", "--client-secret-file", file, **nothing).stdout)
     assert_token(run("token", "--client-secret-file", "-", stdin="demo-secret\n", **nothing).stdout)
     assert_token(run("token", CONDUIT_OAUTH_CLIENT_SECRET_FILE=str(file), **nothing).stdout)
+
+
+def test_the_secret_from_a_pipe_that_can_be_read_once(
+    environment: dict[str, str], authorization_server: AuthorizationServer
+) -> None:
+    del environment["CONDUIT_OAUTH_CLIENT_SECRET"]
+    # Each method of the client is refused once, so the secret is needed twice.
+    authorization_server.fail(401, body='{"error": "invalid_client"}')
+    command = f"{COMMAND} token --client-secret-file <(printf demo-secret)"
+    done = subprocess.run(
+        ["/bin/bash", "-c", command], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(authorization_server.token_requests) == 2
+
+
+def test_a_failing_fresh_leaves_the_token_where_it_is(run: Run, authorization_server: AuthorizationServer) -> None:
+    token = run("token").stdout
+    authorization_server.fail(400, body='{"error": "invalid_scope"}')
+    assert run("token", "--fresh").returncode == 3
+    assert run("token").stdout == token
+
+
+def test_several_resources(run: Run, authorization_server: AuthorizationServer) -> None:
+    issuer = authorization_server.issuer()
+    options = [word for path in ("one", "two") for word in ("--resource", f"{issuer}/{path}")]
+    # The development server takes one resource only, and says so.
+    done = run("token", "--issuer", issuer, *options)
+    assert done.returncode == 3
+    assert "a parameter is repeated" in done.stderr
+    both = run("token", "--issuer", issuer, CONDUIT_OAUTH_RESOURCE=f"{issuer}/one {issuer}/two")
+    assert both.returncode == 3
+    assert run("token", "--issuer", issuer, *options[:2]).returncode == 0
+
+
+@pytest.mark.parametrize("way", [["--dpop"], []])
+def test_bound_tokens_are_an_option(way: list[str], run: Run) -> None:
+    # The development server binds none.
+    done = run("token", *way, CONDUIT_OAUTH_DPOP=None if way else "true")
+    assert done.returncode == 5
+    assert "this server does not bind tokens for this client" in done.stderr
+    assert run("token", CONDUIT_OAUTH_DPOP="perhaps").returncode == 2
 
 
 def test_the_secret_from_a_prompt_that_does_not_echo(environment: dict[str, str]) -> None:
@@ -166,9 +209,21 @@ def test_discover_shows_every_step(run: Run, authorization_server: Authorization
 
 def test_discover_that_leads_nowhere_fails(run: Run, authorization_server: AuthorizationServer) -> None:
     done = run("discover", f"{authorization_server.url}/nothing")
-    assert done.returncode == 2
+    assert done.returncode == 6
     assert "publishes no metadata" in done.stderr
-    assert done.stdout.count("404") == 3
+    # Four locations of an issuer, the resource itself, its two locations, and those of its origin.
+    assert done.stdout.count("404") == 9
+
+
+def test_discover_takes_an_issuer_and_shows_its_endpoints(run: Run, authorization_server: AuthorizationServer) -> None:
+    issuer = authorization_server.issuer("42")
+    shown = run("discover", issuer)
+    assert shown.returncode == 0, shown.stderr
+    for what in ("oauth/token", "oauth/introspect", "oauth/revoke", "oauth/jwks"):
+        assert f"{issuer}/{what}" in shown.stdout
+    found = json.loads(run("discover", "--json", issuer).stdout)["found"]
+    assert found["issuer"] == issuer
+    assert found["server"]["endpoints"]["introspection_endpoint"] == f"{issuer}/oauth/introspect"
 
 
 def test_inspect_shows_the_claims_to_a_human_and_to_a_program(run: Run) -> None:
@@ -191,6 +246,58 @@ def test_inspect_verifies_a_signature_by_the_issuers_keys(run: Run, authorizatio
     forged = f"{header}.{claims}.{signature[::-1]}"
     done = run("inspect", "--verify", stdin=forged)
     assert (done.returncode, done.stdout) == (5, "")
+    assert "has a signature (alg ES256, kid" in done.stderr
+    assert f"that no key of {authorization_server.issuer()}/oauth/jwks verifies" in done.stderr
+    assert "token response" not in done.stderr
+
+
+def test_inspect_verifies_that_the_token_is_still_valid(run: Run, authorization_server: AuthorizationServer) -> None:
+    authorization_server.set(lifetime=1)
+    token = run("token").stdout
+    # The client counts from when it asked, so its token has expired by the server's count soon after.
+    while (done := run("inspect", "--verify", stdin=token)).returncode == 0:
+        pass
+    assert (done.returncode, done.stderr) == (5, "")
+    assert "It expired" in done.stdout
+    assert run("inspect", stdin=token).returncode == 0
+
+
+def test_inspect_of_a_token_that_its_server_calls_inactive(run: Run) -> None:
+    assert run("inspect", "--verify", stdin="no-token").returncode == 5
+    assert run("inspect", stdin="no-token").returncode == 0
+
+
+def test_inspect_refuses_an_empty_input(run: Run) -> None:
+    done = run("inspect", stdin="\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "token: is empty" in done.stderr
+
+
+def test_inspect_takes_the_options_of_a_client(run: Run, authorization_server: AuthorizationServer) -> None:
+    issuer = authorization_server.issuer()
+    for options in (
+        ("--issuer", issuer),
+        ("--token-endpoint", f"{issuer}/oauth/token", "--introspection-endpoint", f"{issuer}/oauth/introspect"),
+    ):
+        done = run("inspect", *options, "--client-id", "demo", stdin="opaque-token", CONDUIT_OAUTH_MCP_URL=None)
+        assert done.returncode == 0, done.stderr
+        assert "as its server says" in done.stdout
+
+
+def test_keys_that_cannot_be_had_are_no_fault_of_the_token(run: Run) -> None:
+    with BrokenServer() as server:
+        server.pages["/.well-known/oauth-authorization-server"] = {
+            "issuer": server.url,
+            "token_endpoint": f"{server.url}/token",
+            "jwks_uri": f"{server.url}/jwks",
+        }
+        server.pages["/jwks"] = (403, {}, b"")
+        part = base64.urlsafe_b64encode(json.dumps({"iss": server.url}).encode()).rstrip(b"=").decode()
+        header = base64.urlsafe_b64encode(b'{"alg":"RS256"}').rstrip(b"=").decode()
+        done = run("inspect", "--verify", stdin=f"{header}.{part}.c2ln")
+        url = f"{server.url}/jwks"
+    assert done.returncode == 6
+    assert f"{url} answered 403; expected a set of keys" in done.stderr
 
 
 @pytest.mark.parametrize("algorithm", ["none", "HS256"])
@@ -209,7 +316,8 @@ def test_a_signature_that_anyone_could_make_is_none(
         signature = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
     done = run("inspect", "--verify", stdin=f"{header}.{payload}.{signature}")
     assert (done.returncode, done.stdout) == (5, "")
-    assert "signature" in done.stderr
+    said = {"none": "is not signed", "HS256": "with a secret of the server (HS256), which published keys cannot verify"}
+    assert said[algorithm] in done.stderr
 
 
 def test_inspect_asks_the_server_about_an_opaque_token(run: Run) -> None:

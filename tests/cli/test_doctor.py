@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import json
@@ -47,6 +48,7 @@ class World:
         }
         self.arguments: list[str] = []
         self.authority = issue(folder, "authority", ca=True)
+        self.servers: list[BrokenServer] = []
 
     def point(self, **settings: str) -> None:
         for name, value in settings.items():
@@ -55,6 +57,7 @@ class World:
     def server(self, context: ssl.SSLContext | None = None, **pages: Page) -> BrokenServer:
         """One with a token endpoint that works, unless `token` says otherwise."""
         server = self.stack.enter_context(BrokenServer(context))
+        self.servers.append(server)
         server.pages["/token"] = pages.get("token", TOKEN)
         self.point(token_endpoint=f"{server.url}/token")
         return server
@@ -209,9 +212,23 @@ def clocks_differ(world: World) -> None:
 def issuer_differs(world: World) -> None:
     server = world.gateway()
     server.pages["/.well-known/oauth-authorization-server"] = {
-        "issuer": server.url + "/",
+        "issuer": server.url + "/other",
         "token_endpoint": f"{server.url}/token",
     }
+
+
+def metadata_moved(world: World) -> None:
+    server = world.server()
+    del world.environment["CONDUIT_OAUTH_TOKEN_ENDPOINT"]
+    world.point(issuer=f"{server.url}/tenant")
+    moved = (302, {"Location": "https://elsewhere.example/metadata"}, b"")
+    server.pages["/.well-known/oauth-authorization-server/tenant"] = moved
+
+
+def metadata_as_issuer(world: World) -> None:
+    server = world.server()
+    del world.environment["CONDUIT_OAUTH_TOKEN_ENDPOINT"]
+    world.point(issuer=f"{server.url}/.well-known/openid-configuration")
 
 
 def another_resource(world: World) -> None:
@@ -263,6 +280,77 @@ def token_is(page: Page) -> Callable[[World], None]:
     return make
 
 
+def signed(page: Page, **more: Any) -> Callable[[World], None]:
+    """A client that signs its assertions, at a server that answers with `page`."""
+
+    def make(world: World) -> None:
+        world.server(token=page)
+        issue(world.folder, "client")
+        (world.folder / "client-key.pem").chmod(0o600)
+        (world.folder / "config.toml").write_text(
+            '[profiles.default]\nprivate_key = { file = "client-key.pem" }\nprivate_key_id = "key-1"\n'
+        )
+        del world.environment["CONDUIT_OAUTH_CLIENT_SECRET"]
+        world.arguments = ["--config", str(world.folder / "config.toml")]
+
+    return make
+
+
+def exchanged(page: Page) -> Callable[[World], None]:
+    """A client that exchanges its caller's token."""
+
+    def make(world: World) -> None:
+        world.server(token=page)
+        (world.folder / "caller").write_text("callers-token")
+        (world.folder / "config.toml").write_text('[profiles.default]\nsubject_token = { file = "caller" }\n')
+        world.arguments = ["--config", str(world.folder / "config.toml")]
+
+    return make
+
+
+def with_a_proof(page: Page) -> Callable[[World], None]:
+    def make(world: World) -> None:
+        world.server(token=page)
+        world.arguments = ["--dpop"]
+
+    return make
+
+
+def proof_wanted_by_the_resource(world: World) -> None:
+    server = world.gateway()
+    server.pages["/.well-known/oauth-protected-resource/mcp"] = {
+        "resource": f"{server.url}/mcp",
+        "authorization_servers": [server.url],
+        "dpop_bound_access_tokens_required": True,
+    }
+
+
+def audience_differs(world: World) -> None:
+    payload = base64.urlsafe_b64encode(b'{"aud":"https://other.example"}').rstrip(b"=").decode()
+    server = world.gateway()
+    server.pages["/token"] = {**TOKEN, "access_token": f"eyJhbGciOiJub25lIn0.{payload}."}
+
+
+def resource_says_in_its_body(world: World) -> None:
+    resource_says(403)(world)
+    body = b'{"error": "insufficient_scope", "scope": "admin"}'
+    server = world.servers[-1]
+    server.pages["/mcp"] = 403, {}, body
+
+
+def algorithm_unknown(world: World) -> None:
+    signed({"access_token": "good-token", "token_type": "Bearer"})(world)
+    server = world.servers[-1]
+    del world.environment["CONDUIT_OAUTH_TOKEN_ENDPOINT"]
+    world.point(issuer=server.url)
+    server.pages["/.well-known/oauth-authorization-server"] = {
+        "issuer": server.url,
+        "token_endpoint": f"{server.url}/token",
+        "token_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": ["RS256"],
+    }
+
+
 def scope_narrowed(world: World) -> None:
     world.server(token={**TOKEN, "scope": "read"})
     world.point(scope="read write")
@@ -303,6 +391,8 @@ CASES: dict[str, Callable[[World], None]] = {
     "nothing-published": nothing_published,
     "no-metadata": issuer_publishes_nothing,
     "metadata-unavailable": metadata_in_trouble,
+    "no-metadata, but a redirect": metadata_moved,
+    "setting-issuer": metadata_as_issuer,
     "several-servers": several_servers,
     "setting-token_endpoint_auth_method": method_unknown,
     "client-refused": token_is(refusal("invalid_client", 401)),
@@ -315,10 +405,25 @@ CASES: dict[str, Callable[[World], None]] = {
     "redirected": token_is((302, {"Location": "/elsewhere"}, b"")),
     "no-token-endpoint": token_is((404, {}, b"")),
     "answer-not-a-token": token_is((200, {"Content-Type": "text/html"}, b"<html>Please log in</html>")),
+    "refused-without-reason": token_is((403, {}, b"")),
+    "assertion-refused": signed(refusal("invalid_client", 401)),
+    "subject-token-refused": exchanged(refusal("invalid_request")),
+    "proof-wanted": token_is(refusal("invalid_dpop_proof")),
+    "proof-refused": with_a_proof(refusal("invalid_dpop_proof")),
+    "setting-dpop": proof_wanted_by_the_resource,
+    "setting-signing_algorithm": algorithm_unknown,
+    "error-unknown": token_is(refusal("BAD_REQUEST")),
+    "refused-without-reason, as a problem": token_is(
+        (403, {"Content-Type": "application/problem+json"}, b'{"title": "Not registered", "detail": "See the portal"}')
+    ),
+    "answer-not-a-token, but of type N_A": exchanged({**TOKEN, "token_type": "N_A"}),
+    "answer-not-a-token, but a bearer token": with_a_proof(TOKEN),
+    "audience-differs": audience_differs,
     "scope-narrowed": scope_narrowed,
     "token-short-lived": token_is({**TOKEN, "expires_in": 20}),
     "token-refused": resource_says(401, WWW_Authenticate='Bearer error="invalid_token"'),
     "scope-too-narrow": resource_says(403, WWW_Authenticate='Bearer error="insufficient_scope", scope="admin"'),
+    "scope-too-narrow, by its body": resource_says_in_its_body,
     "forbidden": resource_says(403),
     "resource-moved": resource_says(307, Location="https://elsewhere.example/mcp"),
     "resource-in-trouble": resource_says(502),
@@ -326,12 +431,36 @@ CASES: dict[str, Callable[[World], None]] = {
 }
 # What works all the same, and is worth a word.
 WARNINGS = {
+    "audience-differs",
     "credential-readable-by-others",
     "secret-with-blanks",
     "certificate-ends-soon",
     "clock-skew",
     "scope-narrowed",
     "token-short-lived",
+}
+
+
+# What has to be told beside the cause.
+WORDS: dict[str, tuple[str, ...]] = {
+    "client-refused": ("client_secret_basic, then by client_secret_post",),
+    "refused-without-reason": ("client_secret_basic, then by client_secret_post", "no scope"),
+    "refused-without-reason, as a problem": ("Not registered: See the portal",),
+    "assertion-refused": ("alg ES256, kid key-1, aud http://127.0.0.1",),
+    "grant-not-allowed": ("client_credentials",),
+    "grant-unknown": ("client_credentials",),
+    "issuer-mismatch": ("/other", "If http"),
+    "setting-issuer": ("is the URL of a metadata document",),
+    "no-metadata, but a redirect": ("302, redirects to https://elsewhere.example/metadata", "(404)"),
+    "redirected": ("/elsewhere",),
+    "setting-token_endpoint_auth_method": ("supports only private_key_jwt", "or set token_endpoint_auth_method"),
+    "setting-signing_algorithm": ("the server lists RS256", "or set signing_algorithm"),
+    "answer-not-a-token, but of type N_A": ("no access token", "requested_token_type"),
+    "answer-not-a-token, but a bearer token": ("does not bind tokens for this client",),
+    "too-many-requests": ("Wait 7 s",),
+    "audience-differs": ("https://other.example", "/mcp was asked for"),
+    "scope-too-narrow": ('scope = "read admin"',),
+    "scope-too-narrow, by its body": ('scope = "read admin"', "insufficient_scope"),
 }
 
 
@@ -342,8 +471,10 @@ def test_a_broken_set_up_has_its_own_diagnosis(cause: str, world: World) -> None
     assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
     told = json.loads(done.stdout)
     troubles = [each for each in told if each["verdict"] != "good"]
-    assert [each["cause"] for each in troubles] == [cause], told
+    assert [each["cause"] for each in troubles] == [cause.partition(",")[0]], told
     assert troubles[0]["advice"]
+    for words in WORDS.get(cause, ()):
+        assert words in troubles[0]["said"] + " " + troubles[0]["advice"]
     assert done.exit_code == (0 if cause in WARNINGS else 1)
     assert SECRET not in done.output
     assert "good-token" not in done.output
@@ -365,6 +496,22 @@ def test_a_set_up_that_works_is_told_step_by_step(run: Run, authorization_server
     ]
     assert "It works." in done.stderr
     assert authorization_server.client_secret not in done.stdout + done.stderr
+
+
+def test_a_secret_that_basic_would_encode_is_explained(run: Run, authorization_server: AuthorizationServer) -> None:
+    authorization_server.add_client("demo", "a:b c")
+    done = run("doctor", CONDUIT_OAUTH_CLIENT_SECRET="a:b c")
+    assert done.returncode == 0, done.stdout
+    assert "gave a token for client_secret_post" in done.stdout
+    assert "client_secret_basic encodes characters of this identifier or secret" in done.stdout
+
+
+def test_a_method_that_was_refused_first_is_told(run: Run, authorization_server: AuthorizationServer) -> None:
+    authorization_server.fail(401, body='{"error": "invalid_client"}')
+    done = run("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "gave a token for client_secret_post, after it refused client_secret_basic" in done.stdout
+    assert 'Set token_endpoint_auth_method = "client_secret_post"' in done.stdout
 
 
 def test_a_person_is_told_what_to_do(run: Run) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from conduit_oauth import DiscoveryError, InvalidTokenResponse, TokenRequestError
 from conduit_oauth.challenge import parse_challenges
 from conduit_oauth.grant import MAX_LIFETIME, Response, judge_token_response
-from conduit_oauth.metadata import SERVER_STEP, judge_resource, judge_server, read_document
+from conduit_oauth.metadata import RESOURCE_STEP, SERVER_STEP, Document, judge_resource, judge_server, read_document
 
 URL = "https://as.example/tenant"
 SECRET = "fuzzed-secret-0123456789"
@@ -21,10 +21,17 @@ def challenge(data: bytes) -> None:
 
 
 def metadata(data: bytes) -> None:
-    document, _ = read_document(SERVER_STEP, URL, Response(200, {"cache-control": data[:40].decode("latin-1")}, data))
-    if document is None:
-        return
-    assert 60 <= document.lifetime <= 86_400
+    response = Response(200, {"cache-control": data[:40].decode("latin-1")}, data)
+    document, _ = read_document(SERVER_STEP, URL, response, "issuer")
+    if document is not None:
+        assert 60 <= document.lifetime <= 86_400
+        server_metadata(document)
+    document, _ = read_document(RESOURCE_STEP, URL, response, "resource")
+    if document is not None:
+        resource_metadata(document)
+
+
+def server_metadata(document: Document) -> None:
     try:
         server = judge_server(URL, document)
     except DiscoveryError:
@@ -33,6 +40,9 @@ def metadata(data: bytes) -> None:
         assert document.body["issuer"] == URL
         assert re.match(r"https://|http://(localhost|127\.|\[::1\])", server.token_endpoint, re.IGNORECASE)
         assert not re.search(r"[^\x21-\x7e]", server.token_endpoint)
+
+
+def resource_metadata(document: Document) -> None:
     try:
         resource = judge_resource(URL, document)
     except DiscoveryError:

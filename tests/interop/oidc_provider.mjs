@@ -1,16 +1,16 @@
-// oidc-provider on a free loopback port, with the clients it is told. Prints its issuer, then a line for each token request.
+// oidc-provider on a loopback port (0: a free one), with the clients it is told. Prints its issuer, then a line for each token request.
 import fs from 'node:fs'
 import http from 'node:http'
 import https from 'node:https'
 import Provider from 'oidc-provider'
 
-const { clients, requireNonce, tls } = JSON.parse(process.argv[2])
+const { clients, requireNonce, tls, port = 0, lifetime = 600 } = JSON.parse(process.argv[2])
 const read = (name) => fs.readFileSync(`${tls}/${name}.pem`)
 const server = tls
   ? https.createServer({ key: read('server-key'), cert: read('server'), ca: read('ca'), requestCert: true, rejectUnauthorized: false })
   : http.createServer()
 
-server.listen(0, '127.0.0.1', () => {
+server.listen(port, '127.0.0.1', () => {
   const issuer = `${tls ? 'https' : 'http'}://127.0.0.1:${server.address().port}`
   const provider = new Provider(issuer, {
     clients: clients.map((client) => ({
@@ -30,6 +30,12 @@ server.listen(0, '127.0.0.1', () => {
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
+      introspection: { enabled: true },
+      revocation: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        getResourceServerInfo: (ctx, resource) => ({ scope: 'read write', audience: resource, accessTokenFormat: 'jwt' }),
+      },
       mTLS: {
         enabled: Boolean(tls),
         certificateBoundAccessTokens: true,
@@ -43,7 +49,7 @@ server.listen(0, '127.0.0.1', () => {
       dPoP: { enabled: true, nonceSecret: Buffer.alloc(32, 7), requireNonce: () => requireNonce },
     },
     discovery: { mtls_endpoint_aliases: { token_endpoint: `${issuer}/token?mtls` } },
-    ttl: { ClientCredentials: 600 },
+    ttl: { ClientCredentials: lifetime },
     scopes: ['read', 'write'],
   })
   const log = (ctx, error) =>

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -82,6 +83,30 @@ def test_a_certificate_is_the_credential_and_binds_the_token(
     assert (request["client_id"], request["method"], request["bound"]) == (client_id, method, True)
     # The alias of the endpoint for clients with a certificate.
     assert request["query"] == "mtls"
+
+
+@pytest.mark.parametrize("by", ["http_client", "transport"])
+def test_an_http_client_of_the_users_own_may_carry_the_certificate(by: str, server: OidcProvider, pki: Path) -> None:
+    context = httpx2.create_ssl_context()
+    context.load_cert_chain(*files(pki, "machine"))
+    with httpx2.Client(verify=context) as own:
+        given: dict[str, Any] = (
+            {"http_client": own} if by == "http_client" else {"transport": httpx2.HTTPTransport(verify=context)}
+        )
+        settings: dict[str, Any] = {"issuer": server.issuer, "token_endpoint_auth_method": "tls_client_auth", **given}
+        with TokenProvider("machine", **settings) as client:
+            assert client.get_token()
+    request = server.next_request()
+    assert (request["method"], request["bound"]) == ("tls_client_auth", True)
+    # The alias of the endpoint, as with a certificate of the provider's own.
+    assert request["query"] == "mtls"
+
+
+def test_without_a_certificate_the_method_needs_a_client_that_carries_one() -> None:
+    settings: dict[str, Any] = {"issuer": "https://as.example", "token_endpoint_auth_method": "tls_client_auth"}
+    with pytest.raises(ConfigurationError) as caught:
+        TokenProvider("machine", **settings)
+    assert caught.value.field == "client_secret"
 
 
 def test_a_certificate_beside_a_secret_binds_the_token(server: OidcProvider, pki: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conduit_oauth import ConfigurationError, ProviderClosedError
+from conduit_oauth import ConfigurationError, ProviderClosedError, TokenProviders
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import FakeClock
 from tests.registry.conftest import Make, toml
@@ -226,3 +226,14 @@ def test_moments_of_health_are_told(make_providers: Make, settings: dict[str, An
 def test_limits_are_numbers(make_providers: Make, settings: dict[str, Any], limits: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(limits))):
         make_providers({"billing": settings}, **limits)
+
+
+def test_a_file_may_name_several_resources(tmp_path: Path) -> None:
+    file = tmp_path / "providers.toml"
+    file.write_text(
+        '[providers.billing]\nclient_id = "demo"\nclient_secret = { environment = "NOWHERE" }\n'
+        'token_endpoint = "https://as.example/token"\nresource = ["https://one.example", "https://two.example"]\n'
+        'assertion_audience = "endpoint"\nintrospection_endpoint = "https://as.example/introspect"\n'
+    )
+    with TokenProviders(file) as providers:
+        assert providers["billing"].origins == ("https://one.example", "https://two.example")

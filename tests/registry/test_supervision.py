@@ -158,7 +158,7 @@ def test_a_wrong_secret_is_not_asked_for_again_and_again(
         assert health.next_refresh is not None
         assert health.last_error_at is not None
         assert (health.next_refresh - health.last_error_at).total_seconds() >= 25
-    assert len(authorization_server.token_requests) == 1
+    assert len(authorization_server.token_requests) == 2
 
 
 def test_a_failing_refresh_is_tried_again_while_the_token_is_served(

@@ -27,10 +27,11 @@ class Destinations:
         if destination in self._judged:
             return
         origin = origin_of(parse_secure_url(f"{scheme}://{authority}", "request URL"))
-        if self._provider.origin not in (None, origin):
+        origins = self._provider.origins
+        if origins and origin not in origins:
             raise ConfigurationError(
                 "request URL",
-                f"is at {origin}, and the token of {self._provider.name!r} was obtained for {self._provider.origin}",
+                f"is at {origin}, and the token of {self._provider.name!r} was obtained for {', '.join(origins)}",
                 "Use a provider whose mcp_url or resource is at that origin.",
             )
         # A crawler's worth of origins would grow without bound; a service has a handful.
@@ -90,9 +91,11 @@ class Presentation:
 
     def _step_up(self, challenges: list[Challenge]) -> bool:
         for challenge in challenges:
-            scope = challenge.parameters.get("scope")
-            if challenge.parameters.get("error") == "insufficient_scope" and scope:
-                wider = self.provider.stepped_up(scope)
+            told = challenge.parameters
+            if told.get("error") == "insufficient_scope":
+                wider = self.provider.stepped_up(
+                    told.get("scope") or None, url=str(self._url), resource_metadata=told.get("resource_metadata")
+                )
                 if wider is not None and self._try("scope"):
                     self.provider = wider
                     return True

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ..discovery import Finding, discover_resource
+from ..discovery import Finding, discover_any
 from ..errors import (
     ConfigurationError,
     DiscoveryError,
@@ -24,13 +24,13 @@ from ..errors import (
     TransportError,
     clean,
 )
-from ..requester import drive
+from ..locator import drive
 from ..transport import Transport
 from .agent import agent
 from .bridge import bridge
 from .doctor import doctor
-from .inspection import Inspected, read_jwt, verify_jwt
-from .options import Config, Profile
+from .inspection import Inspected, InvalidTokenError, has_ended, read_jwt, verify_jwt
+from .options import as_client
 from .output import busy, claims_table, discovery_tree, err, expiry_line, out, plain
 from .profile import Options
 from .profiles import profile as profiles
@@ -43,6 +43,7 @@ EXIT_CODES: tuple[tuple[type[OAuthError], int], ...] = (
     (TransportError, 4),
     (InvalidTokenResponse, 5),
     (DiscoveryError, 6),
+    (InvalidTokenError, 5),
     (OAuthError, 1),
 )
 
@@ -51,7 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback with locals shows secrets
     help="OAuth 2.1 access tokens for machines (client credentials).",
     epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused by the server, 4 not reachable, "
-    f"5 invalid answer, 6 discovery failed, {REFUSED} the resource answered 400 or above. "
+    f"5 invalid answer or token, 6 discovery failed, {REFUSED} the resource answered 400 or above. "
     "Settings come from options, then CONDUIT_OAUTH_* variables, then the profile.",
 )
 
@@ -67,20 +68,21 @@ app.add_typer(profiles, name="profile")
 
 @app.command()
 def discover(
-    url: Annotated[str, typer.Argument(help="URL of an MCP endpoint or another protected resource.")],
+    url: Annotated[str, typer.Argument(help="URL of an issuer, an MCP endpoint or another protected resource.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show where the token endpoint of URL is, and every location that was asked on the way.
 
     \b
     conduit-oauth discover https://gateway.example/servers/42/mcp
+    conduit-oauth discover https://login.example/realms/machines
     """
     transport = Transport()
     findings: list[Finding] = []
     found = None
     try:
         with busy("Reading metadata"):
-            found = drive(discover_resource(url, findings), transport, 10.0)
+            found = drive(discover_any(url, findings), transport, 10.0)
     finally:
         transport.close()
         if as_json:
@@ -91,19 +93,19 @@ def discover(
 
 
 @app.command()
+@as_client
 def inspect(
+    options: Options,
     token_file: Annotated[Path, typer.Argument(help="File with the token; - reads standard input.")] = Path("-"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    verify: Annotated[bool, typer.Option(help="Verify a JWT by the keys that its issuer publishes.")] = False,
-    issuer: Annotated[
-        str | None, typer.Option(help="The issuer to verify by; else the one that the token names.", metavar="URL")
-    ] = None,
-    profile: Profile = None,
-    config: Config = None,
+    verify: Annotated[
+        bool,
+        typer.Option(help="Verify a JWT by its issuer's keys; exit with 5 where the token is not valid."),
+    ] = False,
 ) -> None:
     """Show what a token says and when it expires.
 
-    An opaque token says nothing: its server is asked (introspection), as the client that environment or profile name.
+    An opaque token says nothing: its server is asked (introspection), as the client that the options describe.
 
     \b
     conduit-oauth token | conduit-oauth inspect
@@ -113,13 +115,21 @@ def inspect(
         token = (sys.stdin.read() if str(token_file) == "-" else token_file.read_text(encoding="utf-8")).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError("token", str(error), "Name a readable file, or -.") from None
+    if not token:
+        raise ConfigurationError("token", "is empty", "Name a file that holds a token, or pipe one to this command.")
     inspected = read_jwt(token)
     if inspected is None:
-        with Options({}, profile=profile, config=config).provider() as provider, busy("Asking its server"):
+        with options.provider() as provider, busy("Asking its server"):
             inspected = Inspected("opaque token, as its server says", {}, provider.introspect(token))
     elif verify:
         with busy("Asking for the issuer's keys"):
-            inspected = verify_jwt(token, inspected, issuer)
+            inspected = verify_jwt(token, inspected, options.issuer)
+    _show(inspected, as_json=as_json)
+    if verify and has_ended(inspected, datetime.now(UTC)):
+        raise typer.Exit(5)
+
+
+def _show(inspected: Inspected, *, as_json: bool) -> None:
     if as_json:
         plain(
             json.dumps({"source": inspected.source, "header": inspected.header, "claims": inspected.claims}, indent=2)

@@ -206,7 +206,7 @@ def _names(certificate: x509.Certificate) -> list[str]:
 def _check_clock(url: str, transport: Transport, *, signs: bool) -> Checks:
     before = time.time()
     try:
-        said = transport.send(Request("GET", url, {}, head_only=True), TIMEOUT).headers.get("date")
+        said = transport.send(Request("GET", url, {}, reads="head"), TIMEOUT).headers.get("date")
     except TransportError as error:
         if "CERTIFICATE_REQUIRED" in error.problem or "HANDSHAKE_FAILURE" in error.problem:
             advice = "Set client_certificate to the files of the certificate that this client is registered with."

@@ -8,25 +8,27 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 from urllib.parse import urlsplit
 
 import typer
 from rich.markup import escape
 
+from ..client_auth import is_changed_by_basic
 from ..clock import elapsed
 from ..credentials import Credentials, read_key, read_text
-from ..discovery import Discovery, Finding
-from ..errors import ConfigurationError, OAuthError, clean
+from ..discovery import Finding
+from ..errors import ConfigurationError, OAuthError, clean, mask
 from ..formats import token_type
 from ..grant import Request, Response
+from ..locator import drive
 from ..provider import TokenProvider
-from ..requester import Requester, drive
+from ..requester import Requester
 from ..token import AccessToken
 from ..urls import origin_of, parse_url
 from .checks import TIMEOUT, Checks, Diagnosis, Verdict, bad, check_way, good, warning
 from .diagnosis import of_configuration, of_discovery, of_resource, of_token_request
-from .inspection import read_jwt
+from .inspection import Inspected, read_jwt
 from .options import as_client
 from .output import busy, err, out, plain, span
 from .profile import Options
@@ -95,13 +97,12 @@ def _examine(options: Options, url: str | None) -> Checks:
         yield good("settings", f"the client {requester.config.client_id}")
         yield from _check_credential(requester.config.credentials)
         tried: set[str] = set()
-        yield from _check_ways(requester, provider, [requester.target], tried)
-        found: Discovery | None = None
-        if requester.token_endpoint is None:
+        yield from _check_ways(requester, provider, [requester.locator.target], tried)
+        if requester.locator.token_endpoint is None:
             findings: list[Finding] = []
             try:
                 with busy("Reading metadata"):
-                    found = drive(requester.discovery(findings), requester.transport, TIMEOUT)
+                    found = drive(requester.locator.discovery(findings), requester.transport, TIMEOUT)
             except OAuthError as error:
                 yield of_discovery(error)
                 return
@@ -111,9 +112,9 @@ def _examine(options: Options, url: str | None) -> Checks:
         with busy("Waiting for a token"):
             token = requester.fetch()
         if isinstance(token, OAuthError):
-            yield of_token_request(token, found)
+            yield of_token_request(token)
             return
-        yield good("client authentication", f"{requester.token_endpoint} gave a token")
+        yield _authenticated(requester)
         yield from _check_token(requester, token, provider)
         if (resource := url or provider.mcp_url) is not None:
             yield from _check_ways(requester, provider, [resource], tried)
@@ -167,6 +168,27 @@ def _files(credentials: Credentials) -> Iterator[Path]:
     yield from (source.expanduser() for source in sources if isinstance(source, Path))
 
 
+def _authenticated(requester: Requester) -> Diagnosis:
+    """How the client authenticated, and why so where no setting says it."""
+    step, tried = "client authentication", requester.tried
+    said = f"{requester.locator.token_endpoint} gave a token for {' '.join(tried[-1:])}"
+    if len(tried) > 1:
+        return dataclasses.replace(
+            good(step, f"{said}, after it refused {tried[0]}"),
+            advice=f'Set token_endpoint_auth_method = "{tried[-1]}" to save the request that is refused.',
+        )
+    config = requester.config
+    secret = requester.authentication.credentials.client_secret
+    is_ours = config.method is None and secret is not None and tried[-1:] == ("client_secret_post",)
+    if is_ours and is_changed_by_basic(config.client_id, read_text(secret, "client_secret")):
+        return dataclasses.replace(
+            good(step, said),
+            advice="client_secret_basic encodes characters of this identifier or secret (RFC 6749 §2.3.1), and many "
+            "servers do not decode them. So client_secret_post is tried first.",
+        )
+    return good(step, said)
+
+
 def _check_token(requester: Requester, token: AccessToken, provider: TokenProvider) -> Checks:
     wanted, granted = (requester.config.scope or "").split(), (token.scope or "").split()
     if missing := sorted(set(wanted) - set(granted)):
@@ -180,6 +202,7 @@ def _check_token(requester: Requester, token: AccessToken, provider: TokenProvid
         yield good("scopes", " ".join(granted) or "the server does not say which")
     left = token.expires_at - elapsed()
     jwt = read_jwt(token.value)
+    yield from _check_audience(requester, jwt)
     kind = f"{token_type(provider)} token" + ("" if jwt is None else ", a JWT")
     if left < 60:
         yield warning(
@@ -190,6 +213,22 @@ def _check_token(requester: Requester, token: AccessToken, provider: TokenProvid
         )
     else:
         yield good("token", f"a {kind}, that lives {span(left)}")
+
+
+def _check_audience(requester: Requester, jwt: Inspected | None) -> Checks:
+    """Whether a JWT is for the resource that was asked for: a resource has to refuse one that is not (RFC 9068 §4)."""
+    named = None if jwt is None else jwt.claims.get("aud")
+    audiences = [str(each) for each in (cast("list[object]", named) if isinstance(named, list) else [named])]
+    asked = [value for name, value in requester.config.parameters(requester.locate()) if name == "resource"]
+    if jwt is None or not asked or set(asked) <= set(audiences):
+        return
+    yield warning(
+        "token",
+        "audience-differs",
+        f"the token is for {mask(', '.join(audiences), ()) if named else 'no audience'}, "
+        f"and {', '.join(asked)} was asked for",
+        "The server ignores the resource parameter, or knows the resource by another name: see resource and audience.",
+    )
 
 
 def _call(url: str, provider: TokenProvider, token: AccessToken, *, is_mcp: bool) -> Diagnosis:
@@ -206,7 +245,7 @@ def _call(url: str, provider: TokenProvider, token: AccessToken, *, is_mcp: bool
     def ask(method: str, content: bytes) -> Response:
         if provider.dpop is not None:
             headers["DPoP"] = provider.dpop.proof(method, url, wall_now=time.time(), access_token=token.value)
-        return transport.send(Request(method, url, headers, content, head_only=True), TIMEOUT)
+        return transport.send(Request(method, url, headers, content, reads="errors"), TIMEOUT)
 
     try:
         with busy(f"Calling {urlsplit(url).hostname}"):
@@ -216,4 +255,4 @@ def _call(url: str, provider: TokenProvider, token: AccessToken, *, is_mcp: bool
                 ask("DELETE", b"")
     except OAuthError as error:
         return bad("resource", "resource-no-answer", str(error), "The token is good and the resource does not answer.")
-    return of_resource(url, answer, token.scope)
+    return of_resource(url, answer, token)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from joserfc import jws, jwt
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import KeySet
 
 from ..discovery import discover_issuer
-from ..errors import ConfigurationError, DiscoveryError, InvalidTokenResponse
+from ..errors import ConfigurationError, DiscoveryError, OAuthError, mask
 from ..grant import Request, parse_json_object
-from ..requester import drive
+from ..jose import Algorithms
+from ..locator import drive
+from ..metadata import same_issuer
 from ..transport import Transport
 
 # Signatures by a key pair. `none` proves nothing, and a published key as an HMAC secret proves that anyone can read.
@@ -21,6 +25,13 @@ _TIMEOUT = 10.0
 # Tokens with certificates in their headers are large, and only shown here.
 _READER = jws.JWSRegistry()
 _READER.max_header_length = _READER.max_payload_length = 1 << 20
+
+
+class InvalidTokenError(OAuthError):
+    """The token that was inspected is not what it says."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"the token {problem}. {advice}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +53,64 @@ def read_jwt(token: str) -> Inspected | None:
     return None if claims is None else Inspected("JWT, signature not verified", dict(parsed.headers()), claims)
 
 
+def has_ended(inspected: Inspected, now: datetime) -> bool:
+    """Whether the token is of no use any more: its server calls it inactive, or its `exp` is over."""
+    expires = inspected.claims.get("exp")
+    over = isinstance(expires, int | float) and expires <= now.timestamp()
+    return over or inspected.claims.get("active") is False
+
+
 def verify_jwt(token: str, read: Inspected, issuer: str | None) -> Inspected:
-    """`read`, if the issuer's keys verify it; raises `InvalidTokenResponse` if not, `DiscoveryError` without keys."""
+    """`read`, if the issuer's keys verify it.
+
+    Raises `InvalidTokenError` if they do not, and `DiscoveryError` or `TransportError` where there are none.
+    """
     named = read.claims.get("iss")
-    if not isinstance(named, str) or issuer not in (None, named):
-        raise ConfigurationError("issuer", f"the token names {named!r}", "Pass the --issuer that issued it.")
+    if not isinstance(named, str) or (issuer is not None and not same_issuer(issuer, named)):
+        said = "names no issuer" if named is None else f"names the issuer {mask(str(named), ())}"
+        raise ConfigurationError("issuer", f"the token {said}", "Pass the --issuer that issued it.")
+    algorithm = mask(str(read.header.get("alg")), ())
+    if algorithm == "none":
+        raise InvalidTokenError("is not signed (alg none)", "Anybody could have made it: do not accept it.")
+    if algorithm.startswith("HS"):
+        raise InvalidTokenError(
+            f"is signed with a secret of the server ({algorithm}), which published keys cannot verify",
+            "Ask the server instead: `introspect` in a program, or its introspection endpoint.",
+        )
+    jwks_uri, keys = _published_keys(named)
+    try:
+        with warnings.catch_warnings():
+            # joserfc warns of keys that are short or of an unusual kind; whose keys they are is not ours to say.
+            warnings.simplefilter("ignore", SecurityWarning)
+            key_set = KeySet.import_key_set(keys)  # type: ignore[arg-type]
+            jwt.decode(token, key_set, registry=Algorithms(algorithms=_ALGORITHMS))
+    except (JoseError, ValueError, KeyError, TypeError):
+        kid = read.header.get("kid")
+        of = f"alg {algorithm}" if kid is None else f"alg {algorithm}, kid {mask(str(kid), ())}"
+        raise InvalidTokenError(
+            f"has a signature ({of}) that no key of {jwks_uri} verifies",
+            "It was changed, or another server issued it, or its key was replaced: do not accept it.",
+        ) from None
+    return Inspected(f"JWT, signature verified by the keys of {named}", read.header, read.claims)
+
+
+def _published_keys(issuer: str) -> tuple[str, dict[str, Any]]:
+    """Where the keys of `issuer` are, and the document that holds them."""
     transport = Transport()
     try:
-        found = drive(discover_issuer(named, []), transport, _TIMEOUT)
+        found = drive(discover_issuer(issuer, []), transport, _TIMEOUT)
         jwks_uri = found.server.endpoint("jwks_uri", mtls=False) if found.server else None
         if jwks_uri is None:
-            raise DiscoveryError("jwks_uri", named, "publishes no keys", "metadata with a jwks_uri")
+            raise DiscoveryError(
+                "jwks_uri", issuer, "publishes no keys", "metadata with a jwks_uri", advice="Ask its operator for them."
+            )
         answer = transport.send(Request("GET", jwks_uri, {"Accept": "application/json"}), _TIMEOUT)
     finally:
         transport.close()
-    try:
-        keys = KeySet.import_key_set(parse_json_object(answer.content) or {})  # type: ignore[arg-type]
-        jwt.decode(token, keys, algorithms=_ALGORITHMS)
-    except (JoseError, ValueError, KeyError, TypeError) as error:
-        raise InvalidTokenResponse(
-            named, "signature", f"is not by its issuer's keys ({type(error).__name__})"
-        ) from None
-    return Inspected(f"JWT, signature verified by the keys of {named}", read.header, read.claims)
+    keys = parse_json_object(answer.content) if answer.status == 200 else None
+    if keys is None or not isinstance(keys.get("keys"), list):
+        problem = f"answered {answer.status}" if answer.status != 200 else "answered with something else"
+        raise DiscoveryError(
+            "jwks_uri", jwks_uri, problem, "a set of keys (RFC 7517)", advice="Ask the server's operator to publish it."
+        )
+    return jwks_uri, keys

@@ -32,13 +32,19 @@ def _signature(
         str | None, typer.Option(help="Issuer; its metadata names the token endpoint.", metavar="URL")
     ] = None,
     scope: Annotated[str | None, typer.Option(help="Scope to ask for, space-separated.")] = None,
-    resource: Annotated[str | None, typer.Option(help="Resource indicator (RFC 8707).", metavar="URI")] = None,
+    introspection_endpoint: Annotated[
+        str | None, typer.Option(help="Introspection endpoint, where no metadata names it.", metavar="URL")
+    ] = None,
+    resource: Annotated[
+        list[str] | None, typer.Option(help="Resource indicator (RFC 8707); may be repeated.", metavar="URI")
+    ] = None,
     audience: Annotated[
         str | None, typer.Option(help="Audience, where a server wants it instead of a resource.")
     ] = None,
     token_endpoint_auth_method: Annotated[
         str | None, typer.Option(help="client_secret_post, client_secret_basic, private_key_jwt, …", metavar="METHOD")
     ] = None,
+    dpop: Annotated[bool, typer.Option("--dpop", help="Ask for tokens that are bound to a key (RFC 9449).")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the token at most.")] = None,
     store: Annotated[
         str | None, typer.Option(help="Where tokens are kept: sqlite: by default, memory: for nowhere.")
@@ -58,6 +64,11 @@ _SHARED = [
 ]
 
 
+def _given(value: Any) -> Any:
+    """None for an option that was left out: a switch that is off, a list that is empty."""
+    return None if value is False or value == [] else value
+
+
 def as_client(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` the shared options; it gets them as one `Options`, its argument `options`."""
     hints = get_type_hints(command, include_extras=True)
@@ -68,7 +79,10 @@ def as_client(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     def run(**given: Any) -> None:
-        shared = {parameter.name: given.pop(parameter.name) for parameter in _SHARED}
+        # What was not given is None, whatever the command-line framework makes of it.
+        shared = {parameter.name: _given(given.pop(parameter.name)) for parameter in _SHARED}
+        if shared["resource"] is not None and len(shared["resource"]) == 1:
+            (shared["resource"],) = shared["resource"]
         where = {name: shared.pop(name) for name in ("client_secret_file", "profile", "config")}
         command(options=Options(shared, **where), **given)
 

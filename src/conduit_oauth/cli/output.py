@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -71,13 +71,18 @@ def discovery_tree(url: str, findings: list[Finding], found: Discovery | None) -
     tree = Tree(f"[bold]{escape(url)}[/]")
     for finding in findings:
         colour = "green" if finding.outcome == "found" else "yellow"
-        tree.add(f"{finding.step}\n{escape(finding.url)}\n[{colour}]{finding.outcome}[/]")
+        tree.add(f"{finding.step}\n{escape(finding.url)}\n[{colour}]{escape(finding.outcome)}[/]")
     if found is not None:
         node = tree.add(f"[bold]token endpoint[/] {escape(found.token_endpoint)}")
+        server = found.server
+        published: Mapping[str, str] = server.endpoints if server else {}
         for name, value in (
             ("issuer", found.issuer),
-            ("client authentication", ", ".join(found.server.token_endpoint_auth_methods) if found.server else ""),
-            ("scope", found.scope),
+            ("client authentication", ", ".join(server.auth_methods["token_endpoint"]) if server else ""),
+            ("scope", found.scope or " ".join(server.scopes if server else ())),
+            ("introspection endpoint", published.get("introspection_endpoint")),
+            ("revocation endpoint", published.get("revocation_endpoint")),
+            ("JWKS", published.get("jwks_uri")),
         ):
             node.add(f"{name}: {escape(clean(value or 'not published'))}")
     return tree

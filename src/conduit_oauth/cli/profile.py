@@ -31,16 +31,19 @@ _SETTINGS = (
     "token_endpoint",
     "mcp_url",
     "issuer",
+    "introspection_endpoint",
     "scope",
     "resource",
     "audience",
     "store",
     "token_endpoint_auth_method",
+    "dpop",
     "timeout",
 )
 _WHERE = frozenset({"token_endpoint", "mcp_url", "issuer"})
 _CLIENT_CREDENTIALS = frozenset({"client_secret", "private_key", "client_assertion"})
 _PREFIX = "CONDUIT_OAUTH_"
+_LONGEST_SECRET = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,11 @@ class Options:
         return TokenProvider(merged.pop("client_id", ""), name=self.named or "cli", **merged)
 
     @property
+    def issuer(self) -> str | None:
+        """The issuer that was configured."""
+        return self._merged().get("issuer")
+
+    @property
     def named(self) -> str | None:
         """The profile that was asked for by name."""
         return self.profile or os.environ.get(_PREFIX + "PROFILE")
@@ -77,10 +85,14 @@ class Options:
         return self.config or Path(os.environ.get(_PREFIX + "CONFIG") or default_config_path())
 
     def _merged(self) -> Settings:
-        environment = {name: os.environ.get(_PREFIX + name.upper()) for name in _SETTINGS}
+        environment: Settings = {name: os.environ.get(_PREFIX + name.upper()) or None for name in _SETTINGS}
+        if environment["dpop"] is not None:
+            environment["dpop"] = _switch(environment["dpop"])
+        if environment["resource"] is not None and len(several := environment["resource"].split()) > 1:
+            environment["resource"] = several
         secret: str | Path | None = os.environ.get(_PREFIX + "CLIENT_SECRET") or None
         if secret is None and (file := os.environ.get(_PREFIX + "CLIENT_SECRET_FILE")):
-            secret = Path(file).expanduser()
+            secret = _secret_in(Path(file).expanduser())
         given = self.settings if self.client_secret_file is None else {**self.settings, "client_secret": self._secret()}
         merged: Settings = {}
         for layer in (self._from_file(), {**environment, "client_secret": secret}, given):
@@ -89,14 +101,17 @@ class Options:
             for alternatives in (_WHERE, _CLIENT_CREDENTIALS):
                 if said.keys() & alternatives:
                     merged = {name: value for name, value in merged.items() if name not in alternatives}
+            # The option asks for bound tokens; the profile may name the key that they are bound to.
+            if said.get("dpop") is True and merged.get("dpop"):
+                del said["dpop"]
             merged |= said
         if "timeout" in merged:
             merged["timeout"] = _number(merged["timeout"])
         return merged
 
     def _secret(self) -> str | Path | None:
-        if str(self.client_secret_file) != "-":
-            return self.client_secret_file
+        if self.client_secret_file is not None and str(self.client_secret_file) != "-":
+            return _secret_in(self.client_secret_file.expanduser())
         try:
             return sys.stdin.read().rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -142,6 +157,27 @@ def _prompt() -> str:
         "is missing",
         f"Set {_PREFIX}CLIENT_SECRET, or pass --client-secret-file FILE (- reads standard input).",
     )
+
+
+def _secret_in(path: Path) -> str | Path:
+    """A file, to be read anew for each request; what is in a pipe (`<(…)`), which can be read once only."""
+    if path.is_file() or not path.exists():
+        return path
+    try:
+        with path.open(encoding="utf-8") as pipe:
+            text = pipe.read(_LONGEST_SECRET + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError("client_secret", str(error), "Name a readable file, or -.") from None
+    if len(text) > _LONGEST_SECRET:
+        raise ConfigurationError("client_secret", f"is longer than {_LONGEST_SECRET} characters", "Name another file.")
+    return text.rstrip("\r\n")
+
+
+def _switch(value: str) -> bool:
+    try:
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
+    except KeyError:
+        raise ConfigurationError("dpop", f"{_PREFIX}DPOP is not true or false", "Write true or false.") from None
 
 
 def _number(value: object) -> float:

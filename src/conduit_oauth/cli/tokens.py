@@ -65,7 +65,9 @@ def execute(
 
 
 def _token(provider: TokenProvider, *, fresh: bool) -> tuple[str, ProviderState]:
-    if fresh:
-        provider.invalidate()
     with busy("Waiting for a token"):
-        return provider.get_token(), provider.state()
+        value = provider.get_token()
+        if fresh and provider.state().counts.tokens == 0:
+            # It was in the store, and stays there until there is another.
+            value = provider.refresh()
+        return value, provider.state()
