@@ -5,11 +5,14 @@ UV := .venv/uv/bin/uv
 RUN := .venv/bin
 
 PEERS := tests/interop/node_modules/.package-lock.json
+SERVERS := tests/interop/servers/node_modules/.package-lock.json
+DEBIAN := ca-certificates chromium curl glewlwyd libio-string-perl liblemonldap-ng-portal-perl libplack-perl \
+	libstring-random-perl redis-server systemd
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: debian test lint demo chaos scale soak bench bench-bridge pictures docs dist sbom conformance fuzz format lock clean
+.PHONY: debian test lint demo chaos scale soak bench bench-bridge pictures docs dist sbom conformance servers fuzz format lock clean
 
-test: .venv/ready .venv/langchain/ready $(PEERS) debian
+test: .venv/ready .venv/langchain/ready .venv/servers/ready $(PEERS) $(SERVERS) debian
 	$(RUN)/pytest
 
 lint: .venv/ready
@@ -40,6 +43,11 @@ chaos: .venv/ready debian
 conformance: .venv/ready $(PEERS)
 	$(RUN)/python -m tests.interop.conformance
 
+# Tries every capability at every authorization server, and writes docs/servers.md.
+servers: .venv/ready .venv/servers/ready $(PEERS) $(SERVERS) debian
+	$(RUN)/python -m tests.interop.servers.page
+	$(RUN)/pytest -q tests/interop/servers
+
 fuzz: .venv/fuzz/ready
 	set -e; for target in challenge metadata token_response; do .venv/fuzz/bin/python -m tests.fuzz.run $$target 60; done
 
@@ -55,6 +63,7 @@ lock: $(UV)
 	$(UV) $(COMPILE) --upgrade --all-extras --group bench -o requirements/bench.lock
 	$(UV) $(COMPILE) --upgrade --all-extras --group fuzz -o requirements/fuzz.lock
 	$(UV) $(COMPILE) --upgrade --group langchain -o requirements/langchain.lock
+	$(UV) $(COMPILE) --upgrade --group servers -o requirements/servers.lock
 	$(UV) $(COMPILE) --upgrade --group sbom -o requirements/sbom.lock
 
 $(UV):
@@ -85,16 +94,21 @@ docs: .venv/ready
 	$(UV) pip install --quiet --python $(RUN)/python --no-deps -e .
 	touch $@
 
-# Debian's own Redis, curl, Chromium and systemd, which the release of the system pins; an index is asked for only where none is at hand.
+# Debian's own servers, Chromium and systemd, which the release of the system pins; an index is asked for only where none
+# is at hand.
 debian:
-	{ command -v redis-server && command -v curl && command -v chromium && command -v systemd-analyze; } >/dev/null || { \
+	dpkg --status $(DEBIAN) >/dev/null 2>&1 || { \
 		export DEBIAN_FRONTEND=noninteractive; \
-		install="$(SUDO) apt-get install -y -qq --no-install-recommends ca-certificates chromium curl redis-server systemd"; \
+		install="$(SUDO) apt-get install -y -qq --no-install-recommends $(DEBIAN)"; \
 		$$install || { $(SUDO) apt-get update -qq && $$install; }; }
 
 # The peers of the interop tests run on the Node that the virtual environment brought.
 $(PEERS): tests/interop/package-lock.json .venv/ready
 	cd tests/interop && PATH="$(CURDIR)/$(RUN):$$PATH" npm ci --silent --no-audit --no-fund
+	touch $@
+
+$(SERVERS): tests/interop/servers/package-lock.json .venv/ready
+	cd tests/interop/servers && PATH="$(CURDIR)/$(RUN):$$PATH" npm ci --silent --no-audit --no-fund
 	touch $@
 
 # Environments of their own, for what does not go together with the rest.
