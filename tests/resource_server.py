@@ -34,6 +34,8 @@ class ResourceServer:
         # The scope that is wanted, and where the scope of a token is read.
         self.needs = ""
         self.never_content = False
+        # What a token is refused with: the status, and the parameters of its challenge.
+        self.refusal: tuple[int, str] = (401, "")
         # Whether the challenge, and the metadata, say which scope is wanted.
         self.tells_scope = self.publishes_scope = True
         # The MCP sessions that it knows of, until a test has it forget them.
@@ -104,7 +106,10 @@ class ResourceServer:
         entry = await self._note(request)
         token = (entry["authorization"] or "").partition(" ")[2]
         if self.refuse_all or not token or token in self.refused:
-            return JSONResponse({"error": "invalid_token"}, 401, {"WWW-Authenticate": "Bearer"})
+            status, challenge = self.refusal
+            return JSONResponse(
+                {"error": "invalid_token"}, status, {"WWW-Authenticate": f"Bearer {challenge}".rstrip()}
+            )
         granted = set(scope_of(token))
         if self.never_content:
             # Each time for something that was not asked for before.

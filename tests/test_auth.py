@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
@@ -115,6 +116,32 @@ def test_a_401_replaces_that_token_and_replays_the_request_once(
     assert resource_server.tokens == [f"Bearer {old}", f"Bearer {provider.get_token()}"]
     assert [request["body"] for request in resource_server.requests] == ["hello", "hello"]
     assert len(authorization_server.token_requests) == 2
+
+
+def test_a_403_that_calls_the_token_invalid_is_as_good_as_a_401(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer
+) -> None:
+    provider = make_provider()
+    old = provider.get_token()
+    resource_server.refused.add(old)
+    resource_server.refusal = (403, 'error="invalid_token"')
+    assert send(provider, "POST", f"{resource_server.url}/echo", b"hello").status == 200
+    assert resource_server.tokens == [f"Bearer {old}", f"Bearer {provider.get_token()}"]
+
+
+def test_claims_that_a_resource_demands_are_in_the_next_token_request(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    provider = make_provider()
+    resource_server.refused.add(provider.get_token())
+    claims = '{"access_token": {"nbf": {"value": "1604106651"}}}'
+    encoded = base64.b64encode(claims.encode()).decode()
+    resource_server.refusal = (401, f'error="insufficient_claims", claims="{encoded}"')
+    assert send(provider, "GET", f"{resource_server.url}/echo").status == 200
+    provider.invalidate()
+    provider.get_token()
+    sent = [request["form"].get("claims") for request in authorization_server.token_requests]
+    assert sent == [None, claims, None]
 
 
 def test_a_second_401_is_the_callers(

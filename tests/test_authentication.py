@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,7 +267,89 @@ def test_several_resources_are_sent_one_by_one_and_each_origin_may_have_the_toke
     assert [value for name, value in forms[0] if name == "resource"] == resources
 
 
-@pytest.mark.parametrize("resource", [[], ["https://a.example", "no uri"], [""], 5])
+def test_a_resource_can_be_left_out_though_the_mcp_url_is_known() -> None:
+    forms: list[dict[str, str]] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        forms.append(dict(parse_qsl(request.content.decode())))
+        return httpx2.Response(200, json={"access_token": "a", "token_type": "Bearer"})
+
+    settings: dict[str, Any] = {"token_endpoint": f"{ISSUER}/token", "mcp_url": "https://g.example/mcp"}
+    for resource in (None, False):
+        transport = httpx2.MockTransport(answer)
+        with TokenProvider("me", "s", resource=resource, transport=transport, **settings) as provider:
+            provider.get_token()
+            # Wherever it was obtained, it goes to the gateway only.
+            assert provider.origins == ("https://g.example",)
+    assert [form.get("resource") for form in forms] == ["https://g.example/mcp", None]
+
+
+def test_the_exp_of_a_jwt_goes_before_the_default_lifetime() -> None:
+    payload = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + 600}).encode()).rstrip(b"=").decode()
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={"access_token": f"e30.{payload}.c2ln", "token_type": "Bearer"})
+
+    clock = FakeClock()
+    transport = httpx2.MockTransport(answer)
+    with TokenProvider("me", "s", token_endpoint=f"{ISSUER}/token", transport=transport, clock=clock) as provider:
+        provider.get_token()
+        clock.step(590)
+        assert provider.state().cached
+        clock.step(11)
+        assert not provider.state().cached
+
+
+def test_a_refresh_begins_when_the_server_says() -> None:
+    asked: list[float] = []
+    clock = FakeClock()
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        asked.append(clock.now)
+        body = {"access_token": "a", "token_type": "Bearer", "expires_in": 3600, "refresh_in": 1800}
+        return httpx2.Response(200, json=body)
+
+    transport = httpx2.MockTransport(answer)
+    with TokenProvider("me", "s", token_endpoint=f"{ISSUER}/token", transport=transport, clock=clock) as provider:
+        provider.get_token()
+        clock.step(1799)
+        provider.get_token()
+        assert len(asked) == 1
+        clock.step(2)
+        provider.get_token()
+        while provider.state().refreshing:
+            threading.Event().wait(0.005)
+    assert len(asked) == 2
+
+
+def test_claims_that_the_server_refuses_keep_no_client_from_its_token(clock: FakeClock) -> None:
+    forms: list[dict[str, str]] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        forms.append(dict(parse_qsl(request.content.decode())))
+        if "claims" in forms[-1]:
+            return httpx2.Response(400, json={"error": "invalid_request"})
+        return httpx2.Response(200, json={"access_token": "a", "token_type": "Bearer"})
+
+    transport = httpx2.MockTransport(answer)
+    with TokenProvider("me", "s", token_endpoint=f"{ISSUER}/token", transport=transport, clock=clock) as provider:
+        provider.get_token()
+        provider.invalidate(claims='{"a": 1}')
+        with pytest.raises(TokenRequestError):
+            provider.get_token()
+        clock.step(31)
+        assert provider.get_token() == "a"
+    assert [form.get("claims") for form in forms] == [None, '{"a": 1}', None]
+
+
+@pytest.mark.parametrize("value", ["mac", "", 5])
+def test_a_default_token_type_is_one_that_can_be_presented(value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        TokenProvider("me", "s", token_endpoint=f"{ISSUER}/token", default_token_type=value)
+    assert caught.value.field == "default_token_type"
+
+
+@pytest.mark.parametrize("resource", [[], ["https://a.example", "no uri"], [""], 5, True])
 def test_a_list_of_resources_holds_absolute_uris(resource: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         TokenProvider("me", "s", token_endpoint=f"{ISSUER}/token", resource=resource)

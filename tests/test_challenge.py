@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import base64
+import json
+from typing import Any
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from conduit_oauth.challenge import Challenge, bearer_challenge, parse_challenges
+from conduit_oauth.challenge import Challenge, bearer_challenge, demanded_claims, parse_challenges
 
 
 @pytest.mark.parametrize(
@@ -54,3 +58,29 @@ def test_any_header_is_read_without_an_error(header: str) -> None:
     for challenge in parse_challenges(header):
         assert challenge.scheme
         assert all(name == name.lower() for name in challenge.parameters)
+
+
+CLAIMS = {"access_token": {"nbf": {"essential": True, "value": "1604106651"}}}
+
+
+@pytest.mark.parametrize(
+    ("claims", "demanded"),
+    [
+        (base64.b64encode(json.dumps(CLAIMS).encode()).decode(), CLAIMS),
+        (base64.b64encode(json.dumps(CLAIMS).encode()).decode().rstrip("="), CLAIMS),
+        (json.dumps(CLAIMS).replace('"', '\\"'), CLAIMS),
+        ("bm8ganNvbg==", None),
+        ("W10=", None),
+        ("%%%", None),
+        ("/w==", None),
+    ],
+)
+def test_claims_that_are_demanded(claims: str, demanded: dict[str, Any] | None) -> None:
+    (challenge,) = parse_challenges(f'Bearer realm="", error="insufficient_claims", claims="{claims}"')
+    found = demanded_claims(challenge)
+    assert (None if found is None else json.loads(found)) == demanded
+
+
+def test_claims_are_demanded_by_that_error_only() -> None:
+    (challenge,) = parse_challenges('Bearer error="invalid_token", claims="e30="')
+    assert demanded_claims(challenge) is None

@@ -289,6 +289,66 @@ def test_a_list_without_end_is_not_walked() -> None:
         find({AT_PATH: {**RESOURCE, "authorization_servers": servers}})
 
 
+def test_trouble_at_one_location_does_not_keep_the_next_from_being_asked() -> None:
+    pages = {LOCATIONS[0]: 502, LOCATIONS[1]: 503, LOCATIONS[2]: METADATA}
+    assert drive(discover_issuer(ISSUER, []), pages)[0].issuer == ISSUER
+    found, asked = find({AT_PATH: 502, AT_ROOT: {**RESOURCE, "resource": "https://g.example"}, LOCATIONS[0]: METADATA})
+    assert found.issuer == ISSUER
+    assert asked[:2] == [AT_PATH, AT_ROOT]
+
+
+@pytest.mark.parametrize("pages", [{AT_PATH: 502}, {AT_ROOT: 502}, {ORIGINS[1]: 502}])
+def test_where_one_location_is_in_trouble_and_none_has_metadata_nothing_is_derived(pages: dict[str, Any]) -> None:
+    with pytest.raises(DiscoveryError, match="answered 502") as caught:
+        find(pages)
+    assert caught.value.retryable
+
+
+def test_metadata_of_another_issuer_does_not_hide_that_of_ours() -> None:
+    another = {**METADATA, "issuer": "https://as.example"}
+    found, asked = drive(discover_issuer(ISSUER, []), {LOCATIONS[0]: another, LOCATIONS[2]: METADATA})
+    assert found.issuer == ISSUER
+    assert asked == LOCATIONS[:3]
+    # Trouble may pass, and says less.
+    with pytest.raises(DiscoveryError) as caught:
+        drive(discover_issuer(ISSUER, []), {LOCATIONS[0]: another, LOCATIONS[1]: 503, LOCATIONS[2]: another})
+    assert caught.value.retryable
+
+
+def test_an_endpoint_with_a_slash_at_its_end_has_a_location_of_its_own() -> None:
+    site = {AT_PATH + "/": {**RESOURCE, "resource": URL + "/"}, LOCATIONS[0]: METADATA}
+    found, asked = drive(discover_resource(URL + "/", []), site)
+    assert found.issuer == ISSUER
+    assert asked[1] == AT_PATH + "/"
+    found, asked = drive(discover_resource(URL + "/", []), {AT_PATH: RESOURCE, LOCATIONS[0]: METADATA})
+    assert found.issuer == ISSUER
+    assert asked[1:3] == [AT_PATH + "/", AT_PATH]
+
+
+@pytest.mark.parametrize(
+    "location", ["/elsewhere", "https://as.example/elsewhere", "https://as.example/elsewhere#part"]
+)
+def test_a_redirect_of_metadata_within_its_origin_is_followed_once(location: str) -> None:
+    moved = Response(302, {"location": location}, b"")
+    pages = {LOCATIONS[0]: moved, "https://as.example/elsewhere": METADATA}
+    found, asked = drive(discover_issuer(ISSUER, []), pages)
+    assert found.issuer == ISSUER
+    assert asked == [LOCATIONS[0], "https://as.example/elsewhere"]
+    again = {**pages, "https://as.example/elsewhere": moved}
+    with pytest.raises(DiscoveryError, match="redirects to"):
+        drive(discover_issuer(ISSUER, []), again)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://as.example/x", "//evil.example/x", "https://as.example:444/x", "javascript:x"]
+)
+def test_another_redirect_of_metadata_is_named_and_not_followed(location: str) -> None:
+    moved = Response(302, {"location": location}, b"")
+    with pytest.raises(DiscoveryError, match="redirects to") as caught:
+        drive(discover_issuer(ISSUER, []), {LOCATIONS[0]: moved})
+    assert location in str(caught.value)
+
+
 @pytest.mark.parametrize("issuer", ["https://as.example", "https://as.example/"])
 def test_an_empty_path_of_an_issuer_and_a_slash_are_the_same(issuer: str) -> None:
     metadata = {"issuer": "https://as.example/", "token_endpoint": "https://as.example/token"}

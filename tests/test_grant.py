@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from conduit_oauth.grant import (
     Response,
     client_credentials_form,
     judge_token_response,
+    jwt_lifetime,
     parse_retry_after,
     token_request,
 )
@@ -76,11 +78,78 @@ def test_number_literals_that_json_does_not_have(literal: bytes) -> None:
         judge(b'{"access_token": "abc", "token_type": "Bearer", "expires_in": ' + literal + b"}")
 
 
-@pytest.mark.parametrize("token", [None, "", 5, ["abc"], "a b", "a\r\nX: 1", "tökén", "=abc", "a=b", "a\x00"])
+@pytest.mark.parametrize("token", [None, "", 5, ["abc"], "a b", "a\r\nX: 1", "tökén", " abc", "a\x7f", "a\x00"])
 def test_access_tokens_that_are_refused(token: object) -> None:
     with pytest.raises(InvalidTokenResponse) as caught:
         judge(good(access_token=token))
     assert caught.value.field == "access_token"
+
+
+@pytest.mark.parametrize("token", ["8f14e45f:sj", "5|AbC", "00D000!AQ0", "=abc", "a=b", "a\"b\\c'd#e$f`g"])
+def test_opaque_tokens_of_any_visible_characters_are_taken(token: str) -> None:
+    assert judge(good(access_token=token)).access_token == token
+
+
+@pytest.mark.parametrize(
+    ("body", "retryable"),
+    [
+        ({"error": "invalid_scope", "error_description": "nope"}, False),
+        ({"error": "temporarily_unavailable"}, True),
+        ({"error": "bad_verification_code"}, False),
+    ],
+)
+def test_an_error_that_comes_with_success_is_the_error_that_it_names(body: dict[str, str], retryable: bool) -> None:
+    with pytest.raises(TokenRequestError) as caught:
+        judge(body)
+    assert (caught.value.status, caught.value.error, caught.value.retryable) == (200, body["error"], retryable)
+
+
+def test_a_token_beside_an_error_is_a_token() -> None:
+    assert judge(good(error="none")).access_token == "abc"
+
+
+def test_a_missing_token_type_is_taken_for_the_default_where_there_is_one() -> None:
+    body = {"access_token": "abc"}
+    with pytest.raises(InvalidTokenResponse, match='set default_token_type="Bearer"'):
+        judge(body)
+    response = Response(200, {}, json.dumps(body).encode())
+    for default, type_ in (("Bearer", "Bearer"), ("bearer", "Bearer"), ("DPoP", "DPoP")):
+        settings: dict[str, Any] = {"secrets": [], "wall_now": 0.0, "token_type": type_, "default_token_type": default}
+        assert judge_token_response(URL, response, **settings).access_token == "abc"
+    settings = {"secrets": [], "wall_now": 0.0, "token_type": "Bearer", "default_token_type": "Bearer"}
+    response = Response(200, {}, b'{"access_token":"a","token_type":"mac"}')
+    with pytest.raises(InvalidTokenResponse, match="is not Bearer"):
+        judge_token_response(URL, response, **settings)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1800, 1800.0), (0.5, 0.5), (None, None), (0, None), (-1, None), ("60", None), (True, None)]
+)
+def test_the_server_may_say_when_to_refresh(value: object, expected: float | None) -> None:
+    assert judge(good(refresh_in=value)).refresh_in == expected
+
+
+def jwt(**claims: object) -> str:
+    return "e30." + base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode() + ".c2ln"
+
+
+@pytest.mark.parametrize(
+    ("token", "lifetime"),
+    [
+        (jwt(exp=1600), 600.0),
+        (jwt(exp=1600, iat=1100), 500.0),  # our clock is behind
+        (jwt(exp=1600, iat=900), 600.0),  # it was issued to somebody before
+        (jwt(exp=900), -100.0),
+        (jwt(exp=10**11), MAX_LIFETIME),
+        (jwt(), None),
+        (jwt(exp="1600"), None),
+        (jwt(exp=True), None),
+        ("opaque", None),
+        ("a.%%.c", None),
+    ],
+)
+def test_a_jwt_says_how_long_it_lives(token: str, lifetime: float | None) -> None:
+    assert jwt_lifetime(token, 1000.0) == lifetime
 
 
 @pytest.mark.parametrize("token_type", [None, "", "mac", "DPoP", "Bearer ", 1])

@@ -5,6 +5,8 @@ Law: any text is read without an error, in one pass; what is malformed is left o
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +56,21 @@ def bearer_challenge(header: str | None) -> Challenge | None:
     """The first challenge for an access token, bearer (RFC 6750 §3) or DPoP-bound (RFC 9449 §7.1)."""
     wanted = (challenge for challenge in parse_challenges(header or "") if challenge.scheme in ("bearer", "dpop"))
     return next(wanted, None)
+
+
+def demanded_claims(challenge: Challenge) -> str | None:
+    """The `claims` that a challenge demands in the next token request: a JSON object (OpenID Connect Core §5.5).
+
+    Entra ID's continuous access evaluation sends them in base64; others as they are.
+    """
+    claims = challenge.parameters.get("claims")
+    if claims is None or challenge.parameters.get("error") != "insufficient_claims":
+        return None
+    try:
+        text = claims if claims.lstrip().startswith("{") else base64.b64decode(claims + "==").decode()
+        return text if isinstance(json.loads(text), dict) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _skip(text: str, position: int) -> int:

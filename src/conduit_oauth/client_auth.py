@@ -15,7 +15,7 @@ from urllib.parse import quote
 from .clock import DATED_BACK
 from .credentials import Credentials, read_key, read_text
 from .errors import ConfigurationError, mask
-from .grant import Form, parse_json_object
+from .grant import Form, jwt_part
 
 if TYPE_CHECKING:
     from .jose import Key
@@ -81,7 +81,7 @@ def private_key_jwt(signing: Signing) -> None:
     if signing.credentials.client_assertion is not None:
         assertion = read_text(signing.credentials.client_assertion, "client_assertion").strip()
         _assert(signing, assertion)
-        signing.assertion.extend(_facts(*_unverified(assertion)))
+        signing.assertion.extend(_facts(jwt_part(assertion, 0), jwt_part(assertion, 1)))
         return
     from .jose import load_key
 
@@ -175,19 +175,6 @@ def _signed(signing: Signing, key: Key) -> str:
     )
     signing.assertion.extend(_facts(header, claims))
     return assertion
-
-
-def _unverified(assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header and claims of an assertion that was made elsewhere, empty where it is no JWT."""
-    parts = [_decoded(part) for part in assertion.split(".")[:2]]
-    return (parts[0], parts[1]) if len(parts) == 2 else ({}, {})
-
-
-def _decoded(part: str) -> dict[str, Any]:
-    try:
-        return parse_json_object(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) or {}
-    except ValueError:
-        return {}
 
 
 def _facts(header: Mapping[str, Any], claims: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from .client_auth import METHODS, TLS_METHODS, usable_methods
 from .credentials import Credentials
@@ -52,7 +52,8 @@ class ClientConfig:
     revocation_endpoint: str | None
     issuer: str | None
     scope: str | None
-    resources: tuple[str, ...]
+    # None where the user wants no resource to be sent.
+    resources: tuple[str, ...] | None
     audience: str | None
     method: str | None
     assertion_audience: str
@@ -72,13 +73,13 @@ class ClientConfig:
         server's canonical URL; not where an `audience` says the same to a server that wants that instead.
         """
         resources = self.resources
-        if not resources and self.audience is None and self.mcp_url is not None:
+        if resources == () and self.audience is None and self.mcp_url is not None:
             named = found.resource.resource if found.resource else None
             resources = (named or canonical_resource(parse_url(self.mcp_url, "mcp_url")),)
         scope = self.scope or found.scope
         return [
             *([("scope", scope)] if scope is not None else []),
-            *(("resource", resource) for resource in resources),
+            *(("resource", resource) for resource in resources or ()),
             *([("audience", self.audience)] if self.audience is not None else []),
             *self.extra_parameters,
         ]
@@ -94,7 +95,7 @@ def client_config(
     mcp_url: str | None,
     issuer: str | None,
     scope: str | None,
-    resource: str | Sequence[str] | None,
+    resource: str | Sequence[str] | Literal[False] | None,
     audience: str | None,
     extra_parameters: Mapping[str, str] | None,
     token_endpoint_auth_method: str | None,
@@ -150,7 +151,8 @@ def identity(config: ClientConfig, key: str | None) -> bytes:
     """
     certificate = config.credentials.client_certificate
     # One resource has the form of the releases before there could be several: their stored tokens stay of use.
-    resources = sorted(set(config.resources)) if len(config.resources) > 1 else next(iter(config.resources), None)
+    several = config.resources or ()
+    resources = sorted(set(several)) if len(several) > 1 else next(iter(several), None)
     parts: list[object] = [
         config.token_endpoint,
         config.issuer,
@@ -158,7 +160,7 @@ def identity(config: ClientConfig, key: str | None) -> bytes:
         config.authorization_server,
         config.client_id,
         None if config.scope is None else sorted(set(config.scope.split())),
-        resources,
+        False if config.resources is None else resources,
         config.audience,
         sorted(config.extra_parameters),
         key,
@@ -232,10 +234,10 @@ def _authorization_server(issuer: str | None, *, has_endpoint: bool) -> str | No
     return _issuer(issuer, "authorization_server")
 
 
-def _resources(resource: object) -> tuple[str, ...]:
-    """The resource indicators: none, one, or several (RFC 8707 §2)."""
-    if resource is None:
-        return ()
+def _resources(resource: object) -> tuple[str, ...] | None:
+    """The resource indicators: none, one, or several (RFC 8707 §2); None where none is to be sent."""
+    if resource is None or resource is False:
+        return () if resource is None else None
     several = cast("Sequence[object]", resource) if isinstance(resource, list | tuple) else (resource,)
     for each in several:
         _text(each, "resource", "Leave it out, or name the resource the token is for.")
@@ -246,11 +248,11 @@ def _resources(resource: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, several)))
 
 
-def _origins(mcp_url: str | None, resources: tuple[str, ...]) -> tuple[str, ...]:
+def _origins(mcp_url: str | None, resources: tuple[str, ...] | None) -> tuple[str, ...]:
     """The origins the token may be sent to, none where the settings do not tell."""
     if mcp_url is not None:
         return (origin_of(parse_secure_url(mcp_url, "mcp_url")),)
-    urls = [resource for resource in resources if resource.lower().startswith(("http://", "https://"))]
+    urls = [resource for resource in resources or () if resource.lower().startswith(("http://", "https://"))]
     return tuple(dict.fromkeys(origin_of(parse_url(url, "resource")) for url in urls))
 
 
@@ -259,6 +261,15 @@ def seconds(value: object, field: str, *, at_least: float = 0.0) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < at_least:
         raise ConfigurationError(field, f"is not a number of seconds of at least {at_least:g}", "Pass seconds.")
     return float(value)
+
+
+def token_type(value: object) -> str | None:
+    """None, or one of the two types that the adapters can present; raises `ConfigurationError`."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or value.lower() not in ("bearer", "dpop"):
+        raise ConfigurationError("default_token_type", "is neither Bearer nor DPoP", "Leave it out, or name one.")
+    return value
 
 
 def _text(value: object, field: str, advice: str) -> None:

@@ -23,6 +23,7 @@ from .metadata import (
     judge_resource,
     judge_server,
     read_document,
+    redirected,
     same_issuer,
 )
 from .urls import origin_of, parse_secure_url, parse_url
@@ -156,7 +157,8 @@ def resource_scopes(
 def server_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, Response, ServerMetadata | None]:
     """Ask each well-known location of `issuer` in order (RFC 8414 §3.1, §5); None where none has metadata.
 
-    Raises `DiscoveryError` where the metadata is another issuer's (§3.3) or names an unsafe token endpoint.
+    What is another issuer's (§3.3), or in trouble, does not keep the next location from being asked. Raises
+    `DiscoveryError` for it where no location has the metadata, and at once where that names an unsafe endpoint.
     """
     parts = parse_secure_url(issuer, "issuer")
     origin, path = origin_of(parts), parts.path.rstrip("/")
@@ -168,10 +170,19 @@ def server_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, 
         locations.append(f"{origin}{path}/.well-known/openid-configuration")
         # No RFC has this one, and django-oauth-toolkit's usual deployment publishes nothing elsewhere.
         locations.append(f"{origin}{path}/.well-known/oauth-authorization-server")
+    failure: DiscoveryError | None = None
     for location in locations:
-        document = yield from _fetch(SERVER_STEP, location, findings, "issuer")
-        if document is not None:
-            return judge_server(issuer, document)
+        try:
+            document = yield from _fetch(SERVER_STEP, location, findings, "issuer")
+            if document is not None:
+                return judge_server(issuer, document)
+        except DiscoveryError as error:
+            if not error.retryable and error.cause != "issuer-mismatch":
+                raise
+            # Trouble may pass, so it says less against the issuer than what another one published does.
+            failure = failure if failure is not None and failure.retryable else error
+    if failure is not None:
+        raise failure
     return None
 
 
@@ -246,10 +257,19 @@ def _resource_metadata(
         return document
     parts = parse_secure_url(url, "mcp_url")
     origin, path = origin_of(parts), parts.path.rstrip("/")
-    for location in dict.fromkeys(f"{origin}/.well-known/oauth-protected-resource{tail}" for tail in (path, "")):
-        document = yield from _fetch(RESOURCE_STEP, location, findings, "resource")
+    # A path with a slash at its end is another one for some servers, and the same for others.
+    tails = (parts.path if parts.path != "/" else "", path, "")
+    failure: DiscoveryError | None = None
+    for location in dict.fromkeys(f"{origin}/.well-known/oauth-protected-resource{tail}" for tail in tails):
+        try:
+            document = yield from _fetch(RESOURCE_STEP, location, findings, "resource")
+        except DiscoveryError as error:
+            failure = error
+            continue
         if document is not None:
             return document
+    if failure is not None:
+        raise failure
     return None
 
 
@@ -294,7 +314,14 @@ def _undecided(location: str, problem: str, expected: str) -> DiscoveryError:
 
 def _fetch(step: str, url: str, findings: list[Finding], owner: str) -> Generator[Request, Response, Document | None]:
     response = yield Request("GET", url, {"Accept": "application/json"})
-    document, outcome = read_document(step, url, response, owner)
+    # Within its origin, metadata may have moved: once, and nothing is sent along that another place should not have.
+    if (moved := redirected(url, response)) is not None:
+        response = yield Request("GET", moved, {"Accept": "application/json"})
+    try:
+        document, outcome = read_document(step, url, response, owner)
+    except DiscoveryError:
+        findings.append(Finding(step, url, str(response.status)))
+        raise
     findings.append(Finding(step, url, outcome))
     return document
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 from urllib.parse import quote, quote_plus
 
-from .refusals import UNKNOWN, Explanation, explain
+from .refusals import TROUBLE, UNKNOWN, Explanation, explain
 
 EXCERPT_LENGTH = 200
 
@@ -96,7 +96,7 @@ class TokenRequestError(OAuthError):
         # What the server said, in one line; a program that tells of the error its own way needs it, too.
         self.said = " ".join(filter(None, (error, error_description and f"({error_description})"))) or excerpt
         super().__init__(f"{url} answered {status}{': ' + self.said if self.said else ''}. {told.advice}")
-        self.retryable = status == 429 or status >= 500
+        self.retryable = status == 429 or status >= 500 or error in TROUBLE
         self.url = url
         self.status = status
         self.error = error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -50,17 +51,27 @@ def formatted(
         case Format.HEADER:
             return f"Authorization: {kind} {value}"
         case Format.CURL_CONFIG:
-            return f'header = "Authorization: {kind} {value}"'
+            return f'header = "Authorization: {kind} {_escaped(value)}"'
         case Format.ENV:
-            return f"{variable}={value}"
+            # A shell may read the line: what is special there is quoted. Most tokens hold nothing of that kind.
+            return f"{variable}={shlex.quote(value)}"
         case Format.NETRC:
-            return f"machine {_host(provider)} login {login} password {value}"
+            return f"machine {_host(provider)} login {login} password {_netrc(value)}"
         case Format.JSON:
             expires = state.expires_at and state.expires_at.isoformat(timespec="seconds")
             said = {"access_token": value, "token_type": kind, "expires_at": expires, "scope": state.granted_scope}
             return json.dumps(said)
         case Format.EXEC_CREDENTIAL:
             return json.dumps(_exec_credential(value, state))
+
+
+def _escaped(value: str) -> str:
+    """As it stands between double quotes in a configuration of curl, and in a `.netrc`."""
+    return value.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _netrc(value: str) -> str:
+    return f'"{_escaped(value)}"' if set(value) & set('"\\#') else value
 
 
 def token_type(provider: TokenProvider) -> str:

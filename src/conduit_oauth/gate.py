@@ -131,7 +131,7 @@ class Gate:
 def is_trouble(error: OAuthError) -> bool:
     """Whether an error says that the endpoint is unwell, and not that it has something against this client."""
     if isinstance(error, TokenRequestError):
-        return error.status >= 500
+        return error.retryable and error.status != 429
     if isinstance(error, DiscoveryError | InvalidTokenResponse):
         return error.retryable
     return isinstance(error, TransportError)

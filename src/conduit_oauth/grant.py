@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from .refusals import REGISTERED_ERRORS, UNKNOWN, Asked, explain
 Form = list[tuple[str, str]]
 ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 §3
 
-_B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 §2.1
+_ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")  # RFC 6749 A.12, less the blank: it goes into a header
 # RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
@@ -56,13 +57,15 @@ class Response:
 class Grant:
     """What a judged answer grants: `lifetime` in seconds, None where the server named none.
 
-    `is_cut` tells that the server named more than `MAX_LIFETIME`, which is what `lifetime` is then.
+    `is_cut` tells that the server named more than `MAX_LIFETIME`, which is what `lifetime` is then. `refresh_in` is how
+    many seconds the server wants the token to be used before a refresh, None where it does not say.
     """
 
     access_token: str = field(repr=False)
     lifetime: float | None
     scope: str | None
     is_cut: bool = False
+    refresh_in: float | None = None
 
 
 def is_scope(text: str) -> bool:
@@ -93,23 +96,36 @@ def token_request(token_endpoint: str, headers: Mapping[str, str], form: Form) -
 
 
 def judge_token_response(
-    url: str, response: Response, *, secrets: Iterable[str], wall_now: float, token_type: str, asked: Asked = UNKNOWN
+    url: str,
+    response: Response,
+    *,
+    secrets: Iterable[str],
+    wall_now: float,
+    token_type: str,
+    default_token_type: str | None = None,
+    asked: Asked = UNKNOWN,
 ) -> Grant:
     """The grant in a token response, or the error it amounts to.
 
-    Raises `TokenRequestError` for a status other than 2xx (RFC 6749 §5.2) and `InvalidTokenResponse` for a success
-    that breaks §5.1, or is no token of `token_type`. `wall_now` (Unix seconds) is what a `Retry-After` date is
-    compared with; `asked` is what the request was, for the words about a refusal.
+    Raises `TokenRequestError` for a status other than 2xx (RFC 6749 §5.2), and for an error that comes with 2xx, and
+    `InvalidTokenResponse` for a success that breaks §5.1, or is no token of `token_type`. `default_token_type` is what
+    a token is where the answer does not say. `wall_now` (Unix seconds) is what a `Retry-After` date is compared with;
+    `asked` is what the request was, for the words about a refusal.
     """
     if not 200 <= response.status < 300:
         raise _refusal(url, response, list(secrets), wall_now, asked)
     body = parse_json_object(response.content)
     if body is None:
         raise InvalidTokenResponse(url, "body", _not_an_object(response.content, secrets))
+    if "access_token" not in body and isinstance(body.get("error"), str) and body["error"]:
+        raise _refusal(url, response, list(secrets), wall_now, asked)
+    if body.get("token_type") is None and default_token_type is not None:
+        body["token_type"] = default_token_type
     token, lifetime, scope = _access_token(url, body, token_type), _lifetime(url, body), _scope(url, body)
     if lifetime is None:
-        return Grant(token, None, scope)
-    return Grant(token, float(min(lifetime, MAX_LIFETIME)), scope, is_cut=lifetime > MAX_LIFETIME)
+        return Grant(token, None, scope, refresh_in=_refresh_in(body))
+    cut = float(min(lifetime, MAX_LIFETIME))
+    return Grant(token, cut, scope, is_cut=lifetime > MAX_LIFETIME, refresh_in=_refresh_in(body))
 
 
 def about_token_form(token: str) -> Form:
@@ -164,8 +180,8 @@ def _access_token(url: str, body: dict[str, Any], token_type: str) -> str:
     token = body.get("access_token")
     if not isinstance(token, str) or not token:
         raise InvalidTokenResponse(url, "access_token", "is missing, empty or not a string")
-    if not _B64TOKEN.fullmatch(token):
-        raise InvalidTokenResponse(url, "access_token", "has characters that RFC 6750 does not allow in a bearer token")
+    if not _ACCESS_TOKEN.fullmatch(token):
+        raise InvalidTokenResponse(url, "access_token", "has a character that RFC 6749 does not allow in a token")
     kind = body.get("token_type")
     if not isinstance(kind, str) or kind.lower() != token_type.lower():
         raise InvalidTokenResponse(url, "token_type", *_wrong_type(kind, token_type))
@@ -189,7 +205,9 @@ def _wrong_type(kind: object, wanted: str) -> tuple[str, str | None]:
         case "dpop":
             return "is DPoP: this server binds the tokens of this client", "Set dpop=True (--dpop)."
         case _:
-            return (f"is not {wanted}" if kind else "is missing"), None
+            if kind:
+                return f"is not {wanted}", None
+            return "is missing", f'If its tokens are of type {wanted}, set default_token_type="{wanted}".'
 
 
 def _lifetime(url: str, body: dict[str, Any]) -> int | float | None:
@@ -205,6 +223,41 @@ def _lifetime(url: str, body: dict[str, Any]) -> int | float | None:
     if value < 0:
         raise InvalidTokenResponse(url, "expires_in", "is negative")
     return value
+
+
+def _refresh_in(body: dict[str, Any]) -> float | None:
+    """Not of an RFC (Entra ID has it): a value that makes no sense is no value."""
+    value = body.get("refresh_in")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_LIFETIME:
+        return None
+    return float(value)
+
+
+def jwt_lifetime(token: str, wall_now: float) -> float | None:
+    """Seconds until the `exp` of a JWT (RFC 9068 §2.2), unverified; None for a token that does not tell.
+
+    The shorter of what is left by our clock and what the server gave it, so that no clock makes a token look younger.
+    """
+    claims = jwt_part(token, 1)
+    moments = [claims.get(name) for name in ("exp", "iat")]
+    expires, issued = (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12 else None
+        for value in moments
+    )
+    if expires is None:
+        return None
+    return min(expires - wall_now, math.inf if issued is None else expires - issued, MAX_LIFETIME)
+
+
+def jwt_part(token: str, place: int) -> dict[str, Any]:
+    """The header (0) or the claims (1) of a JWT, unverified; empty where it is none."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return {}
+    try:
+        return parse_json_object(base64.urlsafe_b64decode(parts[place] + "=" * (-len(parts[place]) % 4))) or {}
+    except ValueError:
+        return {}
 
 
 def _scope(url: str, body: dict[str, Any]) -> str | None:

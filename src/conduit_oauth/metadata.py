@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import urldefrag, urljoin, urlsplit
 
 from .errors import ConfigurationError, DiscoveryError, mask
 from .grant import Response, parse_json_object
@@ -104,6 +104,19 @@ def read_document(step: str, url: str, response: Response, owner: str) -> tuple[
     if owner not in body:
         return None, f"no {owner} in it"
     return Document(url, body, _lifetime(response)), "found"
+
+
+def redirected(url: str, response: Response) -> str | None:
+    """Where a redirect of metadata leads within the origin of `url`, None for any other answer."""
+    location = response.headers.get("location")
+    if response.status not in (301, 302, 303, 307, 308) or not location:
+        return None
+    try:
+        target = urljoin(url, location)
+        same = origin_of(parse_url(target, "Location")) == origin_of(parse_url(url, "URL"))
+    except (ConfigurationError, ValueError):
+        return None
+    return urldefrag(target)[0] if same else None
 
 
 def same_issuer(one: str, other: str) -> bool:

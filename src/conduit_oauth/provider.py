@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from . import inquiry
 from .clock import Clock, elapsed
-from .config import StepUp, check_shareable, client_config, seconds
+from .config import StepUp, check_shareable, client_config, seconds, token_type
 from .control import FlightControl, logger
 from .credentials import Credentials, KeySource, Source
 from .dpop import Dpop
@@ -72,12 +72,15 @@ class TokenProvider:
         introspection_endpoint: URL of the endpoint of `introspect` (RFC 7662), in place of the published one.
         revocation_endpoint: URL of the endpoint of `revoke` (RFC 7009), in place of the published one.
         scope: space-separated scope to ask for (RFC 6749 §3.3).
-        resource: resource indicator (RFC 8707) in place of `mcp_url`, or a list of several.
+        resource: resource indicator (RFC 8707) in place of `mcp_url`, or a list of several; False sends none, for
+            servers that refuse the parameter.
         audience: `audience` parameter, for servers that want it in place of `resource`.
         extra_parameters: further form parameters of each token request.
         name: what this provider is called in logs and states; the client id by default.
         refresh_ahead: seconds before expiry from which the token is refreshed (at half of its life if that is later).
-        default_lifetime: seconds a token is taken to live where the server does not say.
+        default_lifetime: seconds a token is taken to live where neither the server nor the `exp` of a JWT says.
+        default_token_type: `Bearer` or `DPoP`: what a token is where the server leaves `token_type` out, which RFC 6749
+            §5.1 does not allow. By default such a token is refused.
         timeout: seconds a call waits for a token at most, retries included; one request gets half of it.
         token_endpoint_auth_method: `client_secret_basic`, `client_secret_post`, `client_secret_jwt`,
             `private_key_jwt`, `tls_client_auth`, `self_signed_tls_client_auth` or `none`. By default a secret is sent
@@ -135,12 +138,13 @@ class TokenProvider:
         mcp_url: str | None = None,
         issuer: str | None = None,
         scope: str | None = None,
-        resource: str | Sequence[str] | None = None,
+        resource: str | Sequence[str] | Literal[False] | None = None,
         audience: str | None = None,
         extra_parameters: Mapping[str, str] | None = None,
         name: str | None = None,
         refresh_ahead: float = 60.0,
         default_lifetime: float = 3600.0,
+        default_token_type: str | None = None,
         timeout: float = 30.0,
         token_endpoint_auth_method: str | None = None,
         assertion_audience: str = "issuer",
@@ -195,6 +199,7 @@ class TokenProvider:
             clock,
             refresh_ahead=seconds(refresh_ahead, "refresh_ahead"),
             default_lifetime=seconds(default_lifetime, "default_lifetime", at_least=1.0),
+            default_token_type=token_type(default_token_type),
             attempt_timeout=self._timeout / 2,
             dpop=None if dpop is False else Dpop(None if dpop is True else dpop),
         )
@@ -267,11 +272,14 @@ class TokenProvider:
         await ticket.landing.wait_async(deadline - self._clock())
         return self._control.renewed(token, ticket)
 
-    def invalidate(self, token: str | None = None) -> None:
+    def invalidate(self, token: str | None = None, *, claims: str | None = None) -> None:
         """Forget the cached token; with `token`, only if it is still that one, so that a late 401 harms no newer one.
 
-        An answer to a request that was sent before is not cached after it.
+        An answer to a request that was sent before is not cached after it. `claims` (JSON, OpenID Connect Core §5.5) is
+        what a resource demanded of the next token: the next token request sends it.
         """
+        if claims is not None:
+            self._requester.claims = claims
         self._control.invalidate(token)
 
     def introspect(self, token: str | None = None) -> dict[str, Any]:
@@ -391,7 +399,7 @@ class TokenProvider:
                 token_endpoint=self._requester.locator.token_endpoint,
                 issuer=self._requester.locator.issuer,
                 scope=config.scope,
-                resource=config.resources[0] if len(config.resources) == 1 else config.resources or None,
+                resource=resources[0] if len(resources := config.resources or ()) == 1 else resources or None,
                 audience=config.audience,
                 cached=cached,
                 granted_scope=token.scope if cached else None,

@@ -34,6 +34,8 @@ REGISTERED_ERRORS = frozenset(
         "use_dpop_nonce",
     }
 )
+# What a server says that is unwell, whatever the status.
+TROUBLE = frozenset({"server_error", "temporarily_unavailable"})
 _EXCHANGE = "token-exchange"
 _JWT_BEARER = "jwt-bearer"
 
@@ -93,7 +95,7 @@ def explain(
             "too-many-requests",
             f"The server limits the number of requests. Wait{pause}, and share tokens between processes by a store.",
         )
-    if status >= 500:
+    if status >= 500 or error in TROUBLE:
         return Explanation("server-in-trouble", "The server is in trouble; try again later.")
     if 300 <= status < 400:
         where = f"Configure {location} as {asked.endpoint}, if you trust it" if location else "Configure the final URL"

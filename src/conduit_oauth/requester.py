@@ -23,6 +23,7 @@ from .grant import (
     is_scope,
     judge_token_response,
     jwt_bearer_form,
+    jwt_lifetime,
     token_exchange_form,
     token_request,
     wants_nonce,
@@ -53,9 +54,11 @@ class Requester:
     __slots__ = (
         "_clock",
         "_default_lifetime",
+        "_default_token_type",
         "_refresh_ahead",
         "attempt_timeout",
         "authentication",
+        "claims",
         "config",
         "dpop",
         "locator",
@@ -72,6 +75,7 @@ class Requester:
         *,
         refresh_ahead: float,
         default_lifetime: float,
+        default_token_type: str | None,
         attempt_timeout: float,
         dpop: Dpop | None,
     ) -> None:
@@ -80,6 +84,8 @@ class Requester:
         self.authentication = Authentication(config)
         self.locator = Locator(config, clock)
         self.transport = transport
+        # What a resource demanded of the next token.
+        self.claims: str | None = None
         # How many token requests were sent; discovery's requests are none.
         self.sent = 0
         # The authentication methods of the latest token request, in the order in which they were sent.
@@ -88,6 +94,7 @@ class Requester:
         self._clock = clock
         self._refresh_ahead = refresh_ahead
         self._default_lifetime = default_lifetime
+        self._default_token_type = default_token_type
 
     def with_scope(self, scope: str | None, step_up: StepUp | None = None) -> Requester:
         """As this one, asking for `scope`, or for what `step_up` finds; what is known and connections are shared."""
@@ -123,12 +130,21 @@ class Requester:
             found = self._widened(found, self.config.step_up)
         parameters = self.config.parameters(found)
         scope = next((value for name, value in parameters if name == "scope"), None)
+        claims, self.claims = self.claims, None
+        if claims is not None:
+            parameters = [*(pair for pair in parameters if pair[0] != "claims"), ("claims", claims)]
 
         def attempt(credentials: Credentials, tried: tuple[str, ...]) -> AccessToken:
             self.tried = tried
             return self._requested(found, credentials, tried, parameters, scope)
 
-        return self.authentication.run("token_endpoint", found, attempt)
+        try:
+            return self.authentication.run("token_endpoint", found, attempt)
+        except OAuthError as error:
+            # Claims that the server refuses are the resource's affair: they must not keep this client from its token.
+            if error.retryable and self.claims is None:
+                self.claims = claims
+            raise
 
     def _requested(
         self,
@@ -154,18 +170,23 @@ class Requester:
             secrets=signing.secrets,
             wall_now=time.time(),
             token_type="DPoP" if self.dpop else "Bearer",
+            default_token_type=self._default_token_type,
             asked=self.asked("token_endpoint", found, signing, tried, dict(signing.form)["grant_type"], scope),
         )
-        lifetime = self._lifetime(request.url, grant)
-        token = AccessToken(grant.access_token, *moments(sent_at, lifetime, self._refresh_ahead), grant.scope or scope)
+        lifetime = self._lifetime(request.url, grant, signing.wall_now)
+        refresh_at, expires_at = moments(sent_at, lifetime, self._refresh_ahead, grant.refresh_in)
+        token = AccessToken(grant.access_token, refresh_at, expires_at, grant.scope or scope)
         if self._clock() >= token.expires_at:
             raise InvalidTokenResponse(request.url, "expires_in", f"is {lifetime:g} s: it had expired when it arrived")
         return token
 
-    def _lifetime(self, url: str, grant: Grant) -> float:
+    def _lifetime(self, url: str, grant: Grant, wall_now: float) -> float:
         if grant.is_cut:
             logger.warning("token_lifetime_cut url=%s: expires_in is above ten years, and counts as ten years", url)
-        return self._default_lifetime if grant.lifetime is None else grant.lifetime
+        if grant.lifetime is not None:
+            return grant.lifetime
+        told = jwt_lifetime(grant.access_token, wall_now)
+        return self._default_lifetime if told is None else told
 
     def _token_request(
         self, found: Discovery, credentials: Credentials, method: str, parameters: list[tuple[str, str]]

@@ -101,8 +101,8 @@ def _certificate(said: object, folder: Path) -> tuple[Path, ...]:
 def _check_type(name: str, value: object) -> None:
     """What Python's callers have their type checkers for. Numbers are checked by whoever takes them."""
     for word, kind in (("bool", bool), ("str", str), ("Mapping", dict)):
-        several = name == "resource" and isinstance(value, list)
-        if str(_PARAMETERS[name].annotation).startswith(word) and not isinstance(value, kind) and not several:
+        special = name == "resource" and (isinstance(value, list) or value is False)
+        if str(_PARAMETERS[name].annotation).startswith(word) and not isinstance(value, kind) and not special:
             raise ConfigurationError(name, "is of the wrong type", f"Write {_TOML[kind]}.")
 
 

@@ -32,10 +32,14 @@ class AccessToken:
 NO_TOKEN = AccessToken("", -math.inf, -math.inf)
 
 
-def moments(sent_at: float, lifetime: float, refresh_ahead: float) -> tuple[float, float]:
-    """`(refresh_at, expires_at)` of a token asked for at `sent_at`.
+def moments(
+    sent_at: float, lifetime: float, refresh_ahead: float, refresh_in: float | None = None
+) -> tuple[float, float]:
+    """`(refresh_at, expires_at)` of a token asked for at `sent_at`; the server may say when to refresh it.
 
     A life shorter than twice `refresh_ahead` is refreshed at its half, so that a short-lived token is not
     fetched anew on each call.
     """
+    if refresh_in is not None and refresh_in < lifetime:
+        return sent_at + refresh_in, sent_at + lifetime
     return sent_at + max(lifetime - refresh_ahead, lifetime / 2), sent_at + lifetime

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import netrc
 import stat
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from joserfc.jwk import ECKey
 
 from conduit_oauth.testing import AuthorizationServer
+from tests.cli.broken import BrokenServer
 from tests.cli.conftest import Run
 from tests.resource_server import ResourceServer
 
@@ -30,6 +33,42 @@ def test_curl_takes_its_configuration(run: Run, resource_server: ResourceServer)
     curl = ["curl", "--silent", "--config", "-", f"{resource_server.url}/echo"]
     answer = json.loads(subprocess.run(curl, input=config, capture_output=True, text=True, check=True).stdout)
     assert answer["authorization"] == f"Bearer {run('token').stdout.strip()}"
+
+
+ODD = "a\"b\\c'd#e$(f)`g`|h!:i"
+
+
+@pytest.fixture
+def odd(run: Run) -> Iterator[Run]:
+    """The command, at a server whose tokens hold every kind of character that an output has to quote."""
+    with BrokenServer() as server:
+        server.pages["/token"] = {"access_token": ODD, "token_type": "Bearer", "expires_in": 3600}
+        endpoint = f"{server.url}/token"
+
+        def run_there(*arguments: object, **changes: str | None) -> subprocess.CompletedProcess[str]:
+            options = ("--token-endpoint", endpoint, "--resource", "https://api.example/")
+            return run(*arguments, *options, CONDUIT_OAUTH_MCP_URL=None, **changes)
+
+        yield run_there
+
+
+def test_each_format_quotes_what_a_token_may_hold(odd: Run, resource_server: ResourceServer, tmp_path: Path) -> None:
+    assert odd("token").stdout == f"{ODD}\n"
+    assert odd("token", "--format", "header").stdout == f"Authorization: Bearer {ODD}\n"
+    assert json.loads(odd("token", "--format", "json").stdout)["access_token"] == ODD
+    config = odd("token", "--format", "curl-config").stdout
+    curl = ["curl", "--silent", "--config", "-", f"{resource_server.url}/redirect?to=/"]
+    subprocess.run(curl, input=config, capture_output=True, text=True, check=True)
+    assert resource_server.tokens == [f"Bearer {ODD}"]
+    line = odd("token", "--format", "env", "--variable", "GATEWAY").stdout
+    script = f'{line}printf %s "$GATEWAY"'
+    shell = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True)
+    assert shell.stdout == ODD
+    file = tmp_path / "netrc"
+    file.write_text(odd("token", "--format", "netrc").stdout)
+    authenticators = netrc.netrc(str(file)).authenticators("api.example")
+    assert authenticators is not None
+    assert authenticators[2] == ODD
 
 
 def test_netrc_names_the_machine_of_the_resource(run: Run) -> None:

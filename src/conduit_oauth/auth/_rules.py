@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from ..challenge import Challenge, parse_challenges
+from ..challenge import Challenge, demanded_claims, parse_challenges
 from ..errors import ConfigurationError
 from ..provider import TokenProvider
 from ..urls import origin_of, parse_secure_url
@@ -42,7 +42,7 @@ class Destinations:
 class Presentation:
     """One request of the caller's: the headers of each attempt, and whether its answer calls for another.
 
-    A nonce, a new token and a wider scope are each tried once, so a request is sent four times at most. `provider`
+    A nonce, a new token, the claims that are demanded and a wider scope are each tried once. `provider`
     is whose token is presented: the one that was given, or the one that was stepped up to.
     """
 
@@ -82,11 +82,13 @@ class Presentation:
         if status not in (401, 403):
             return False
         challenges = parse_challenges(answer.get("WWW-Authenticate", ""))
-        if status == 401:
+        # RFC 6750 §3.1 has 401 for a token that is no longer valid; some resources say 403 and mean the same.
+        if status == 401 or any(challenge.parameters.get("error") == "invalid_token" for challenge in challenges):
             if fresh and any(challenge.parameters.get("error") == "use_dpop_nonce" for challenge in challenges):
                 return self._try("nonce")
-            self.provider.invalidate(self._token)
-            return self._try("token")
+            claims = next(filter(None, map(demanded_claims, challenges)), None)
+            self.provider.invalidate(self._token, claims=claims)
+            return self._try("token" if claims is None else "claims")
         return self._step_up(challenges)
 
     def _step_up(self, challenges: list[Challenge]) -> bool:

@@ -38,6 +38,9 @@ def _signature(
     resource: Annotated[
         list[str] | None, typer.Option(help="Resource indicator (RFC 8707); may be repeated.", metavar="URI")
     ] = None,
+    no_resource: Annotated[
+        bool, typer.Option("--no-resource", help="Send no resource, though the MCP endpoint is known.")
+    ] = False,
     audience: Annotated[
         str | None, typer.Option(help="Audience, where a server wants it instead of a resource.")
     ] = None,
@@ -83,6 +86,8 @@ def as_client(command: Callable[..., None]) -> Callable[..., None]:
         shared = {parameter.name: _given(given.pop(parameter.name)) for parameter in _SHARED}
         if shared["resource"] is not None and len(shared["resource"]) == 1:
             (shared["resource"],) = shared["resource"]
+        if shared.pop("no_resource"):
+            shared["resource"] = False
         where = {name: shared.pop(name) for name in ("client_secret_file", "profile", "config")}
         command(options=Options(shared, **where), **given)
 

@@ -88,7 +88,9 @@ class Options:
         environment: Settings = {name: os.environ.get(_PREFIX + name.upper()) or None for name in _SETTINGS}
         if environment["dpop"] is not None:
             environment["dpop"] = _switch(environment["dpop"])
-        if environment["resource"] is not None and len(several := environment["resource"].split()) > 1:
+        if environment["resource"] == "false":
+            environment["resource"] = False
+        elif environment["resource"] is not None and len(several := environment["resource"].split()) > 1:
             environment["resource"] = several
         secret: str | Path | None = os.environ.get(_PREFIX + "CLIENT_SECRET") or None
         if secret is None and (file := os.environ.get(_PREFIX + "CLIENT_SECRET_FILE")):
