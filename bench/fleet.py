@@ -33,7 +33,8 @@ MEMBER = """
 import json, os, sys, time
 from conduit_oauth import TokenProvider
 provider = TokenProvider(**json.loads(sys.argv[1]))
-if provider.control.share is None: provider.control.requester.transport.prepare()
+requester = provider.control.requester
+if provider.control.share is None: requester.transport.prepare(requester.locator.target)
 print("ready", flush=True)
 os.read(0, 1)
 started = time.time()

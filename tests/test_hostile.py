@@ -89,11 +89,6 @@ CASES: dict[str, tuple[dict[str, Any], type[OAuthError], str]] = {
     "issuer of the tenant next door": (server(issuer="https://as.example/other"), DiscoveryError, "another issuer"),
     "no issuer": (server(issuer=None), DiscoveryError, "another issuer"),
     "a list of issuers": (server(issuer=[ISSUER, EVIL]), DiscoveryError, "another issuer"),
-    "issuer only at the second location": (
-        {SERVER_AT: {**SERVER, "issuer": EVIL}, "https://as.example/.well-known/openid-configuration/tenant": SERVER},
-        DiscoveryError,
-        "another issuer",
-    ),
     # resource mismatches
     "another host's resource": (resource(f"{EVIL}/servers/42/mcp"), DiscoveryError, "another resource"),
     "another path's resource": (resource("https://gateway.example/servers/43/mcp"), DiscoveryError, "another resource"),
@@ -219,8 +214,11 @@ def test_lies_are_named_and_the_secret_stays_where_it_belongs(case: str) -> None
     assert SECRET not in f"{caught.value!r}"
 
 
-def test_the_honest_case_works() -> None:
-    internet = Internet(GOOD)
+@pytest.mark.parametrize("first", [None, {**SERVER, "issuer": EVIL, "token_endpoint": f"{EVIL}/token"}])
+def test_the_honest_case_works(first: dict[str, Any] | None) -> None:
+    # What another issuer publishes at the first location is passed over.
+    second = {"https://as.example/.well-known/openid-configuration/tenant": SERVER}
+    internet = Internet(GOOD if first is None else {**GOOD, SERVER_AT: first, **second})
     with internet.provider() as provider:
         assert provider.get_token() == "good-token"
     assert internet.entrusted == {TOKEN_ENDPOINT}

@@ -119,3 +119,13 @@ def test_what_the_other_secret_got_is_not_sealed_with_the_retired_one(
     assert make_provider(client_secret="newer", store=store, store_timeout=5.0).get_token() == token
     with pytest.raises(TokenRequestError):
         make_provider(client_secret="demo-secret", store=store, store_timeout=5.0).get_token()
+
+
+def test_what_editors_and_shells_add_is_no_part_of_a_secret(
+    make_provider: MakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(b"\xef\xbb\xbfdemo-secret\r\n")
+    assert make_provider(client_secret=file).get_token()
+    monkeypatch.setenv("SERVICE_SECRET", "demo-secret\n")
+    assert make_provider(client_secret=from_environment("SERVICE_SECRET")).get_token()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import io
+import json
 import logging
 import pickle
 import traceback
@@ -23,7 +24,8 @@ from conduit_oauth import (
     TransportError,
 )
 from conduit_oauth.devserver.control import MALFORMED
-from conduit_oauth.errors import EXCERPT_LENGTH, redact
+from conduit_oauth.errors import EXCERPT_LENGTH, mask, redact
+from conduit_oauth.grant import Response, judge_token_response
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider
 
@@ -118,3 +120,34 @@ def test_errors_survive_a_copy_and_a_trip_to_another_process(error: OAuthError) 
         assert type(twin) is type(error)
         assert (str(twin), vars(twin), twin.retryable) == (str(error), vars(error), error.retryable)
         assert twin is not error
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_an_answer_in_another_encoding_is_not_quoted(encoding: str) -> None:
+    body = json.dumps({"message": f"é bad credential {SECRET}"}, ensure_ascii=False).encode(encoding)
+    for status in (200, 400):
+        with pytest.raises(OAuthError) as caught:
+            judge_token_response(
+                "https://as.example", Response(status, {}, body), secrets=[SECRET], wall_now=0.0, token_type="Bearer"
+            )
+        assert SECRET not in str(caught.value).replace("\0", "").replace(" ", "")
+
+
+def test_a_text_that_the_cut_divides_within_a_character_is_quoted() -> None:
+    body = b"a" * 5 + "é".encode() * 4096
+    with pytest.raises(OAuthError) as caught:
+        judge_token_response(
+            "https://as.example", Response(400, {}, body), secrets=[], wall_now=0.0, token_type="Bearer"
+        )
+    assert "aaaaaé" in str(caught.value)
+
+
+def test_an_empty_secret_masks_nothing() -> None:
+    assert mask("invalid_request", [""]) == "invalid_request"
+
+
+@pytest.mark.parametrize("letter", ["a", "A", "/", "é", " ", "\0", "="])
+def test_no_text_takes_longer_to_clean_than_it_is_worth(letter: str) -> None:
+    # A quadratic pattern would take minutes for this, and hold the interpreter meanwhile.
+    for clean in (mask, redact):
+        assert len(clean(letter * (1 << 20), [SECRET])) <= EXCERPT_LENGTH + 1

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
-from conduit_oauth import ConfigurationError, TransportError
+from conduit_oauth import ConfigurationError, TokenProvider, TransportError
 from conduit_oauth.grant import Request
 from conduit_oauth.testing import AuthorizationServer
 from conduit_oauth.transport import MAX_BYTES, Transport
+from tests.certificates import issue
+from tests.threaded import serving
 
 
 @contextmanager
@@ -101,3 +107,100 @@ def test_errors_hold_neither_the_request_nor_its_frames() -> None:
     assert error.__cause__ is None
     assert error.__context__ is None
     assert "very-secret" not in f"{error!r} {vars(error)}"
+
+
+@pytest.mark.parametrize("line", [b"client_secret=very-secret", b"client_secret=very-secret " + b"A" * 100_000])
+def test_a_peer_that_echoes_and_speaks_no_http_is_not_quoted(line: bytes) -> None:
+    with raw_server(line + b"\r\n\r\n") as url, pytest.raises(TransportError) as caught:
+        send(url)
+    assert "very-secret" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("url", ["http://[::1]evil.example/token", "https://a.example:port/", "https://[as.example]/"])
+def test_a_host_that_no_server_can_have_is_an_error_of_the_configuration(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        TokenProvider("me", "secret", token_endpoint=url)
+
+
+def counting_tls_server(context: ssl.SSLContext, stack: ExitStack) -> tuple[str, list[int]]:
+    """A server over TLS, and a number that grows with each connection."""
+    connections = [0]
+
+    class Counting(HTTPServer):
+        def get_request(self) -> Any:
+            connections[0] += 1
+            return super().get_request()
+
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    server = Counting(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=True)
+    stack.enter_context(serving(server))
+    return f"https://127.0.0.1:{server.server_address[1]}/token", connections
+
+
+def test_a_certificate_that_is_not_trusted_is_final_at_once(tmp_path: Path) -> None:
+    issue(tmp_path, "itself")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "itself.pem", tmp_path / "itself-key.pem")
+    with ExitStack() as stack:
+        url, connections = counting_tls_server(context, stack)
+        provider = stack.enter_context(TokenProvider("me", "secret", token_endpoint=url, timeout=30))
+        with pytest.raises(TransportError) as caught:
+            provider.get_token()
+        assert connections == [1]
+    assert not caught.value.retryable
+    assert "the server's certificate is refused" in str(caught.value)
+    assert "let SSL_CERT_FILE name" in str(caught.value)
+    assert "server is up" not in str(caught.value)
+
+
+def test_a_port_that_speaks_no_tls_is_final_at_once(authorization_server: AuthorizationServer) -> None:
+    url = authorization_server.token_endpoint().replace("http:", "https:")
+    with TokenProvider("me", "secret", token_endpoint=url) as provider, pytest.raises(TransportError) as caught:
+        provider.get_token()
+    assert "TLS failed (" in str(caught.value)
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_authorities_that_are_not_there_are_named(
+    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorization_server: AuthorizationServer
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path / "gone"))
+    with (
+        TokenProvider("demo", "demo-secret", token_endpoint=authorization_server.token_endpoint()) as provider,
+        pytest.raises(ConfigurationError) as caught,
+    ):
+        provider.get_token()
+    assert caught.value.field == variable
+    assert str(tmp_path / "gone") in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_loopback_address_is_never_reached_by_a_proxy(
+    host: str, monkeypatch: pytest.MonkeyPatch, authorization_server: AuthorizationServer
+) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    endpoint = authorization_server.token_endpoint().replace("127.0.0.1", host)
+    with TokenProvider("demo", "demo-secret", token_endpoint=endpoint) as provider:
+        assert provider.get_token()
+
+
+def test_every_process_of_a_fleet_is_told_of_the_certificate(tmp_path: Path) -> None:
+    issue(tmp_path, "itself")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "itself.pem", tmp_path / "itself-key.pem")
+    store: dict[str, Any] = {"store": f"sqlite:///{tmp_path}/tokens.sqlite3", "store_timeout": 5.0}
+    with ExitStack() as stack:
+        url, _ = counting_tls_server(context, stack)
+        for _process in range(3):
+            provider = stack.enter_context(TokenProvider("me", "secret", token_endpoint=url, timeout=6, **store))
+            with pytest.raises(TransportError, match="the server's certificate is refused") as caught:
+                provider.get_token()
+            assert not caught.value.retryable

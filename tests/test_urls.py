@@ -1,7 +1,7 @@
 import pytest
 
 from conduit_oauth import ConfigurationError
-from conduit_oauth.urls import canonical_resource, origin_of, parse_secure_url, parse_url
+from conduit_oauth.urls import canonical_resource, is_private, origin_of, parse_secure_url, parse_url
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,8 @@ from conduit_oauth.urls import canonical_resource, origin_of, parse_secure_url, 
         "https://gateway.example:port/mcp",
         "https://gateway.example:99999/mcp",
         "https://[::1/mcp",
+        "https://[::1]evil.example/mcp",
+        "https://[evil.example]/mcp",
         "https://user:secret@gateway.example/mcp",
         "https://good.example\\@evil.example/mcp",
         "https://gateway.example/m cp",
@@ -70,3 +72,25 @@ def test_origin(url: str, origin: str) -> None:
 )
 def test_canonical_resource(url: str, resource: str) -> None:
     assert canonical_resource(parse_url(url, "url")) == resource
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *["10.0.0.1", "127.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.1", "224.0.0.1", "192.0.0.9"],
+        *["::1", "fe80::1", "fe80::1%eth0", "fec0::1", "fd00::1", "ff02::1"],
+        *["::ffff:10.0.0.1", "64:ff9b::a00:1", "64:ff9b:1::a00:1", "2002:a00:1::", "2001:0:a00:1:0:0:f5ff:fffe"],
+        *["127.1", "0x7f000001", "2130706433", "localhost", "db", "db.", "metadata.google.internal"],
+        *["api.default.svc", "api.default.svc.cluster.local", "nas.lan", "wiki.corp", "hub.home.arpa", "a.localhost"],
+    ],
+)
+def test_what_is_not_public_is_recognised(host: str) -> None:
+    assert is_private(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["as.example", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "corp.example", "lan.example"],
+)
+def test_what_is_public_is_not_taken_for_private(host: str) -> None:
+    assert not is_private(host)

@@ -48,7 +48,7 @@ class _Environment:
     variable: str
 
     def __call__(self) -> str:
-        return read_text(os.environ.get(self.variable), f"environment variable {self.variable}")
+        return read_text(os.environ.get(self.variable, "").rstrip("\r\n"), f"environment variable {self.variable}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,7 @@ def read_key(source: KeySource | None, name: str = "private_key") -> str | Mappi
 def _read_file(path: Path, name: str) -> str:
     try:
         # What an editor or `echo` leaves at the end of a line is not part of a secret.
-        return path.expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+        # Nor is the mark that editors and shells of Windows begin a file with.
+        return path.expanduser().read_text(encoding="utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(name, f"cannot be read ({error})", "Name a readable text file.") from None

@@ -62,12 +62,15 @@ class ProviderClosedError(OAuthError):
 
 
 class TransportError(OAuthError):
-    """The request got no whole answer: connection, TLS or timeout. Retried until the caller's deadline."""
+    """The request got no whole answer: connection, TLS or timeout.
 
-    retryable = True
+    Retried until the caller's deadline, but for TLS that will not do: another attempt mends no certificate.
+    """
 
-    def __init__(self, url: str, problem: str) -> None:
-        super().__init__(f"{url}: {problem}. Check that the server is up and reachable from here.")
+    def __init__(self, url: str, problem: str, advice: str | None = None, *, retryable: bool = True) -> None:
+        self.advice = advice or "Check that the server is up and reachable from here."
+        super().__init__(f"{url}: {problem}. {self.advice}")
+        self.retryable = retryable
         self.url = url
         self.problem = problem
 
@@ -150,6 +153,8 @@ class DiscoveryError(OAuthError):
         self.advice = advice
 
 
+# Characters of a server's text that are looked at: more than are shown, so that what is masked leaves enough.
+_LONGEST = 8192
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 # A token, an assertion, a key: long, unbroken, and not just lower-case words; or a URL, whose parts are looked at.
 _TOKEN_LIKE = re.compile(r"https?://[^\s\"'<>]+|[A-Za-z0-9._~+/=%-]{20,}")
@@ -162,7 +167,9 @@ def mask(text: str, secrets: Iterable[str]) -> str:
     import base64
     import html
 
-    for secret in secrets:
+    # Cut before anything else looks at it: what a server sends may be long, and all of this is work.
+    text = text[:_LONGEST]
+    for secret in filter(None, secrets):
         forms = {
             secret,
             quote(secret, safe=""),
@@ -184,7 +191,7 @@ def clean(text: str) -> str:
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """As `mask`, for text of no known form: whatever looks like a token goes too."""
-    return mask(_TOKEN_LIKE.sub(_without_token, text), secrets)
+    return mask(_TOKEN_LIKE.sub(_without_token, text[:_LONGEST]), secrets)
 
 
 def _without_token(match: re.Match[str]) -> str:

@@ -45,7 +45,7 @@ def remembered(error: OAuthError) -> dict[str, object]:
         said |= {"status": error.status, "error": error.error, "error_description": error.error_description}
         said |= {"cause": error.cause, "advice": error.advice}
     elif isinstance(error, TransportError):
-        said["problem"] = error.problem
+        said |= {"problem": error.problem, "advice": error.advice, "final": not error.retryable}
     elif isinstance(error, InvalidTokenResponse):
         said["problem"] = f"the token response's {error.field} was malformed"
     return said
@@ -59,7 +59,8 @@ def recalled(said: dict[str, object], seconds: float) -> OAuthError:
         cause, advice = said.get("cause"), said.get("advice")
         told = Explanation(str(cause), str(advice)) if cause and advice else None
         return TokenRequestError(url, status, retry_after=seconds, explanation=told, **texts)
-    return TransportError(url, str(said.get("problem") or "could not be asked"))
+    problem, advice = (str(said.get(name) or "") for name in ("problem", "advice"))
+    return TransportError(url, problem or "could not be asked", advice or None, retryable=not said.get("final"))
 
 
 class Gate:

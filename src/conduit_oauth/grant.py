@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 import math
 import re
@@ -170,7 +171,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _not_an_object(content: bytes, secrets: Iterable[str]) -> str:
-    text = content.decode(errors="replace")
+    text = _readable(content)
+    if text is None:
+        return f"is not a JSON object ({len(content)} bytes that are no text in UTF-8)"
     # What looks like a broken token response may hold the token, in whatever shape: show none of it.
     shown = "" if not text or "token" in text.lower() else f": {redact(text, secrets)}"
     return f"is not a JSON object ({len(content)} bytes{shown})"
@@ -303,7 +306,17 @@ def _excerpt(content: bytes, secrets: list[str]) -> str:
     """What an answer without an OAuth error says: as a problem document (RFC 9457), else its first characters."""
     body = parse_json_object(content) or {}
     problem = [text for name in ("title", "detail") if isinstance(text := body.get(name), str) and text.strip()]
-    return redact(": ".join(problem) or content[:4096].decode(errors="replace"), secrets)
+    return redact(": ".join(problem) or _readable(content) or "", secrets)
+
+
+def _readable(content: bytes) -> str | None:
+    """The beginning of a text in UTF-8, None for anything else: a secret in another encoding is not recognised."""
+    try:
+        # A character that the cut divided is left out.
+        text = codecs.getincrementaldecoder("utf-8")().decode(content[:4096])
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
 
 
 def parse_retry_after(value: str | None, wall_now: float) -> float | None:

@@ -207,7 +207,7 @@ class TokenProvider:
         tier = tier_of(store, seconds(store_timeout, "store_timeout", at_least=0.001)) if store is not None else None
         if tier is not None:
             check_shareable(config, requester.dpop)
-            requester.transport.prepare()
+            requester.transport.prepare(requester.locator.target)
             tier.start()
         self._assemble(requester, clock, tier, observer)
 

@@ -56,7 +56,7 @@ def from_file(
     Raises `ConfigurationError` for a file that will not do.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError("providers", f"{path}: {error}", "Mend the file, or name another.") from None
     if unknown := document.keys() - {"defaults", "providers", *readers}:

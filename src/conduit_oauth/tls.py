@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,26 @@ class ClientCertificate:
         except OSError as error:  # ssl.SSLError is one
             raise _unusable(error) from None
         return context
+
+
+def trusted() -> ssl.SSLContext:
+    """A context that trusts what SSL_CERT_FILE and SSL_CERT_DIR name, else what the HTTP client brings.
+
+    Raises `ConfigurationError` where one of the two names nothing that can be read.
+    """
+    import httpx2
+
+    named = {name: path for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if (path := os.environ.get(name))}
+    for variable, path in named.items():
+        if not Path(path).exists():
+            raise ConfigurationError(
+                variable, f"{path} does not exist", "Name a PEM file or a folder of them, or unset it."
+            )
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        fields = " or ".join(named) or "SSL_CERT_FILE"
+        raise ConfigurationError(fields, f"cannot be used ({error})", "Name PEM certificates, or unset it.") from None
 
 
 def _unusable(error: OSError) -> ConfigurationError:

@@ -10,23 +10,30 @@ import os
 import threading
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ._version import __version__
-from .errors import ConfigurationError, TransportError
+from .errors import ConfigurationError, TransportError, mask
 from .grant import Request, Response
-from .tls import ClientCertificate
+from .tls import ClientCertificate, trusted
+from .urls import is_loopback
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 MAX_BYTES = 1 << 20
 CONNECT_TIMEOUT = 5.0
+# For an HTTP client: no proxy for any URL. Each key replaces one that the environment sets.
+_NO_PROXY: dict[str, None] = {"all://": None, "http://": None, "https://": None}
+_HEADERS = {"User-Agent": f"conduit-oauth/{__version__}", "Accept-Encoding": "identity"}
 
 
 class Transport:
     """An HTTP client of our own, or one that the caller injected and keeps the ownership of."""
 
-    __slots__ = ("_certificate", "_client", "_injected", "_lock", "_transport", "_version")
+    __slots__ = ("_certificate", "_clients", "_injected", "_lock", "_transport", "_version")
 
     def __init__(
         self,
@@ -42,7 +49,8 @@ class Transport:
             _check_injected(client, transport)
         self._injected = client
         self._transport = transport
-        self._client = client
+        # By whether they go past the environment's proxies.
+        self._clients: dict[bool, httpx2.Client] = {}
         self._certificate = certificate
         self._lock = threading.Lock()
         self._version: tuple[int, int] | None = None
@@ -53,60 +61,80 @@ class Transport:
             return Transport(certificate=self._certificate)
         return _Inherited()
 
-    def prepare(self) -> None:
+    def prepare(self, url: str) -> None:
         """Load the HTTP client now: where a fleet waits for one process's answer, it should not wait for that."""
-        self._current_client()
+        self._client_for(url)
 
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within about `timeout` seconds. Raises `TransportError`."""
         import httpx2
 
-        client = self._current_client()
+        client = self._client_for(request.url)
         give_up_at = time.monotonic() + timeout
-        limits = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
-        # Built here and not by the client, so that an injected client's default headers add no second credential.
-        outgoing = httpx2.Request(
-            request.method,
-            request.url,
-            headers={"User-Agent": f"conduit-oauth/{__version__}", "Accept-Encoding": "identity", **request.headers},
-            content=request.content or None,
-            extensions={"timeout": limits.as_dict()},
-        )
+        connect = min(timeout, CONNECT_TIMEOUT)
+        limits = httpx2.Timeout(timeout, connect=connect)
         try:
+            # Built here and not by the client, so that an injected client's default headers add no second credential.
+            outgoing = httpx2.Request(
+                request.method,
+                request.url,
+                headers={
+                    "User-Agent": f"conduit-oauth/{__version__}",
+                    "Accept-Encoding": "identity",
+                    **request.headers,
+                },
+                content=request.content or None,
+                extensions={"timeout": limits.as_dict()},
+            )
             answer = client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
                 content = _read(answer, request.url, give_up_at) if request.reads_body(answer.status_code) else b""
             finally:
                 answer.close()
             return Response(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)
+        except httpx2.InvalidURL:
+            raise ConfigurationError("URL", "is none that can be asked", f"Check {request.url}.") from None
+        except httpx2.ConnectTimeout:
+            failure = TransportError(request.url, f"no connection within {connect:.3g} s")
         except httpx2.TimeoutException:
-            problem = f"no whole answer within {timeout:.3g} s"
-        except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError) as error:
-            problem = f"{type(error).__name__}: {error}".rstrip(": ")
+            failure = TransportError(request.url, f"no whole answer within {timeout:.3g} s")
+        except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+            failure = failure_of(request.url, error)
         except RuntimeError as error:
             # What httpx2 raises where the client was closed by its owner: no use in trying again.
             raise ConfigurationError("http_client", str(error), "Keep it open while the provider is.") from None
-        raise TransportError(request.url, problem)
+        raise failure
 
-    def _current_client(self) -> httpx2.Client:
-        """Our client, made anew where the certificate's files have changed: a connection keeps what it began with."""
+    def _client_for(self, url: str) -> httpx2.Client:
+        """Our client for `url`, made anew where the certificate's files have changed: a connection keeps what it had.
+
+        A loopback address has a client of its own: a proxy of the environment is elsewhere, and would reach another.
+        """
+        if self._injected is not None:
+            return self._injected
         import httpx2
 
+        direct = self._transport is None and is_loopback(urlsplit(url).hostname or "")
         # A flight, a wider scope's flight and a question about a token may all come here at once.
         with self._lock:
             if self._certificate is not None and self._version != (version := self._certificate.version()):
                 # A request that is under way on the old one fails, and is retried as any broken connection is.
                 self.close()
-                self._client = httpx2.Client(verify=self._certificate.context())
                 self._version = version
-            if self._client is None:
-                self._client = httpx2.Client(transport=self._transport)
-            return self._client
+            if direct not in self._clients:
+                if self._transport is not None:
+                    client = httpx2.Client(transport=self._transport)
+                else:
+                    verify = trusted() if self._certificate is None else self._certificate.context()
+                    client = httpx2.Client(verify=verify, mounts=_NO_PROXY if direct else None)
+                self._clients[direct] = client
+            return self._clients[direct]
 
     def close(self) -> None:
-        """Close the client if it is ours."""
-        if self._injected is None and self._client is not None:
-            self._client.close()
+        """Close the clients that are ours."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
 
 
 class SharedTransport(Transport):
@@ -164,6 +192,43 @@ class _Inherited(Transport):
         raise ConfigurationError(
             "http_client", "was injected before this process was forked", "Create the TokenProvider after the fork."
         )
+
+
+def failure_of(url: str, error: Exception) -> TransportError:
+    """What went wrong with a request, without a word that the peer may have put into it."""
+    import ssl
+
+    import httpx2
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    # A connection that is cut in a handshake says nothing of certificates.
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return _tls_failure(url, cause)
+    if isinstance(error, httpx2.ProtocolError) and not str(error).startswith("Server disconnected"):
+        # The client's message quotes what came, and an echo brings the credential back.
+        return TransportError(url, "the answer is not HTTP")
+    return TransportError(url, mask(f"{type(error).__name__}: {error}".rstrip(": "), ()))
+
+
+def _tls_failure(url: str, error: ssl.SSLError) -> TransportError:
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TransportError(
+            url,
+            f"the server's certificate is refused ({error.verify_message})",
+            "If an authority of your own signed it, let SSL_CERT_FILE name that authority's certificate. "
+            "`conduit-oauth doctor` shows the certificate.",
+            retryable=False,
+        )
+    return TransportError(
+        url,
+        f"TLS failed ({error.reason or 'no reason given'})",
+        "Check that the server speaks TLS at this port, and whether it wants a client certificate.",
+        retryable=False,
+    )
 
 
 def _read(answer: httpx2.Response, url: str, give_up_at: float) -> bytes:

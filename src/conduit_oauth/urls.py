@@ -10,6 +10,8 @@ from .errors import ConfigurationError
 
 # Parsers disagree about these, and a URL that two parsers read differently is how secrets reach the wrong host.
 _AMBIGUOUS = re.compile(r"[^\x21-\x7e]|\\")
+# A name or an address of version 4, or one of version 6 in brackets, and a port: urlsplit takes more than that.
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\[\]@:/]+)(?::\d*)?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -32,6 +34,8 @@ def parse_url(url: object, field: str) -> SplitResult:
         raise ConfigurationError(field, f"is not a URL ({error})", advice) from None
     if parts.scheme not in _DEFAULT_PORTS or not host:
         raise ConfigurationError(field, "is not an absolute http or https URL", advice)
+    if not _AUTHORITY.fullmatch(parts.netloc.rpartition("@")[2]):
+        raise ConfigurationError(field, "has a host that no server can have", advice)
     if "@" in parts.netloc:
         raise ConfigurationError(field, "holds user information", "Pass the credential as client_id and client_secret.")
     return parts
@@ -40,30 +44,50 @@ def parse_url(url: object, field: str) -> SplitResult:
 def parse_secure_url(url: object, field: str) -> SplitResult:
     """As `parse_url`, and the URL is https, or http on a loopback host (RFC 6749 §3.2, RFC 6750 §5.3)."""
     parts = parse_url(url, field)
-    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ConfigurationError(
             field, f"is plain http to {parts.hostname}", "Use https: only a loopback host may be reached without TLS."
         )
     return parts
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its own words."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
+# Kept for inside (RFC 6761, 6762, 8375), and by custom.
+_INSIDE = (".localhost", ".local", ".internal", ".home.arpa", ".svc", ".lan", ".corp", ".home", ".intranet", ".private")
+# Addresses that lead to an IPv4 address within them: NAT64 (RFC 6052, RFC 8215).
+_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+
+
 def is_private(host: str) -> bool:
     """Whether a host is, by its own words, not on the public network. Names are not resolved."""
     try:
-        return not ipaddress.ip_address(host).is_global
+        return not _is_public(ipaddress.ip_address(host.partition("%")[0]))
     except ValueError:
         name = host.rstrip(".").lower()
         last = name.rpartition(".")[2]
-        # An address in disguise (127.1, 0x7f000001), one label alone, or a name kept for inside (RFC 6761, 6762, 8375).
+        # An address in disguise (127.1, 0x7f000001), one label alone, or a name kept for inside.
         disguised = last.isdigit() or last.startswith("0x")
-        return disguised or "." not in name or name.endswith((".localhost", ".local", ".internal", ".home.arpa"))
+        return disguised or "." not in name or name.endswith(_INSIDE)
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        within = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
+        if within is None and any(address in network for network in _NAT64):
+            within = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if within is not None:
+            return _is_public(within)
+        if address.is_site_local:
+            return False
+    # RFC 6890 §2.2.2 has 192.0.0.0/24 for protocols; parts of it count as global.
+    return address.is_global and not address.is_multicast and address not in ipaddress.ip_network("192.0.0.0/24")
 
 
 def origin_of(parts: SplitResult) -> str:

@@ -19,7 +19,6 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
-import httpx2
 
 from ..auth.aiohttp import TokenAuth
 from ..clock import jitter
@@ -27,6 +26,7 @@ from ..errors import OAuthError
 from ..grant import parse_json_object
 from ..life import backoff
 from ..provider import TokenProvider
+from ..tls import trusted
 
 SESSION = "mcp-session-id"
 VERSION = "mcp-protocol-version"
@@ -137,7 +137,7 @@ class Gateway:
     def __init__(self, provider: TokenProvider, *, patience: float = 30.0) -> None:
         self._auth = TokenAuth(provider)
         # What the token endpoint's client trusts, and presents.
-        self._context = provider.tls_context() or httpx2.create_ssl_context()
+        self._context = provider.tls_context() or trusted()
         # Once: aiohttp's own `trust_env` reads the environment, and a .netrc on a thread, for each request.
         gateway = urlsplit(provider.mcp_url or "")
         bypassed = urllib.request.proxy_bypass(gateway.hostname or "")

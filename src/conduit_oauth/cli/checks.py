@@ -16,11 +16,11 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-import httpx2
 from cryptography import x509
 
 from ..errors import TransportError
 from ..grant import Request
+from ..tls import trusted
 from ..transport import Transport
 from .output import span
 
@@ -114,7 +114,7 @@ def _check_connection(host: str, port: int) -> Checks:
 
 def _check_tls(host: str, port: int, client_context: ssl.SSLContext | None) -> Checks:
     # As the HTTP client trusts: SSL_CERT_FILE and SSL_CERT_DIR count.
-    context = client_context or httpx2.create_ssl_context()
+    context = client_context or trusted()
     try:
         with socket.create_connection((host, port), TIMEOUT) as plain, _shaken(context, plain, host) as secured:
             shown = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")

@@ -49,7 +49,7 @@ def of_token_request(error: OAuthError) -> Diagnosis:
     if isinstance(error, ConfigurationError):
         return bad(step, f"setting-{error.field}", f"{error.field}: {error.problem}", error.advice)
     if isinstance(error, TransportError):
-        return bad("token request", "no-answer", f"{error.url}: {error.problem}", "Look at the server's log.")
+        return bad("token request", "no-answer", f"{error.url}: {error.problem}", error.advice)
     if isinstance(error, InvalidTokenResponse):
         return bad("token request", "answer-not-a-token", f"{error.url}: {error.problem}", error.advice)
     if not isinstance(error, TokenRequestError):

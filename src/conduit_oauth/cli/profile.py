@@ -92,7 +92,7 @@ class Options:
             environment["resource"] = False
         elif environment["resource"] is not None and len(several := environment["resource"].split()) > 1:
             environment["resource"] = several
-        secret: str | Path | None = os.environ.get(_PREFIX + "CLIENT_SECRET") or None
+        secret: str | Path | None = os.environ.get(_PREFIX + "CLIENT_SECRET", "").rstrip("\r\n") or None
         if secret is None and (file := os.environ.get(_PREFIX + "CLIENT_SECRET_FILE")):
             secret = _secret_in(Path(file).expanduser())
         given = self.settings if self.client_secret_file is None else {**self.settings, "client_secret": self._secret()}
@@ -140,7 +140,7 @@ class Options:
 def profiles_in(path: Path) -> Mapping[str, Any]:
     """The tables of a file of profiles, unread. Raises `ConfigurationError` where it is none."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError("config", f"{path}: {error}", "Mend the file, or name another.") from None
     return table_of(document.get("profiles", {}), "profiles")
@@ -166,7 +166,7 @@ def _secret_in(path: Path) -> str | Path:
     if path.is_file() or not path.exists():
         return path
     try:
-        with path.open(encoding="utf-8") as pipe:
+        with path.open(encoding="utf-8-sig") as pipe:
             text = pipe.read(_LONGEST_SECRET + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError("client_secret", str(error), "Name a readable file, or -.") from None

@@ -172,7 +172,10 @@ def _secret(file: Path | None) -> str:
     if file is None and sys.stdin.isatty():
         return getpass("Client secret: ")
     try:
-        text = sys.stdin.read() if file is None or str(file) == "-" else file.expanduser().read_text(encoding="utf-8")
+        if file is None or str(file) == "-":
+            text = sys.stdin.read()
+        else:
+            text = file.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError("client_secret", str(error), "Name a readable file, or -.") from None
     return text.rstrip("\r\n")
@@ -188,7 +191,7 @@ def _check(name: str, said: dict[str, Any], secret: str | None, folder: Path) ->
 
 def _document(path: Path) -> tuple[Path, tomlkit.TOMLDocument]:
     try:
-        return path, tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
+        return path, tomlkit.parse(path.read_text(encoding="utf-8-sig")) if path.exists() else tomlkit.document()
     except (OSError, UnicodeDecodeError, TOMLKitError) as error:
         raise ConfigurationError("config", f"{path}: {error}", "Mend the file, or name another.") from None
 
