@@ -391,3 +391,47 @@ def test_aiohttp_authorizes_a_request_that_merely_follows_another_to_a_new_origi
     stripped, deliberate = other_origin.tokens
     assert stripped is None
     assert deliberate is not None
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "{scheme}://u:p@{host}/echo",
+        "//u@{host}/echo",
+        "{scheme}://{host}/%65cho",
+        "{upper}://{host}/echo",
+        "{scheme}://{host}/a/../echo",
+        "{scheme}://{host}/echo?",
+        "{scheme}://{host}/echo#part",
+        "  {scheme}://{host}/echo",
+        "{scheme}://{host}",
+    ],
+)
+@pytest.mark.parametrize("requote", [True, False])
+def test_aiohttp_takes_no_spelling_of_another_origin_for_the_providers(
+    location: str, requote: bool, make_provider: MakeProvider, other_origin: ResourceServer
+) -> None:
+    scheme, _, host = other_origin.url.partition("://")
+    target = location.format(scheme=scheme, upper=scheme.upper(), host=host)
+    head = f"HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+    async def main() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head.encode())
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        auth = conduit_oauth.auth.aiohttp.TokenAuth(make_provider())
+        async with (
+            server,
+            aiohttp.ClientSession(middlewares=(auth,), requote_redirect_url=requote) as session,
+            session.get(f"http://127.0.0.1:{port}/start") as response,
+        ):
+            await response.read()
+
+    asyncio.run(main())
+    # aiohttp makes a header of its own of the user information.
+    assert not any("Bearer" in (sent or "") for sent in other_origin.tokens)

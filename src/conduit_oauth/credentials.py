@@ -43,9 +43,21 @@ class Credentials:
         return () if given is None else (given,)
 
 
+# The environment variables that hold a secret of ours, as far as this process was told of them.
+_SECRET_VARIABLES = {"CONDUIT_OAUTH_CLIENT_SECRET"}
+
+
+def public_environment() -> dict[str, str]:
+    """The environment for a program of the user's: without the variables that hold a secret of ours."""
+    return {name: text for name, text in os.environ.items() if name not in _SECRET_VARIABLES}
+
+
 @dataclass(frozen=True, slots=True)
 class _Environment:
     variable: str
+
+    def __post_init__(self) -> None:
+        _SECRET_VARIABLES.add(self.variable)
 
     def __call__(self) -> str:
         return read_text(os.environ.get(self.variable, "").rstrip("\r\n"), f"environment variable {self.variable}")

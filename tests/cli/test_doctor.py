@@ -24,6 +24,7 @@ from conduit_oauth.testing import AuthorizationServer
 from tests.certificates import Authority, issue
 from tests.cli.broken import BrokenServer, Page
 from tests.cli.conftest import Run
+from tests.resource_server import ResourceServer
 
 SECRET = "very-secret"
 TOKEN: dict[str, Any] = {"access_token": "good-token", "token_type": "Bearer", "expires_in": 3600}
@@ -512,6 +513,13 @@ def test_a_method_that_was_refused_first_is_told(run: Run, authorization_server:
     assert done.returncode == 0, done.stdout
     assert "gave a token for client_secret_post, after it refused client_secret_basic" in done.stdout
     assert 'Set token_endpoint_auth_method = "client_secret_post"' in done.stdout
+
+
+def test_the_token_goes_where_an_adapter_would_send_it_only(run: Run, other_origin: ResourceServer) -> None:
+    done = run("doctor", f"{other_origin.url}/echo")
+    assert done.returncode == 1
+    assert "✗ resource: request URL is at" in done.stdout
+    assert other_origin.requests == []
 
 
 def test_a_person_is_told_what_to_do(run: Run) -> None:

@@ -139,3 +139,34 @@ def test_a_person_is_asked_for_what_no_option_says(
     # It is not even echoed.
     assert authorization_server.client_secret.encode() not in said
     assert tomllib.loads(config.read_text())["profiles"]["default"]["scope"] == "mcp:read"
+
+
+def test_a_file_keeps_its_mode_and_a_password_of_a_store_is_not_shown(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[profiles.old]\nclient_id = "x"\nclient_secret = { file = "s" }\ntoken_endpoint = "https://as.example/t"\n'
+        'store = "rediss://app:REDIS-PASSWORD@cache:6379/0?sentinel_password=SENTINEL-PASSWORD"\n'
+    )
+    config.chmod(0o640)
+    shown = run("profile", "show", "old", "--config", config).stdout
+    assert "rediss://app:***@cache:6379/0?sentinel_password=***" in shown
+    assert "-PASSWORD" not in shown
+    options = ("--config", config, "--client-id", "n", "--token-endpoint", "https://as.example/t")
+    assert run("profile", "add", "new", *options, stdin="s3cret\n").returncode == 0
+    assert stat.S_IMODE(config.stat().st_mode) == 0o640
+    assert [path.name for path in tmp_path.glob(".config.toml*")] == []
+
+
+def test_a_new_file_is_its_owners_and_a_link_stays_one(run: Run, tmp_path: Path) -> None:
+    real, link = tmp_path / "real" / "config.toml", tmp_path / "config.toml"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    # Where the draft was once, for anybody to know.
+    (real.parent / ".config.toml.new").symlink_to(victim)
+    options = ("--config", link, "--client-id", "n", "--token-endpoint", "https://as.example/t")
+    assert run("profile", "add", "new", *options, stdin="s3cret\n").returncode == 0
+    assert link.is_symlink()
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    assert victim.read_text() == "precious"

@@ -64,11 +64,23 @@ def test_an_error_of_the_resource_is_shown_and_has_its_own_exit_code(run: Run, r
     assert json.loads(done.stdout.partition("\n\n")[2]) == {"error": "invalid_token"}
 
 
-def test_the_token_endpoint_is_found_from_the_url_where_nothing_else_is_said(
+@pytest.mark.parametrize("command", [["request", "POST"], ["doctor"]])
+def test_a_url_alone_leads_the_credential_nowhere(
+    command: list[str], run: Run, authorization_server: AuthorizationServer
+) -> None:
+    url = authorization_server.mcp_url("42")
+    done = run(*command, url, CONDUIT_OAUTH_TOKEN_ENDPOINT=None)
+    assert done.returncode == (1 if command == ["doctor"] else 2)
+    assert "token_endpoint" in done.stdout + done.stderr
+    assert authorization_server.token_requests == []
+
+
+def test_the_gateway_that_the_settings_name_leads_to_the_token_endpoint(
     run: Run, authorization_server: AuthorizationServer
 ) -> None:
     ping = '{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}'
-    done = run("request", "POST", authorization_server.mcp_url("42"), "--json", ping, CONDUIT_OAUTH_TOKEN_ENDPOINT=None)
+    url = authorization_server.mcp_url("42")
+    done = run("request", "POST", url, "--mcp-url", url, "--json", ping)
     assert authorization_server.token_requests[0]["gateway"] == "42"
     assert "jsonrpc" in done.stdout
 

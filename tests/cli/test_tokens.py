@@ -71,6 +71,20 @@ def test_each_format_quotes_what_a_token_may_hold(odd: Run, resource_server: Res
     assert authenticators[2] == ODD
 
 
+def test_a_program_gets_no_variable_that_holds_a_secret(
+    run: Run, tmp_path: Path, authorization_server: AuthorizationServer
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[profiles.default]\nclient_id = "demo"\nclient_secret = { environment = "BILLING_SECRET" }\n'
+        f'mcp_url = "{authorization_server.mcp_url()}"\n'
+    )
+    done = run("exec", "--config", config, "--", "env", CONDUIT_OAUTH_CLIENT_SECRET=None, BILLING_SECRET="demo-secret")
+    assert done.returncode == 0, done.stderr
+    assert "CONDUIT_OAUTH_TOKEN=" in done.stdout
+    assert "demo-secret" not in done.stdout
+
+
 def test_netrc_names_the_machine_of_the_resource(run: Run) -> None:
     token = run("token").stdout.strip()
     assert run("token", "--format", "netrc").stdout == f"machine 127.0.0.1 login oauth2accesstoken password {token}\n"

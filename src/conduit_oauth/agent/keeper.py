@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import os
 import queue
 import subprocess
 import threading
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from ..clock import elapsed
+from ..credentials import public_environment
 from ..errors import ConfigurationError, OAuthError
 from ..events import Observer
 from ..registry import TokenProviders
@@ -226,7 +226,7 @@ class Agent:
 
     def _execute(self, output: Output, name: str, token: str) -> None:
         place = output.place(name)
-        environment = {**os.environ, "CONDUIT_OAUTH_PROVIDER": name, "CONDUIT_OAUTH_OUTPUT": str(place or "")}
+        environment = {**public_environment(), "CONDUIT_OAUTH_PROVIDER": name, "CONDUIT_OAUTH_OUTPUT": str(place or "")}
         try:
             # Not in its arguments or its environment, which others can read.
             done = subprocess.run(  # noqa: S603 - what was configured

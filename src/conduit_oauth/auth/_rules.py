@@ -87,8 +87,11 @@ class Presentation:
             if fresh and any(challenge.parameters.get("error") == "use_dpop_nonce" for challenge in challenges):
                 return self._try("nonce")
             claims = next(filter(None, map(demanded_claims, challenges)), None)
-            self.provider.invalidate(self._token, claims=claims)
-            return self._try("token" if claims is None else "claims")
+            if claims is not None:
+                self.provider.invalidate(self._token, claims=claims)
+                return self._try("claims")
+            self.provider.invalidate(self._token)
+            return self._try("token")
         return self._step_up(challenges)
 
     def _step_up(self, challenges: list[Challenge]) -> bool:

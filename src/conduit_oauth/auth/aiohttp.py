@@ -11,9 +11,11 @@ from ..provider import TokenProvider
 from ._rules import Destinations, Presentation
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# aiohttp runs the middleware anew for each hop and does not say that it is one. This is where the task's last answer
-# pointed to at another origin: the next request, if it is to that very URL, is the redirect, and goes without a token.
-_foreign_hop: ContextVar[URL | None] = ContextVar("conduit_oauth_foreign_hop", default=None)
+_ANYWHERE = "anywhere"
+# aiohttp runs the middleware anew for each hop and does not say that it is one. This is the other origin to which the
+# task's last answer pointed: the next request, if it is to that origin, is taken for the redirect, and goes without a
+# token. The URL itself tells nothing: aiohttp changes it on the way (user information, quoting).
+_foreign_hop: ContextVar[str | None] = ContextVar("conduit_oauth_foreign_hop", default=None)
 
 
 class TokenAuth:
@@ -26,7 +28,7 @@ class TokenAuth:
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """The middleware."""
         foreign = _foreign_hop.get()
-        if foreign is not None and foreign == _without_fragment(request.url):
+        if foreign is not None and foreign in (_ANYWHERE, _origin(request.url)):
             response = await handler(request)
             # Stripped once, stripped for the rest of the chain, even where it leads back.
             _foreign_hop.set(_redirect_target(response))
@@ -46,7 +48,7 @@ class TokenAuth:
                 break
             response.release()
         target = _redirect_target(response)
-        _foreign_hop.set(target if target and target.origin() != request.url.origin() else None)
+        _foreign_hop.set(None if target == _origin(request.url) else target)
         return response
 
 
@@ -54,15 +56,20 @@ def _replayable(request: ClientRequest) -> bool:
     return isinstance(request.body, bytes) or not request.body.consumed
 
 
-def _redirect_target(response: ClientResponse) -> URL | None:
+def _redirect_target(response: ClientResponse) -> str | None:
+    """The origin that a redirect leads to, None for another answer."""
     if response.status not in _REDIRECTS:
         return None
     location = response.headers.get(hdrs.LOCATION) or response.headers.get(hdrs.URI)
     if location is None:
         return None
-    target = _without_fragment(response.url.join(URL(location)))
-    return target if target.is_absolute() else None
+    try:
+        # Scheme and host are the same whatever becomes of the quoting of the rest.
+        return _origin(response.url.join(URL(location.strip(), encoded=True)))
+    except ValueError:
+        # Who cannot read it cannot know it when it comes.
+        return _ANYWHERE
 
 
-def _without_fragment(url: URL) -> URL:
-    return url.with_fragment(None)
+def _origin(url: URL) -> str:
+    return str(url.origin()) if url.is_absolute() else _ANYWHERE

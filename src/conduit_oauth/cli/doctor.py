@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.markup import escape
 
+from ..auth._rules import Destinations
 from ..client_auth import is_changed_by_basic
 from ..clock import elapsed
 from ..credentials import Credentials, read_key, read_text
@@ -88,7 +89,7 @@ def _tell(diagnosis: Diagnosis) -> None:
 def _examine(options: Options, url: str | None) -> Checks:
     """Everything, in the order in which one thing needs the other; whoever listens stops at what is bad."""
     try:
-        provider = dataclasses.replace(options, settings={**options.settings, "store": "memory:"}).provider(url)
+        provider = dataclasses.replace(options, settings={**options.settings, "store": "memory:"}).provider()
     except ConfigurationError as error:
         yield of_configuration(error)
         return
@@ -247,8 +248,14 @@ def _call(url: str, provider: TokenProvider, token: AccessToken, *, is_mcp: bool
             headers["DPoP"] = provider.dpop.proof(method, url, wall_now=time.time(), access_token=token.value)
         return transport.send(Request(method, url, headers, content, reads="errors"), TIMEOUT)
 
+    parts = urlsplit(url)
     try:
-        with busy(f"Calling {urlsplit(url).hostname}"):
+        # By the rules of the adapters: the token goes where it was obtained for, and never in the clear.
+        Destinations(provider).check(parts.scheme, parts.netloc)
+    except ConfigurationError as error:
+        return bad("resource", "not-for-this-resource", f"{error.field} {error.problem}", error.advice)
+    try:
+        with busy(f"Calling {parts.hostname}"):
             answer = ask(method, content)
             if session := answer.headers.get("mcp-session-id"):
                 headers["Mcp-Session-Id"] = session

@@ -55,14 +55,9 @@ class Options:
     profile: str | None = None
     config: Path | None = None
 
-    def provider(self, url: str | None = None) -> TokenProvider:
-        """The provider that the settings describe. Raises `ConfigurationError`.
-
-        `url` is the resource that is going to be asked: what to find the token endpoint by, where nothing else is said.
-        """
+    def provider(self) -> TokenProvider:
+        """The provider that the settings describe. Raises `ConfigurationError`."""
         merged = self._merged()
-        if url is not None and not merged.keys() & _WHERE:
-            merged["mcp_url"] = url
         if not merged.keys() & CREDENTIALS and merged.get("token_endpoint_auth_method") != "none":
             merged["client_secret"] = _prompt()
         shareable = merged.get("dpop") is not True and merged.keys() & CREDENTIALS

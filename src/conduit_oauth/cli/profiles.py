@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import sys
+import tempfile
 from collections.abc import Mapping
 from getpass import getpass
 from pathlib import Path
@@ -18,6 +21,7 @@ from tomlkit.exceptions import TOMLKitError
 from ..errors import ConfigurationError, clean
 from ..provider import TokenProvider
 from ..settings import CREDENTIALS, read_table, table_of
+from ..stores import hide_password
 from .options import Config, as_client
 from .output import err, out
 from .profile import Options, profiles_in
@@ -114,7 +118,8 @@ def show(name: Name = "default", config: Config = None) -> None:
     for setting, value in table_of(_existing(profiles_in(path), name, path), f"profiles.{name}").items():
         # What somebody wrote into a file against the rules is not shown on top of it.
         hidden = setting in CREDENTIALS and isinstance(value, str)
-        table.add_row(setting, Text("(stands in the file, where it must not be)" if hidden else clean(_words(value))))
+        words = hide_password(value) if setting == "store" and isinstance(value, str) else _words(value)
+        table.add_row(setting, Text("(stands in the file, where it must not be)" if hidden else clean(words)))
     out.print(table)
 
 
@@ -197,11 +202,22 @@ def _document(path: Path) -> tuple[Path, tomlkit.TOMLDocument]:
 
 
 def _save(path: Path, document: tomlkit.TOMLDocument) -> None:
-    draft = path.with_name(f".{path.name}.new")
+    # Where it is a link, the file that it leads to is the one that is edited.
+    target = path.resolve()
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft.write_text(tomlkit.dumps(document), encoding="utf-8")
-        draft.replace(path)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
+        # Made anew, under a name that nobody can guess and lay a link at.
+        number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        draft = Path(name)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                os.fchmod(number, mode)
+                file.write(tomlkit.dumps(document))
+            draft.replace(target)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise ConfigurationError("config", f"{path}: {error.strerror}", "Choose another --config.") from None
 

@@ -44,12 +44,12 @@ def request(
 ) -> None:
     """Send one request with a token: replaced on 401, stepped up on 403, with a DPoP proof where the profile has a key.
 
-    Without mcp_url, token_endpoint and issuer, the token endpoint is found from URL itself.
+    A credential goes only where the settings say: URL alone leads to no authorization server.
     To a terminal the answer is shown, to a pipe its bytes are passed on. Exit code 7: the answer is 400 or above.
 
     \b
     conduit-oauth request GET https://api.example/invoices
-    conduit-oauth request POST https://gateway.example/mcp --json '{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
+    conduit-oauth request POST https://gateway.example/mcp --mcp-url https://gateway.example/mcp --json @ping.json
     """
     headers = httpx2.Headers([_header(line) for line in header or ()])
     content = _body(data if as_json is None else as_json)
@@ -59,7 +59,7 @@ def request(
     elif content is not None:
         headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
     with (
-        options.provider(url) as provider,
+        options.provider() as provider,
         httpx2.Client(
             auth=provider.auth(),
             transport=httpx2.HTTPTransport(retries=retries, verify=provider.tls_context() or True),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..credentials import public_environment
 from ..errors import ConfigurationError
 from ..formats import LOGIN, VARIABLE, Format, formatted
 from ..provider import TokenProvider
@@ -48,18 +49,17 @@ def execute(
     fresh: Fresh = False,
     variable: Variable = VARIABLE,
 ) -> None:
-    """Run a program with a token in its environment. It gets the client secret's variable no more.
+    """Run a program with a token in its environment. It gets no variable that holds a secret of the client.
 
     \b
     conduit-oauth exec --variable GATEWAY_TOKEN -- ./sync.sh --all
     """
     with options.provider() as provider:
         value, _ = _token(provider, fresh=fresh)
-    environment = {name: text for name, text in os.environ.items() if name != "CONDUIT_OAUTH_CLIENT_SECRET"}
     sys.stdout.flush()
     try:
         # In our place, so that signals, the terminal and the exit status are the program's own.
-        os.execvpe(command[0], command, {**environment, variable: value})  # noqa: S606 - what was asked for
+        os.execvpe(command[0], command, {**public_environment(), variable: value})  # noqa: S606 - what was asked for
     except OSError as error:
         raise ConfigurationError("command", f"{command[0]}: {error.strerror}", "Name a program to run.") from None
 

@@ -7,6 +7,7 @@ cannot overwrite what was written under a newer one. A floor makes everything wr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -81,6 +82,16 @@ class TokenStore(Protocol):
     def close(self) -> None:
         """Let go of connections and files."""
         ...
+
+
+def hide_password(url: str) -> str:
+    """The URL of a store, to be shown: without the password that it may hold."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    if at:
+        authority = f"{user.partition(':')[0]}:***@{hosts}"
+    return re.sub(r"([?&][^=&]*password=)[^&]*", r"\1***", f"{scheme}{separator}{authority}{slash}{path}")
 
 
 def open_store(url: str, timeout: float) -> TokenStore | None:
