@@ -21,7 +21,7 @@ from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
 from conduit_oauth.cli.inspection import read_jwt
 from conduit_oauth.provider import MAX_STEPS
 from conduit_oauth.testing import AuthorizationServer
-from tests.conftest import MakeProvider
+from tests.conftest import FakeClock, MakeProvider
 from tests.resource_server import ResourceServer
 
 
@@ -399,7 +399,7 @@ def test_aiohttp_authorizes_a_request_that_merely_follows_another_to_a_new_origi
         "{scheme}://u:p@{host}/echo",
         "//u@{host}/echo",
         "{scheme}://{host}/%65cho",
-        "{upper}://{host}/echo",
+        "{upper}://LOCALHOST:{port}/echo",
         "{scheme}://{host}/a/../echo",
         "{scheme}://{host}/echo?",
         "{scheme}://{host}/echo#part",
@@ -412,7 +412,7 @@ def test_aiohttp_takes_no_spelling_of_another_origin_for_the_providers(
     location: str, requote: bool, make_provider: MakeProvider, other_origin: ResourceServer
 ) -> None:
     scheme, _, host = other_origin.url.partition("://")
-    target = location.format(scheme=scheme, upper=scheme.upper(), host=host)
+    target = location.format(scheme=scheme, upper=scheme.upper(), host=host, port=host.partition(":")[2])
     head = f"HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
     async def main() -> None:
@@ -435,3 +435,89 @@ def test_aiohttp_takes_no_spelling_of_another_origin_for_the_providers(
     asyncio.run(main())
     # aiohttp makes a header of its own of the user information.
     assert not any("Bearer" in (sent or "") for sent in other_origin.tokens)
+
+
+def test_a_resource_that_refuses_every_token_causes_few_token_requests(
+    make_provider: MakeProvider,
+    resource_server: ResourceServer,
+    other_origin: ResourceServer,
+    authorization_server: AuthorizationServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
+    resource_server.refuse_all = True
+    provider = make_provider()
+
+    def ask(url: str, times: int) -> set[int]:
+        # However many adapters there are.
+        answers: set[int] = set()
+        for _ in range(times):
+            with httpx2.Client(auth=provider.auth()) as client:
+                answers.add(client.get(url).status_code)
+        return answers
+
+    assert ask(f"{resource_server.url}/echo", 20) == {401}
+    assert len(authorization_server.token_requests) == 2
+    # Another resource takes that token, so it was not thrown away.
+    assert ask(f"{other_origin.url}/echo", 1) == {200}
+    assert len(authorization_server.token_requests) == 2
+    # It is given another chance, and the next one later.
+    for seconds, requests_so_far in ((1.1, 3), (1.1, 3), (1.0, 4), (3.0, 4), (1.1, 5)):
+        clock.step(seconds)
+        ask(f"{resource_server.url}/echo", 5)
+        assert len(authorization_server.token_requests) == requests_so_far
+    clock.step(3600)
+    resource_server.refuse_all = False
+    assert ask(f"{resource_server.url}/echo", 2) == {200}
+    # Forgiven: from now on a refusal is acted upon at once.
+    resource_server.refused.add(provider.get_token())
+    assert ask(f"{resource_server.url}/echo", 1) == {200}
+    assert len(authorization_server.token_requests) == 6
+
+
+def test_a_wider_token_goes_only_to_the_origin_that_asked_for_it(
+    make_provider: MakeProvider, resource_server: ResourceServer, other_origin: ResourceServer
+) -> None:
+    resource_server.needs = "mcp:write"
+    provider = make_provider(scope="mcp:read")
+    auth = provider.auth()
+    with httpx2.Client(auth=auth) as client:
+        for url in (resource_server.url, other_origin.url, resource_server.url):
+            assert client.get(f"{url}/echo").status_code == 200
+    assert other_origin.tokens == [f"Bearer {provider.get_token()}"]
+    # Which it keeps for there.
+    assert len(resource_server.requests) == 3
+    assert resource_server.tokens[1] == resource_server.tokens[2] != other_origin.tokens[0]
+
+
+@pytest.mark.parametrize(
+    ("step_up", "needs", "asked"),
+    [
+        (False, "mcp:write", ["mcp:read"]),
+        ("mcp:write", "mcp:write", ["mcp:read", "mcp:read mcp:write"]),
+        ("mcp:write", "mcp:write admin", ["mcp:read", "mcp:read mcp:write"]),
+    ],
+)
+@pytest.mark.parametrize("tells_scope", [True, False])
+def test_what_a_resource_can_add_is_bounded_by_a_setting(
+    step_up: bool | str,
+    needs: str,
+    asked: list[str],
+    tells_scope: bool,
+    make_provider: MakeProvider,
+    resource_server: ResourceServer,
+    authorization_server: AuthorizationServer,
+) -> None:
+    resource_server.needs, resource_server.tells_scope = needs, tells_scope
+    provider = make_provider(scope="mcp:read", step_up=step_up)
+    with httpx2.Client(auth=provider.auth()) as client:
+        client.get(f"{resource_server.url}/echo")
+    assert [request["form"]["scope"] for request in authorization_server.token_requests] == asked
+
+
+@pytest.mark.parametrize("step_up", ["", 'bad"scope', 5, None])
+def test_what_may_be_added_is_a_scope(step_up: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        TokenProvider("me", "secret", token_endpoint="https://as.example/token", step_up=step_up)
+    assert caught.value.field == "step_up"

@@ -64,6 +64,8 @@ class ClientConfig:
     mcp_url: str | None
     authorization_server: str | None
     extra_parameters: tuple[tuple[str, str], ...] = field(repr=False)
+    # Whether scope may be added: what, or whether at all.
+    step_up_to: bool | str = True
     step_up: StepUp | None = None
 
     def parameters(self, found: Discovery) -> list[tuple[str, str]]:
@@ -102,6 +104,7 @@ def client_config(
     assertion_audience: str,
     discovery: bool,
     authorization_server: str | None,
+    step_up_to: object,
     has_own_client: bool,
 ) -> ClientConfig:
     """Check every setting; raises `ConfigurationError` naming the first that will not do.
@@ -141,6 +144,7 @@ def client_config(
             authorization_server, has_endpoint=endpoint is not None or issuer is not None
         ),
         extra_parameters=_extra(extra_parameters or {}),
+        step_up_to=_step_up_to(step_up_to),
     )
 
 
@@ -261,6 +265,12 @@ def seconds(value: object, field: str, *, at_least: float = 0.0) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < at_least:
         raise ConfigurationError(field, f"is not a number of seconds of at least {at_least:g}", "Pass seconds.")
     return float(value)
+
+
+def _step_up_to(value: object) -> bool | str:
+    if isinstance(value, bool) or (isinstance(value, str) and is_scope(value)):
+        return value
+    raise ConfigurationError("step_up", "is neither True, False nor a scope", "Name the scopes that may be added.")
 
 
 def token_type(value: object) -> str | None:

@@ -92,6 +92,8 @@ class TokenProvider:
             adapters then send a fresh proof with each request.
         discovery: False derives the token endpoint from `mcp_url` without asking for metadata.
         authorization_server: the issuer to use where the resource lists several.
+        step_up: whether a resource may have the adapters ask for more scope than was configured (RFC 6750 §3.1): False
+            for never, or the space-separated scopes that may be added.
         revoke_on_close: have the authorization server forget the token when the provider closes (RFC 7009).
         http_client: an `httpx2.Client` to send token requests with, on the provider's own thread, whoever calls; it
             stays yours to close.
@@ -151,6 +153,7 @@ class TokenProvider:
         dpop: bool | KeySource = False,
         discovery: bool = True,
         authorization_server: str | None = None,
+        step_up: bool | str = True,
         revoke_on_close: bool = False,
         http_client: httpx2.Client | SharedTransport | None = None,
         transport: httpx2.BaseTransport | None = None,
@@ -189,6 +192,7 @@ class TokenProvider:
             assertion_audience=assertion_audience,
             discovery=discovery,
             authorization_server=authorization_server,
+            step_up_to=step_up,
             has_own_client=transport is not None or not isinstance(http_client, SharedTransport | None),
         )
         self.name = name or client_id
@@ -330,6 +334,12 @@ class TokenProvider:
         is apart from this one's, so that a refusal of the wider scope costs nothing; it closes with this one.
         """
         config = self._requester.config
+        if config.step_up_to is False:
+            return None
+        if isinstance(config.step_up_to, str):
+            # What was allowed is known, so the resource's metadata has nothing to add.
+            allowed = config.step_up_to.split()
+            scope = " ".join(name for name in (allowed if scope is None else scope.split()) if name in allowed)
         asked = (config.scope or self._life.token.scope or "").split()
         union = " ".join(sorted({*asked, *(scope or "").split()}))
         if scope is None:

@@ -233,7 +233,7 @@ def test_a_file_may_name_several_resources(tmp_path: Path) -> None:
     file.write_text(
         '[providers.billing]\nclient_id = "demo"\nclient_secret = { environment = "NOWHERE" }\n'
         'token_endpoint = "https://as.example/token"\nresource = ["https://one.example", "https://two.example"]\n'
-        'assertion_audience = "endpoint"\nintrospection_endpoint = "https://as.example/introspect"\n'
+        'step_up = "read"\nassertion_audience = "endpoint"\nintrospection_endpoint = "https://as.example/introspect"\n'
     )
     with TokenProviders(file) as providers:
         assert providers["billing"].origins == ("https://one.example", "https://two.example")

@@ -15,7 +15,6 @@ class HttpxFlow:
     replayable_stream: ClassVar[type]
 
     def __init__(self, provider: TokenProvider) -> None:
-        self._provider = provider
         self._destinations = Destinations(provider)
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
@@ -36,8 +35,8 @@ class HttpxFlow:
 
     def _begin(self, request: Any) -> Presentation:
         url = request.url
-        self._destinations.check(url.scheme, url.netloc.decode("ascii"))
-        return Presentation(self._provider, request.method, url)
+        origin = self._destinations.check(url.scheme, url.netloc.decode("ascii"))
+        return Presentation(self._destinations, origin, request.method, url)
 
     def _goes_on(self, presentation: Presentation, request: Any, response: Any) -> bool:
         if presentation.is_settled(response.status_code):
@@ -45,8 +44,6 @@ class HttpxFlow:
         # The answer's own request: the client follows redirects within the flow, and drops the header on the way.
         sent = response.request.headers.get("Authorization")
         again = presentation.calls_for_another(response.status_code, sent, response.headers)
-        # Once a wider scope was asked for, this adapter's later requests are likely to need it, too.
-        self._provider = presentation.provider
         return again and isinstance(request.stream, self.replayable_stream)
 
 

@@ -7,25 +7,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 from ..challenge import Challenge, demanded_claims, parse_challenges
+from ..clock import elapsed
 from ..errors import ConfigurationError
 from ..provider import TokenProvider
 from ..urls import origin_of, parse_secure_url
 
+# A crawler's worth of origins would grow without bound; a service has a handful.
+_MOST_ORIGINS = 256
+# Seconds for which the refusals of a resource cause no token request: the first, and the longest.
+_FIRST_REST, _LONGEST_REST = 1.0, 60.0
+
 
 class Destinations:
-    """The origins that a provider's token may be sent to. Each is judged once, as the HTTP client itself read it."""
+    """The origins that a provider's token may be sent to, and which token goes to each.
+
+    Each is judged once, as the HTTP client itself read it. A wider token goes only to the origin that asked for it.
+    """
 
     def __init__(self, provider: TokenProvider) -> None:
         self._provider = provider
-        self._judged: set[tuple[str, str]] = set()
+        self._judged: dict[tuple[str, str], str] = {}
+        self._wider: dict[str, TokenProvider] = {}
+        self.doubts = _doubts.setdefault(provider, Doubts())
 
-    def check(self, scheme: str, authority: str) -> None:
-        """Raise `ConfigurationError` unless the token may go there: the provider's origin, over TLS or loopback."""
+    def check(self, scheme: str, authority: str) -> str:
+        """The origin, if the token may go there: the provider's, over TLS or loopback. Raises `ConfigurationError`."""
         destination = scheme, authority
-        if destination in self._judged:
-            return
+        if (judged := self._judged.get(destination)) is not None:
+            return judged
         origin = origin_of(parse_secure_url(f"{scheme}://{authority}", "request URL"))
         origins = self._provider.origins
         if origins and origin not in origins:
@@ -34,22 +46,79 @@ class Destinations:
                 f"is at {origin}, and the token of {self._provider.name!r} was obtained for {', '.join(origins)}",
                 "Use a provider whose mcp_url or resource is at that origin.",
             )
-        # A crawler's worth of origins would grow without bound; a service has a handful.
-        if len(self._judged) < 256:
-            self._judged.add(destination)
+        if len(self._judged) < _MOST_ORIGINS:
+            self._judged[destination] = origin
+        return origin
+
+    def provider_for(self, origin: str) -> TokenProvider:
+        """Whose token goes to `origin`."""
+        return self._wider.get(origin, self._provider)
+
+    def keep(self, origin: str, provider: TokenProvider) -> None:
+        """Once a wider scope was asked for, later requests to that origin are likely to need it, too."""
+        if provider is not self._provider and (origin in self._wider or len(self._wider) < _MOST_ORIGINS):
+            self._wider[origin] = provider
+
+
+class Doubts:
+    """The resources that refuse even a fresh token of a provider, and until when their word is not acted on.
+
+    Without it each request to such a resource would be a token request, and would void the token of all others.
+    """
+
+    def __init__(self) -> None:
+        self._rests: dict[str, tuple[int, float]] = {}
+
+    def is_known(self, origin: str) -> bool:
+        """Whether `origin` refused a fresh token, and took none since."""
+        return origin in self._rests
+
+    def is_doubted(self, origin: str) -> bool:
+        """Whether a refusal by `origin` is left to the caller."""
+        return origin in self._rests and elapsed() < self._rests[origin][1]
+
+    def refused_fresh(self, origin: str) -> None:
+        """A token that was obtained because of a refusal was refused, too."""
+        times, until = self._rests.get(origin, (0, 0.0))
+        # Requests that were under way together count as one.
+        if elapsed() >= until and (times or len(self._rests) < _MOST_ORIGINS):
+            rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(times, 16))
+            self._rests[origin] = times + 1, elapsed() + rest
+
+    def accepted(self, origin: str) -> None:
+        """It took a token."""
+        self._rests.pop(origin, None)
+
+
+# By provider, whatever clients and adapters it serves.
+_doubts: WeakKeyDictionary[TokenProvider, Doubts] = WeakKeyDictionary()
 
 
 class Presentation:
     """One request of the caller's: the headers of each attempt, and whether its answer calls for another.
 
-    A nonce, a new token, the claims that are demanded and a wider scope are each tried once. `provider`
-    is whose token is presented: the one that was given, or the one that was stepped up to.
+    A nonce, a new token, the claims that are demanded and a wider scope are each tried once. `provider` is whose token
+    is presented: the one that was given, or the one that was stepped up to.
     """
 
-    __slots__ = ("_dpop", "_method", "_sent", "_token", "_tried", "_url", "provider")
+    __slots__ = (
+        "_destinations",
+        "_doubts",
+        "_dpop",
+        "_method",
+        "_origin",
+        "_sent",
+        "_token",
+        "_tried",
+        "_url",
+        "provider",
+    )
 
-    def __init__(self, provider: TokenProvider, method: str, url: object) -> None:
-        self.provider = provider
+    def __init__(self, destinations: Destinations, origin: str, method: str, url: object) -> None:
+        self.provider = provider = destinations.provider_for(origin)
+        self._destinations = destinations
+        self._doubts = destinations.doubts
+        self._origin = origin
         self._dpop = provider.dpop
         self._method = method
         self._url = url
@@ -68,7 +137,7 @@ class Presentation:
 
     def is_settled(self, status: int) -> bool:
         """Whether nothing in an answer of this status is of interest: nearly always, so it is asked first."""
-        return self._dpop is None and status not in (401, 403)
+        return self._dpop is None and status not in (401, 403) and not self._doubts.is_known(self._origin)
 
     def calls_for_another(self, status: int, sent: object, answer: Mapping[str, str]) -> bool:
         """Whether to send the request once more; a token that was refused is forgotten.
@@ -80,6 +149,7 @@ class Presentation:
             return False
         fresh = self._dpop is not None and self._dpop.remember(str(self._url), answer.get("DPoP-Nonce"), resource=True)
         if status not in (401, 403):
+            self._doubts.accepted(self._origin)
             return False
         challenges = parse_challenges(answer.get("WWW-Authenticate", ""))
         # RFC 6750 §3.1 has 401 for a token that is no longer valid; some resources say 403 and mean the same.
@@ -90,9 +160,18 @@ class Presentation:
             if claims is not None:
                 self.provider.invalidate(self._token, claims=claims)
                 return self._try("claims")
-            self.provider.invalidate(self._token)
-            return self._try("token")
+            return self._replace()
         return self._step_up(challenges)
+
+    def _replace(self) -> bool:
+        """Forget the token and take another; not again where that one is refused, too."""
+        if self._doubts.is_doubted(self._origin):
+            return False
+        if not self._try("token"):
+            self._doubts.refused_fresh(self._origin)
+            return False
+        self.provider.invalidate(self._token)
+        return True
 
     def _step_up(self, challenges: list[Challenge]) -> bool:
         for challenge in challenges:
@@ -103,6 +182,7 @@ class Presentation:
                 )
                 if wider is not None and self._try("scope"):
                     self.provider = wider
+                    self._destinations.keep(self._origin, wider)
                     return True
         return False
 

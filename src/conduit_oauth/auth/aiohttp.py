@@ -22,7 +22,6 @@ class TokenAuth:
     """Authorizes each request with the provider's token. Raises its errors instead of sending without one."""
 
     def __init__(self, provider: TokenProvider) -> None:
-        self._provider = provider
         self._destinations = Destinations(provider)
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -33,8 +32,8 @@ class TokenAuth:
             # Stripped once, stripped for the rest of the chain, even where it leads back.
             _foreign_hop.set(_redirect_target(response))
             return response
-        self._destinations.check(request.url.scheme, request.url.authority)
-        presentation = Presentation(self._provider, request.method, request.url)
+        origin = self._destinations.check(request.url.scheme, request.url.authority)
+        presentation = Presentation(self._destinations, origin, request.method, request.url)
         while True:
             request.headers.update(presentation.headers(await presentation.provider.get_token_async()))
             response = await handler(request)
@@ -42,8 +41,6 @@ class TokenAuth:
                 break
             sent = request.headers.get(hdrs.AUTHORIZATION)
             again = presentation.calls_for_another(response.status, sent, response.headers)
-            # Once a wider scope was asked for, this adapter's later requests are likely to need it, too.
-            self._provider = presentation.provider
             if not again or not _replayable(request):
                 break
             response.release()
@@ -72,4 +69,4 @@ def _redirect_target(response: ClientResponse) -> str | None:
 
 
 def _origin(url: URL) -> str:
-    return str(url.origin()) if url.is_absolute() else _ANYWHERE
+    return str(url.origin()).lower() if url.is_absolute() else _ANYWHERE

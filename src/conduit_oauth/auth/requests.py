@@ -18,16 +18,15 @@ class TokenAuth(AuthBase):
     """Authorizes each request with the provider's token. Raises its errors instead of sending without one."""
 
     def __init__(self, provider: TokenProvider) -> None:
-        self._provider = provider
         self._destinations = Destinations(provider)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Present the token, and hook in what looks at the answer."""
         url = request.url or ""
         parts = urlsplit(url)
-        self._destinations.check(parts.scheme, parts.netloc)
-        presentation = Presentation(self._provider, request.method or "", url)
-        request.headers.update(presentation.headers(self._provider.get_token()))
+        origin = self._destinations.check(parts.scheme, parts.netloc)
+        presentation = Presentation(self._destinations, origin, request.method or "", url)
+        request.headers.update(presentation.headers(presentation.provider.get_token()))
         request.hooks["response"].append(partial(self._on_response, presentation))
         return request
 
@@ -38,8 +37,6 @@ class TokenAuth(AuthBase):
             sent = response.request
             authorization = sent.headers.get("Authorization")
             again = presentation.calls_for_another(response.status_code, authorization, response.headers)
-            # Once a wider scope was asked for, this adapter's later requests are likely to need it, too.
-            self._provider = presentation.provider
             if not again or not isinstance(cast("object", sent.body), str | bytes | None):
                 return response
             # Read to the end, so that the connection is back in the pool whatever comes next.
