@@ -64,6 +64,24 @@ def test_the_last_attempt_is_just_before_the_deadline(timeout: float, clock: Fak
     assert timeout - 0.5 <= server.asked[-1] < timeout
 
 
+def test_a_call_that_runs_out_of_time_names_the_failure_and_not_its_own_end(clock: FakeClock) -> None:
+    """The last attempt is cut by the deadline of the call: that it got no answer in half a second says nothing."""
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        if clock.now - begun < 29.0:
+            return httpx2.Response(503)
+        raise httpx2.ReadTimeout("")
+
+    begun = clock.now
+    transport = httpx2.MockTransport(answer)
+    with (
+        TokenProvider("me", "s", token_endpoint=f"{AS}/token", transport=transport, clock=clock) as one,
+        pytest.raises(TokenRequestError, match="503"),
+    ):
+        one.get_token()
+    assert clock.now - begun > 29.0
+
+
 def test_a_server_that_asks_for_more_time_than_there_is_gets_no_last_attempt(clock: FakeClock) -> None:
     asked: list[float] = []
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,7 +14,9 @@ import httpx2
 import pytest
 
 from conduit_oauth import ConfigurationError, TokenProvider, TransportError
-from conduit_oauth.grant import Request
+from conduit_oauth.discovery import Steps
+from conduit_oauth.grant import Request, Response
+from conduit_oauth.locator import drive
 from conduit_oauth.testing import AuthorizationServer
 from conduit_oauth.transport import MAX_BYTES, Transport
 from tests.certificates import issue
@@ -77,10 +80,74 @@ def test_a_server_that_sends_nothing_is_left() -> None:
         send(url, 0.2)
 
 
-def test_a_server_that_drips_is_left() -> None:
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
-    with raw_server(head, *[b"x"] * 1000, apart=0.02) as url, pytest.raises(TransportError, match="too slowly"):
+HEAD = b"HTTP/1.1 200 OK\r\n"
+DRIPS = {
+    "a body": [HEAD + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 1000],
+    "a header": [HEAD + b"X-A: ", *[b"x"] * 1000],
+    "answers before the answer": [b"HTTP/1.1 100 Continue\r\n\r\n"] * 1000,
+    "a trailer": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-T: ", *[b"x"] * 1000],
+}
+
+
+@pytest.mark.parametrize("drip", DRIPS)
+def test_a_server_that_drips_is_left(drip: str) -> None:
+    with (
+        raw_server(*DRIPS[drip], apart=0.02) as url,
+        pytest.raises(TransportError, match=r"no whole answer within 0\.3 s"),
+    ):
         send(url, 0.3)
+
+
+def test_an_injected_client_leaves_a_body_that_drips() -> None:
+    with (
+        raw_server(*DRIPS["a body"], apart=0.02) as url,
+        httpx2.Client() as client,
+        pytest.raises(TransportError, match=r"no whole answer within 0\.3 s"),
+    ):
+        send(url, 0.3, Transport(client))
+
+
+def test_a_proxy_that_drips_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    with raw_server(*DRIPS["a header"], apart=0.02) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.removesuffix("/token"))
+        with pytest.raises(TransportError, match=r"no whole answer within 0\.3 s"):
+            send("http://as.example/token", 0.3)
+
+
+def test_a_server_that_shakes_no_hands_is_left() -> None:
+    with raw_server() as url, pytest.raises(TransportError, match=r"no end of the TLS handshake within 0\.3 s"):
+        send(url.replace("http:", "https:"), 0.3)
+
+
+@pytest.mark.parametrize("status", [200, 400, 502])
+def test_an_answer_that_is_compressed_is_refused(status: int) -> None:
+    head = f"HTTP/1.1 {status} \r\nContent-Encoding: gzip\r\nContent-Length: 100000\r\n\r\n".encode()
+    with raw_server(head) as url, pytest.raises(TransportError, match="is compressed") as caught:
+        send(url)
+    assert caught.value.retryable == (status == 502)
+
+
+def test_the_steps_of_a_discovery_share_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Slow:
+        def __init__(self) -> None:
+            self.allowed: list[float] = []
+
+        def send(self, request: Request, timeout: float) -> Response:
+            self.allowed.append(timeout)
+            now[0] += 2.0
+            return Response(404, {}, b"")
+
+    def steps() -> Steps:
+        while True:
+            yield Request("GET", "https://as.example/", {})
+
+    slow = Slow()
+    with pytest.raises(TransportError, match="the time is over"):
+        drive(steps(), slow, 5.0)
+    assert slow.allowed == [5.0, 3.0, 1.0]
 
 
 def test_a_half_answer_is_a_transport_error() -> None:

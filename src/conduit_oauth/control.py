@@ -38,7 +38,6 @@ class FlightControl:
 
     __slots__ = (
         "__weakref__",
-        "_timeout",
         "clock",
         "closed",
         "counts",
@@ -54,6 +53,7 @@ class FlightControl:
         "observer",
         "requester",
         "share",
+        "timeout",
     )
 
     def __init__(
@@ -71,7 +71,7 @@ class FlightControl:
         self.observer = observer
         self.requester = requester
         self.clock = clock
-        self._timeout = timeout
+        self.timeout = timeout
         self.life = life
         self.lock = threading.Lock()
         self.flight: Flight | None = None
@@ -151,7 +151,7 @@ class FlightControl:
             if now >= deadline:
                 if waited_for is not None and waited_for.last_error is not None:
                     raise waited_for.last_error.again()
-                raise TransportError(self.requester.locator.target, f"no token within {self._timeout:g} s")
+                raise TransportError(self.requester.locator.target, f"no token within {self.timeout:g} s")
             flight = self.flight or self._start(Flight(self, self.life.closed_until))
             flight.deadline = max(flight.deadline, deadline)
             return flight
@@ -180,7 +180,7 @@ class FlightControl:
         raise (
             error.again()
             if error is not None
-            else TransportError(self.requester.locator.target, f"no token within {self._timeout:g} s")
+            else TransportError(self.requester.locator.target, f"no token within {self.timeout:g} s")
         )
 
     def invalidate(self, token: str | None) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .clock import jitter
-from .errors import InvalidTokenResponse, OAuthError, TokenRequestError
+from .errors import InvalidTokenResponse, OAuthError, TokenRequestError, TransportError
 from .events import Event, EventName, observe
 from .gate import Busy, Gate, Refused, is_trouble
 from .landing import Landing
@@ -176,10 +176,14 @@ class Flight:
     def _requested(self, gate: Gate) -> AccessToken | OAuthError:
         control = self._control
         sent = control.requester.sent
-        outcome = control.requester.fetch()
+        left = self.deadline - control.clock()
+        outcome = control.requester.fetch(left if left > 0 else control.timeout)
         with control.lock:
             # One attempt, whatever it took: a nonce, the other method, the other secret.
             control.counts.token_requests += control.requester.sent > sent
+        if isinstance(outcome, TransportError) and 0 < left < control.requester.attempt_timeout and self.last_error:
+            # A request that the callers' deadline cut says less than the failure before it.
+            return self.last_error
         if isinstance(outcome, AccessToken) or not is_trouble(outcome):
             gate.answered()
         return outcome

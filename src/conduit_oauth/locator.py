@@ -14,19 +14,20 @@ from .config import ClientConfig
 from .discovery import Discovery, Finding, Steps, discover_issuer, discover_resource
 from .errors import DiscoveryError, OAuthError
 from .grant import Request, Response
-from .transport import Transport
+from .transport import Errand, Sender
 
 T = TypeVar("T")
 # An issuer (None where none is known) and its token endpoint.
 Pin = tuple[str | None, str]
 
 
-def drive(steps: Generator[Request, Response, T], transport: Transport, timeout: float) -> T:
-    """Run a protocol step: send each request that it yields, and give it the answer."""
+def drive(steps: Generator[Request, Response, T], sender: Sender, timeout: float) -> T:
+    """Run protocol steps within `timeout` seconds: send each request that they yield, and give them the answer."""
+    errand = Errand(sender, timeout)
     try:
         request = next(steps)
         while True:
-            request = steps.send(transport.send(request, timeout))
+            request = steps.send(errand.send(request, timeout))
     except StopIteration as stop:
         return stop.value
 
@@ -62,12 +63,12 @@ class Locator:
         """The URL to name where something goes wrong."""
         return self.token_endpoint or self._config.issuer or self._config.mcp_url or ""
 
-    def locate(self, transport: Transport, timeout: float) -> Discovery:
+    def locate(self, sender: Sender, timeout: float) -> Discovery:
         """Where tokens come from: as found before while that holds, or while nobody can say anything newer."""
         if self._found is not None and self._clock() < self._fresh_until:
             return self._found
         try:
-            found = drive(self.discovery([]), transport, timeout)
+            found = drive(self.discovery([]), sender, timeout)
         except OAuthError as error:
             if self._found is not None and error.retryable:
                 return self._found
@@ -79,13 +80,13 @@ class Locator:
         self._fresh_until = self._clock() + found.lifetime
         return self._found
 
-    def published(self, transport: Transport, timeout: float) -> Discovery:
+    def published(self, sender: Sender, timeout: float) -> Discovery:
         """As `locate`; beside a configured token endpoint, with the metadata of the configured issuer."""
-        found = self.locate(transport, timeout)
+        found = self.locate(sender, timeout)
         if found.server is not None or self._config.issuer is None:
             return found
         if self._published is None or self._clock() >= self._published[1]:
-            read = drive(discover_issuer(self._config.issuer, []), transport, timeout)
+            read = drive(discover_issuer(self._config.issuer, []), sender, timeout)
             self._published = read, self._clock() + read.lifetime
         return self._published[0]
 

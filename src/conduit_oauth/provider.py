@@ -436,7 +436,8 @@ class TokenProvider:
             wider._control.close()
         if self._revoke_on_close and self._clock() < token.expires_at:
             # Once: nobody waits long for a provider that closes.
-            error = inquiry.revoke(self._requester, self._clock, token.value, self._clock())
+            deadline = self._clock() + self._requester.attempt_timeout
+            error = inquiry.revoke(self._requester, self._clock, token.value, deadline, once=True)
             if error is not None:
                 logger.warning("token_revocation_failed name=%s: %s", self.name, error)
         self._requester.transport.close()

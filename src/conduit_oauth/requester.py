@@ -31,7 +31,7 @@ from .grant import (
 from .locator import Locator, drive
 from .refusals import Asked
 from .token import AccessToken, moments
-from .transport import Transport
+from .transport import Errand, Sender, Transport
 
 logger = logging.getLogger("conduit_oauth")
 
@@ -106,13 +106,13 @@ class Requester:
         """A digest of all that makes this client's token differ from another's, but for the credential."""
         return identity(self.config, self.dpop and self.dpop.identity())
 
-    def fetch(self) -> AccessToken | OAuthError:
-        """One attempt, by each secret and method that the settings leave open.
+    def fetch(self, seconds: float) -> AccessToken | OAuthError:
+        """One attempt within `seconds`, by each secret and method that the settings leave open.
 
         Errors are returned, without the traceback whose frames hold the credential.
         """
         try:
-            return self._fetch()
+            return self._fetch(Errand(self.transport, seconds))
         except OAuthError as error:
             return error.again()
         except Exception as error:  # A fault of ours or of an injected transport must reach the waiters, not hang them.
@@ -120,14 +120,14 @@ class Requester:
                 f"{self.locator.target}: the token request broke down with {type(error).__name__}. Report this."
             )
 
-    def _fetch(self) -> AccessToken:
-        found = self.locate()
+    def _fetch(self, sender: Sender) -> AccessToken:
+        found = self.locate(sender)
         if found.resource is not None and found.resource.dpop_required and self.dpop is None:
             raise ConfigurationError(
                 "dpop", f"is not set, and {found.resource.resource} takes only bound tokens", "Set dpop=True (--dpop)."
             )
         if self.config.step_up is not None:
-            found = self._widened(found, self.config.step_up)
+            found = self._widened(sender, found, self.config.step_up)
         parameters = self.config.parameters(found)
         scope = next((value for name, value in parameters if name == "scope"), None)
         claims, self.claims = self.claims, None
@@ -136,7 +136,7 @@ class Requester:
 
         def attempt(credentials: Credentials, tried: tuple[str, ...]) -> AccessToken:
             self.tried = tried
-            return self._requested(found, credentials, tried, parameters, scope)
+            return self._requested(sender, found, credentials, tried, parameters, scope)
 
         try:
             return self.authentication.run("token_endpoint", found, attempt)
@@ -148,6 +148,7 @@ class Requester:
 
     def _requested(
         self,
+        sender: Sender,
         found: Discovery,
         credentials: Credentials,
         tried: tuple[str, ...],
@@ -158,7 +159,7 @@ class Requester:
             signing, request = self._token_request(found, credentials, tried[-1], parameters)
             self.sent += 1
             sent_at = self._clock()
-            response = self.transport.send(request, self.attempt_timeout)
+            response = sender.send(request, self.attempt_timeout)
             if self.dpop is None:
                 break
             news = self.dpop.remember(request.url, response.headers.get("dpop-nonce"), resource=False)
@@ -245,9 +246,9 @@ class Requester:
             dpop=self.dpop is not None,
         )
 
-    def locate(self) -> Discovery:
+    def locate(self, sender: Sender) -> Discovery:
         """Where tokens come from. Raises `OAuthError`."""
-        found = self.locator.locate(self.transport, self.attempt_timeout)
+        found = self.locator.locate(sender, self.attempt_timeout)
         if self.dpop is not None:
             self.dpop.obey(
                 found.server.dpop_algorithms if found.server else None,
@@ -255,12 +256,12 @@ class Requester:
             )
         return found
 
-    def _widened(self, found: Discovery, step_up: StepUp) -> Discovery:
+    def _widened(self, sender: Sender, found: Discovery, step_up: StepUp) -> Discovery:
         """`found`, with the scope that a resource publishes beside the one that was asked for before."""
         scopes = resource_scopes(step_up.url, step_up.resource_metadata, [])
         if found.resource is not None and step_up.resource_metadata is None and step_up.url == self.config.mcp_url:
             published = found.resource.scopes
         else:
-            published = drive(scopes, self.transport, self.attempt_timeout)
+            published = drive(scopes, sender, self.attempt_timeout)
         union = " ".join(sorted({*step_up.scope.split(), *(scope for scope in published if is_scope(scope))}))
         return dataclasses.replace(found, scope=union or None)

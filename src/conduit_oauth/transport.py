@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from ._version import __version__
@@ -28,6 +28,14 @@ CONNECT_TIMEOUT = 5.0
 # For an HTTP client: no proxy for any URL. Each key replaces one that the environment sets.
 _NO_PROXY: dict[str, None] = {"all://": None, "http://": None, "https://": None}
 _HEADERS = {"User-Agent": f"conduit-oauth/{__version__}", "Accept-Encoding": "identity"}
+
+
+class Sender(Protocol):
+    """What sends a request."""
+
+    def send(self, request: Request, timeout: float) -> Response:
+        """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
+        ...
 
 
 class Transport:
@@ -66,25 +74,24 @@ class Transport:
         self._client_for(url)
 
     def send(self, request: Request, timeout: float) -> Response:
-        """The answer to `request`, within about `timeout` seconds. Raises `TransportError`."""
+        """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
         import httpx2
+
+        from .network import SLOW_HANDSHAKE, Until
 
         client = self._client_for(request.url)
         give_up_at = time.monotonic() + timeout
         connect = min(timeout, CONNECT_TIMEOUT)
-        limits = httpx2.Timeout(timeout, connect=connect)
+        step = Until.of(timeout, give_up_at)
+        limits = {"connect": Until.of(connect, give_up_at), "read": step, "write": step, "pool": timeout}
         try:
             # Built here and not by the client, so that an injected client's default headers add no second credential.
             outgoing = httpx2.Request(
                 request.method,
                 request.url,
-                headers={
-                    "User-Agent": f"conduit-oauth/{__version__}",
-                    "Accept-Encoding": "identity",
-                    **request.headers,
-                },
+                headers={**_HEADERS, **request.headers},
                 content=request.content or None,
-                extensions={"timeout": limits.as_dict()},
+                extensions={"timeout": limits},
             )
             answer = client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
@@ -94,8 +101,11 @@ class Transport:
             return Response(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)
         except httpx2.InvalidURL:
             raise ConfigurationError("URL", "is none that can be asked", f"Check {request.url}.") from None
-        except httpx2.ConnectTimeout:
-            failure = TransportError(request.url, f"no connection within {connect:.3g} s")
+        except httpx2.ConnectTimeout as error:
+            if str(error) == SLOW_HANDSHAKE:
+                failure = TransportError(request.url, f"{SLOW_HANDSHAKE} within {timeout:.3g} s")
+            else:
+                failure = TransportError(request.url, f"no connection within {connect:.3g} s")
         except httpx2.TimeoutException:
             failure = TransportError(request.url, f"no whole answer within {timeout:.3g} s")
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
@@ -114,6 +124,8 @@ class Transport:
             return self._injected
         import httpx2
 
+        from .network import bounded
+
         direct = self._transport is None and is_loopback(urlsplit(url).hostname or "")
         # A flight, a wider scope's flight and a question about a token may all come here at once.
         with self._lock:
@@ -126,7 +138,9 @@ class Transport:
                     client = httpx2.Client(transport=self._transport)
                 else:
                     verify = trusted() if self._certificate is None else self._certificate.context()
-                    client = httpx2.Client(verify=verify, mounts=_NO_PROXY if direct else None)
+                    # Each connection has a thread of its caller's: a limit would only let one server starve another.
+                    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+                    client = bounded(httpx2.Client(verify=verify, limits=limits, mounts=_NO_PROXY if direct else None))
                 self._clients[direct] = client
             return self._clients[direct]
 
@@ -135,6 +149,23 @@ class Transport:
         for client in self._clients.values():
             client.close()
         self._clients.clear()
+
+
+class Errand:
+    """Requests on behalf of one caller, none of which outlasts `seconds` from now."""
+
+    __slots__ = ("_over_at", "_transport")
+
+    def __init__(self, transport: Sender, seconds: float) -> None:
+        self._transport = transport
+        self._over_at = time.monotonic() + seconds
+
+    def send(self, request: Request, timeout: float) -> Response:
+        """As `Transport.send`, in what time is left."""
+        left = self._over_at - time.monotonic()
+        if left <= 0:
+            raise TransportError(request.url, "was not asked: the time is over")
+        return self._transport.send(request, min(timeout, left))
 
 
 class SharedTransport(Transport):
@@ -232,14 +263,24 @@ def _tls_failure(url: str, error: ssl.SSLError) -> TransportError:
 
 
 def _read(answer: httpx2.Response, url: str, give_up_at: float) -> bytes:
+    import httpx2
+
+    if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        # A few bytes can grow to gigabytes, and were not asked for.
+        raise TransportError(
+            url,
+            f"the answer ({answer.status_code}) is compressed, which nobody asked for",
+            "Switch compression off for this URL, at the server or at the proxy before it.",
+            retryable=answer.status_code >= 500,
+        )
     chunks: list[bytes] = []
     size = 0
     for chunk in answer.iter_bytes():
         size += len(chunk)
         if size > MAX_BYTES:
             raise TransportError(url, f"the answer is larger than {MAX_BYTES} bytes")
-        # The client's own timeout counts from byte to byte: a server that drips would never meet it.
+        # An injected client's timeout counts from byte to byte: a server that drips would never meet it.
         if time.monotonic() > give_up_at:
-            raise TransportError(url, "the answer came too slowly")
+            raise httpx2.ReadTimeout("the exchange is over")
         chunks.append(chunk)
     return b"".join(chunks)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from conduit_oauth import TokenProvider
 from conduit_oauth.stores import TokenStore, open_store
 from conduit_oauth.stores.memory import MemoryStore
 from tests.redis_server import RedisServer
@@ -62,3 +63,9 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Tok
     yield first, second
     first.close()
     second.close()
+
+
+def settle(provider: TokenProvider) -> None:
+    """Wait until the store knows what the provider knows."""
+    while provider.state().refreshing:
+        pass

@@ -25,6 +25,7 @@ from conduit_oauth.testing import AuthorizationServer
 from tests.certificates import issue
 from tests.conftest import MakeProvider, Said
 from tests.redis_server import RedisServer, free_port
+from tests.stores.conftest import settle
 
 Start = Callable[..., RedisServer]
 
@@ -389,9 +390,3 @@ def test_a_warm_call_touches_no_store(make_provider: MakeProvider, start_redis: 
         provider.get_token()
     after: dict[str, Any] = server.client.info("commandstats")
     assert before.get("cmdstat_evalsha") == after.get("cmdstat_evalsha")
-
-
-def settle(provider: TokenProvider) -> None:
-    """Wait until the store knows what the provider knows."""
-    while provider.state().refreshing:
-        pass

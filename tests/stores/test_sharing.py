@@ -24,7 +24,7 @@ from conduit_oauth.testing import AuthorizationServer
 from conduit_oauth.token import NO_TOKEN, AccessToken
 from tests.conftest import FakeClock, MakeProvider
 from tests.redis_server import RedisServer
-from tests.stores.conftest import Open
+from tests.stores.conftest import Open, settle
 
 Peer = Callable[..., TokenProvider]
 
@@ -359,6 +359,7 @@ def test_a_token_that_is_refused_before_it_has_a_fence_is_not_shared(
     share = provider.control.share
     assert share is not None
     provider.get_token()
+    settle(provider)
     # As if it had been asked for while the store was out of reach.
     token = dataclasses.replace(provider.control.life.token, value="without.a.fence")
     share.landed(token)

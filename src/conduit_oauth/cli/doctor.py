@@ -101,9 +101,10 @@ def _examine(options: Options, url: str | None) -> Checks:
         yield from _check_ways(requester, provider, [requester.locator.target], tried)
         if requester.locator.token_endpoint is None:
             findings: list[Finding] = []
+            steps = requester.locator.discovery(findings)
             try:
                 with busy("Reading metadata"):
-                    found = drive(requester.locator.discovery(findings), requester.transport, TIMEOUT)
+                    found = drive(steps, requester.transport, requester.attempt_timeout)
             except OAuthError as error:
                 yield of_discovery(error)
                 return
@@ -111,7 +112,7 @@ def _examine(options: Options, url: str | None) -> Checks:
             yield good("discovery", f"the token endpoint is {found.token_endpoint} ({where})")
             yield from _check_ways(requester, provider, [found.token_endpoint], tried)
         with busy("Waiting for a token"):
-            token = requester.fetch()
+            token = requester.fetch(requester.attempt_timeout)
         if isinstance(token, OAuthError):
             yield of_token_request(token)
             return
@@ -220,7 +221,8 @@ def _check_audience(requester: Requester, jwt: Inspected | None) -> Checks:
     """Whether a JWT is for the resource that was asked for: a resource has to refuse one that is not (RFC 9068 §4)."""
     named = None if jwt is None else jwt.claims.get("aud")
     audiences = [str(each) for each in (cast("list[object]", named) if isinstance(named, list) else [named])]
-    asked = [value for name, value in requester.config.parameters(requester.locate()) if name == "resource"]
+    found = requester.locate(requester.transport)
+    asked = [value for name, value in requester.config.parameters(found) if name == "resource"]
     if jwt is None or not asked or set(asked) <= set(audiences):
         return
     yield warning(
