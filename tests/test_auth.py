@@ -458,12 +458,13 @@ def test_a_resource_that_refuses_every_token_causes_few_token_requests(
         return answers
 
     assert ask(f"{resource_server.url}/echo", 20) == {401}
-    assert len(authorization_server.token_requests) == 2
+    # The first one, and two more in its place: a single one may be bad.
+    assert len(authorization_server.token_requests) == 3
     # Another resource takes that token, so it was not thrown away.
     assert ask(f"{other_origin.url}/echo", 1) == {200}
-    assert len(authorization_server.token_requests) == 2
+    assert len(authorization_server.token_requests) == 3
     # It is given another chance, and the next one later.
-    for seconds, requests_so_far in ((1.1, 3), (1.1, 3), (1.0, 4), (3.0, 4), (1.1, 5)):
+    for seconds, requests_so_far in ((1.1, 4), (1.1, 4), (1.0, 5), (3.0, 5), (1.1, 6)):
         clock.step(seconds)
         ask(f"{resource_server.url}/echo", 5)
         assert len(authorization_server.token_requests) == requests_so_far
@@ -473,7 +474,7 @@ def test_a_resource_that_refuses_every_token_causes_few_token_requests(
     # Forgiven: from now on a refusal is acted upon at once.
     resource_server.refused.add(provider.get_token())
     assert ask(f"{resource_server.url}/echo", 1) == {200}
-    assert len(authorization_server.token_requests) == 6
+    assert len(authorization_server.token_requests) == 7
 
 
 def test_a_wider_token_goes_only_to_the_origin_that_asked_for_it(

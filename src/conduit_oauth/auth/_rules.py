@@ -82,7 +82,8 @@ class Doubts:
         times, until = self._rests.get(origin, (0, 0.0))
         # Requests that were under way together count as one.
         if elapsed() >= until and (times or len(self._rests) < _MOST_ORIGINS):
-            rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(times, 16))
+            # One fresh token may be a bad one.
+            rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(times - 1, 16)) if times else 0.0
             self._rests[origin] = times + 1, elapsed() + rest
 
     def accepted(self, origin: str) -> None:
