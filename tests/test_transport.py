@@ -19,6 +19,7 @@ from conduit_oauth.grant import Request, Response
 from conduit_oauth.locator import drive
 from conduit_oauth.testing import AuthorizationServer
 from conduit_oauth.transport import MAX_BYTES, Transport
+from tests.addresses import resolve_to, silent_address
 from tests.certificates import issue
 from tests.threaded import serving
 
@@ -148,6 +149,36 @@ def test_the_steps_of_a_discovery_share_its_time(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(TransportError, match="the time is over"):
         drive(steps(), slow, 5.0)
     assert slow.allowed == [5.0, 3.0, 1.0]
+
+
+ANSWER = HEAD + b"Content-Length: 2\r\n\r\n{}"
+
+
+def test_dead_addresses_before_the_good_one_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, three addresses would take all the time that there is."""
+    dead = [f"127.0.0.{last}" for last in (2, 3, 4)]
+    with raw_server(ANSWER) as url, ExitStack() as stack:
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        for address in dead:
+            stack.enter_context(silent_address(port, address))
+        resolve_to(monkeypatch, *dead, "127.0.0.1")
+        assert send(f"http://as.example:{port}/token", 4.0) == 200
+
+
+def test_of_addresses_that_all_refuse_each_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch, "127.0.0.2", "127.0.0.3")
+    with pytest.raises(TransportError, match=r"127\.0\.0\.2: .*refused; 127\.0\.0\.3: .*refused"):
+        send("http://as.example:1/token")
+
+
+def test_of_addresses_that_are_all_silent_none_holds_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused, ExitStack() as stack:
+        port = unused.getsockname()[1]
+        for address in ("127.0.0.2", "127.0.0.3"):
+            stack.enter_context(silent_address(port, address))
+        resolve_to(monkeypatch, "127.0.0.2", "127.0.0.3")
+        with pytest.raises(TransportError, match=r"no connection within 0\.6 s"):
+            send(f"http://as.example:{port}/token", 0.6)
 
 
 def test_a_half_answer_is_a_transport_error() -> None:

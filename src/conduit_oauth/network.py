@@ -1,19 +1,29 @@
 """Connections of which no step outlasts one deadline: the HTTP client alone counts its timeout anew at every read.
 
 Invariant: whatever a peer drips or floods, a read, a write or a handshake that has an `Until` ends at its deadline.
+A name with several addresses is reached by the first that answers (RFC 8305).
 """
 
 from __future__ import annotations
 
+import itertools
+import queue
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import httpcore2
 import httpx2
 
 SLOW_HANDSHAKE = "no end of the TLS handshake"
+# RFC 8305 §8: how long an address has before the next one is tried beside it.
+_HEAD_START = 0.25
+# A name may have any number of addresses, and each takes a thread for a while.
+_MOST_ADDRESSES = 10
+Outcome = httpcore2.NetworkStream | Exception
 
 
 class Until(float):
@@ -55,7 +65,89 @@ class _Backend(httpcore2.SyncBackend):
         left = _left(timeout, httpcore2.ConnectTimeout)
         if left is not None and timeout is not None:
             left = min(left, timeout)
-        return _Stream(super().connect_tcp(host, port, left, local_address, socket_options))
+        connect = super().connect_tcp
+
+        def attempt(address: str) -> httpcore2.NetworkStream:
+            return connect(address, port, left, local_address, socket_options)
+
+        addresses = _addresses(host, port)
+        return _Stream(attempt(addresses[0]) if len(addresses) == 1 else _Race(attempt).run(addresses, left))
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    """The addresses of `host` in the order of the system, the families by turns (RFC 8305 §4)."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise httpcore2.ConnectError(str(error)) from None
+    by_family: dict[int, list[str]] = {}
+    for family, *_, address in found:
+        scoped = f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
+        by_family.setdefault(family, []).append(scoped)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_family.values()))
+    return list(dict.fromkeys(filter(None, turns)))[:_MOST_ADDRESSES]
+
+
+class _Race:
+    """Attempts side by side, of which the first that succeeds counts; each one ends by itself, in its own time."""
+
+    def __init__(self, attempt: Callable[[str], httpcore2.NetworkStream]) -> None:
+        self._attempt = attempt
+        self._outcomes: queue.SimpleQueue[tuple[str, Outcome]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._over = False
+
+    def run(self, addresses: list[str], seconds: float | None) -> httpcore2.NetworkStream:
+        """The first connection. Raises `httpcore2.ConnectError`, or `ConnectTimeout` where no address answers."""
+        give_up_at = None if seconds is None else time.monotonic() + seconds
+        waiting, running = list(addresses), 0
+        failures: dict[str, Exception] = {}
+        try:
+            while waiting or running:
+                if waiting:
+                    threading.Thread(target=self._try, args=(waiting.pop(0),), daemon=True).start()
+                    running += 1
+                left = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
+                pause = left if not waiting else _HEAD_START if left is None else min(_HEAD_START, left)
+                try:
+                    address, outcome = self._outcomes.get(timeout=pause)
+                except queue.Empty:
+                    if left == pause:
+                        raise httpcore2.ConnectTimeout("no address answers") from None
+                    continue
+                running -= 1
+                if not isinstance(outcome, Exception):
+                    return outcome
+                failures[address] = outcome
+        finally:
+            self._end()
+        if all(isinstance(each, httpcore2.ConnectTimeout) for each in failures.values()):
+            raise httpcore2.ConnectTimeout("no address answers")
+        raise httpcore2.ConnectError("; ".join(f"{address}: {each}" for address, each in failures.items()))
+
+    def _try(self, address: str) -> None:
+        outcome: Outcome
+        try:
+            outcome = self._attempt(address)
+        except Exception as error:  # it is raised to the caller, where no other address does better
+            outcome = error
+        with self._lock:
+            if not self._over:
+                self._outcomes.put((address, outcome))
+                return
+        _close(outcome)
+
+    def _end(self) -> None:
+        """Close what is connected too late."""
+        with self._lock:
+            self._over = True
+        while not self._outcomes.empty():
+            _close(self._outcomes.get()[1])
+
+
+def _close(outcome: Outcome) -> None:
+    if not isinstance(outcome, Exception):
+        outcome.close()
 
 
 class _Stream(httpcore2.NetworkStream):

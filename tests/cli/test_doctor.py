@@ -20,7 +20,10 @@ import pytest
 from typer.testing import CliRunner
 
 from conduit_oauth.cli.app import app
+from conduit_oauth.cli.checks import Verdict, check_way
 from conduit_oauth.testing import AuthorizationServer
+from conduit_oauth.transport import Transport
+from tests.addresses import resolve_to, silent_address
 from tests.certificates import Authority, issue
 from tests.cli.broken import BrokenServer, Page
 from tests.cli.conftest import Run
@@ -530,3 +533,15 @@ def test_a_person_is_told_what_to_do(run: Run) -> None:
     assert "invalid_client" in done.stdout
     assert "→ The server does not know this client" in done.stdout
     assert "It does not work yet." in done.stderr
+
+
+def test_a_dead_address_beside_a_good_one_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conduit_oauth.cli.checks.TIMEOUT", 0.5)
+    port = int(world.server().url.rpartition(":")[2])
+    with silent_address(port, "127.0.0.2"):
+        resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+        found = list(check_way(f"http://as.example:{port}/", Transport(), signs=False, client_context=None))
+    told = {each.cause: each for each in found}
+    assert told["dead-address"].verdict is Verdict.WARNING
+    assert "127.0.0.2" in told["dead-address"].said
+    assert any(each.step == "connection" and each.verdict is Verdict.GOOD for each in found)

@@ -5,11 +5,13 @@ Law: a check tells what it saw and what to do; it changes nothing, and it holds 
 
 from __future__ import annotations
 
+import functools
 import socket
 import ssl
 import time
 import urllib.request
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,6 +27,7 @@ from ..transport import Transport
 from .output import span
 
 TIMEOUT = 5.0
+_MOST_ADDRESSES = 10
 # A certificate that ends within so many seconds is worth a word: something should have replaced it by now.
 _SOON = 14 * 86_400.0
 # Beyond this the signed statements of a client (assertions, DPoP proofs) are refused by many servers.
@@ -86,41 +89,66 @@ def check_way(url: str, transport: Transport, *, signs: bool, client_context: ss
                 "Check the URL for a slip, and that this machine's DNS knows the name (a VPN may be needed).",
             )
             return
-        addresses = sorted({str(each[4][0]) for each in found})
+        addresses = sorted({str(each[4][0]) for each in found})[:_MOST_ADDRESSES]
         yield good("name resolution", f"{host} is {', '.join(addresses)}")
-        yield from _check_connection(host, port)
-        if parts.scheme == "https":
-            yield from _check_tls(host, port, client_context)
+        alive = yield from _check_connection(host, port, addresses)
+        if parts.scheme == "https" and alive is not None:
+            yield from _check_tls(host, (alive, port), client_context)
     yield from _check_clock(url, transport, signs=signs)
 
 
-def _check_connection(host: str, port: int) -> Checks:
+def _check_connection(host: str, port: int, addresses: list[str]) -> Generator[Diagnosis, None, str | None]:
+    """Knock at every address; the first that takes a connection, None where none does."""
+    with ThreadPoolExecutor(_MOST_ADDRESSES) as pool:
+        errors = dict(zip(addresses, pool.map(functools.partial(_knock, port), addresses), strict=True))
+    alive = next((address for address, error in errors.items() if error is None), None)
+    if alive is None:
+        yield _unreachable(f"{host}:{port}", errors[addresses[0]])
+        return None
+    yield good("connection", f"{host}:{port} takes connections")
+    # One that refuses, or to which there is no route, holds nobody.
+    for silent in (address for address, error in errors.items() if isinstance(error, TimeoutError)):
+        yield warning(
+            "connection",
+            "dead-address",
+            f"{silent}, an address of {host}, does not answer within {TIMEOUT:g} s",
+            "Programs that try it first wait there: have it answer, or take it out of DNS.",
+        )
+    return alive
+
+
+def _unreachable(where: str, error: OSError | None) -> Diagnosis:
+    match error:
+        case ConnectionRefusedError():
+            said, cause = f"{where} refuses connections", "refused"
+            advice = "Nothing listens there: check the port, and that the server runs."
+        case TimeoutError():
+            said, cause = f"{where} does not answer within {TIMEOUT:g} s", "unreachable"
+            advice = "A firewall may swallow the packets: check the rules between here and there, or a proxy to go by."
+        case _:
+            said, cause = f"{where} cannot be reached ({(error and error.strerror) or error})", "unreachable"
+            advice = "Check this machine's network and routes."
+    return bad("connection", cause, said, advice)
+
+
+def _knock(port: int, address: str) -> OSError | None:
     try:
-        socket.create_connection((host, port), TIMEOUT).close()
-    except ConnectionRefusedError:
-        said, cause = f"{host}:{port} refuses connections", "refused"
-        advice = "Nothing listens there: check the port, and that the server runs."
-    except TimeoutError:
-        said, cause = f"{host}:{port} does not answer within {TIMEOUT:g} s", "unreachable"
-        advice = "A firewall may swallow the packets: check the rules between here and there, or a proxy to go by."
+        socket.create_connection((address, port), TIMEOUT).close()
     except OSError as error:
-        said, cause = f"{host}:{port} cannot be reached ({error.strerror or error})", "unreachable"
-        advice = "Check this machine's network and routes."
-    else:
-        yield good("connection", f"{host}:{port} takes connections")
-        return
-    yield bad("connection", cause, said, advice)
+        return error
+    return None
 
 
-def _check_tls(host: str, port: int, client_context: ssl.SSLContext | None) -> Checks:
+def _check_tls(host: str, at: tuple[str, int], client_context: ssl.SSLContext | None) -> Checks:
+    port = at[1]
     # As the HTTP client trusts: SSL_CERT_FILE and SSL_CERT_DIR count.
     context = client_context or trusted()
     try:
-        with socket.create_connection((host, port), TIMEOUT) as plain, _shaken(context, plain, host) as secured:
+        with socket.create_connection(at, TIMEOUT) as plain, _shaken(context, plain, host) as secured:
             shown = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
             version = secured.version()
     except ssl.SSLCertVerificationError as error:
-        yield _untrusted(host, port, error)
+        yield _untrusted(host, at, error)
         return
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"):
@@ -154,8 +182,8 @@ def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSL
     return context.wrap_socket(plain, server_hostname=host)
 
 
-def _untrusted(host: str, port: int, error: ssl.SSLCertVerificationError) -> Diagnosis:
-    shown = _shown_certificate(host, port)
+def _untrusted(host: str, at: tuple[str, int], error: ssl.SSLCertVerificationError) -> Diagnosis:
+    shown = _shown_certificate(host, at)
     now = datetime.now(UTC)
     trust = "If it is your own authority's, let SSL_CERT_FILE name that; never switch verification off."
     match error.verify_code:
@@ -183,13 +211,13 @@ def _untrusted(host: str, port: int, error: ssl.SSLCertVerificationError) -> Dia
             return bad("TLS", "certificate-authority", said, f"{trust} Or the server leaves out the one in between.")
 
 
-def _shown_certificate(host: str, port: int) -> x509.Certificate | None:
+def _shown_certificate(host: str, at: tuple[str, int]) -> x509.Certificate | None:
     """What the server shows, trusted or not: to be talked of, and nothing else."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        with socket.create_connection((host, port), TIMEOUT) as plain, _shaken(context, plain, host) as secured:
+        with socket.create_connection(at, TIMEOUT) as plain, _shaken(context, plain, host) as secured:
             return x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
     except (OSError, ValueError):
         return None
