@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import datetime
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -454,3 +457,11 @@ def test_an_endpoint_that_gave_tokens_before_and_answers_nonsense_is_asked_again
     authorization_server.malform("html", count=2)
     assert later.get_token()
     assert len(authorization_server.token_requests) == 5
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_provider_is_not_copied_to_another_process(
+    duplicate: Callable[[TokenProvider], object], make_provider: MakeProvider
+) -> None:
+    with pytest.raises(TypeError, match="send its settings to the other process"):
+        duplicate(make_provider())

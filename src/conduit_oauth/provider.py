@@ -463,6 +463,12 @@ class TokenProvider:
     ) -> None:
         await self.aclose()
 
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "a TokenProvider is for one process and is not copied or pickled: send its settings to the other process, "
+            "and create one there (with the same store, if both are to share a token)"
+        )
+
     def __repr__(self) -> str:
         return f"<TokenProvider {self.name!r} client_id={self._requester.config.client_id!r}>"
 

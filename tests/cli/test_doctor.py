@@ -545,3 +545,13 @@ def test_a_dead_address_beside_a_good_one_is_named(world: World, monkeypatch: py
     assert told["dead-address"].verdict is Verdict.WARNING
     assert "127.0.0.2" in told["dead-address"].said
     assert any(each.step == "connection" and each.verdict is Verdict.GOOD for each in found)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_narrow_encoding_still_prints_what_is_wrong(encoding: str, run: Run) -> None:
+    done = run("doctor", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0
+    assert "+ token: " in done.stdout
+    done = run("doctor", PYTHONIOENCODING=encoding, CONDUIT_OAUTH_CLIENT_SECRET="other")
+    assert "\nx " in done.stdout
+    assert "  -> " in done.stdout

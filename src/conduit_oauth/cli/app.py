@@ -31,7 +31,7 @@ from .bridge import bridge
 from .doctor import doctor
 from .inspection import Inspected, InvalidTokenError, has_ended, read_jwt, verify_jwt
 from .options import as_client
-from .output import busy, claims_table, discovery_tree, err, expiry_line, out, plain
+from .output import busy, claims_table, discovery_tree, err, expiry_line, out, plain, print_in_any_encoding
 from .profile import Options
 from .profiles import profile as profiles
 from .request import REFUSED, request
@@ -208,6 +208,7 @@ def demo() -> None:
 
 def run() -> int:
     """Run the command line; the exit status."""
+    print_in_any_encoding()
     try:
         app()
     except OAuthError as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import sys
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -23,6 +26,24 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 _TIMES = frozenset({"exp", "iat", "nbf", "auth_time"})
+
+# What we say beyond ASCII, for a stream that lacks it.
+_IN_ASCII = {"✓": "+", "✗": "x", "→": "->", "…": "..."}
+
+
+def print_in_any_encoding() -> None:
+    """Let a stream of a narrow code page (a pipe on Windows, an ASCII locale) show what it lacks in ASCII, not fail."""
+    codecs.register_error("conduit_oauth.in_ascii", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="conduit_oauth.in_ascii")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_IN_ASCII.get(each) or ascii(each)[1:-1] for each in lacking), error.end
 
 
 def plain(text: str) -> None:
