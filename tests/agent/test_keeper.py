@@ -259,6 +259,7 @@ def test_a_changed_file_is_read_anew(
     assert (tmp_path / "tokens" / "billing").read_text() == token
     write(BILLING.replace("billing", "crm"))
     agent.providers.reload()
+    bell.wait_for("crm")
     write("[agent]\nlisten = 7")
     with pytest.raises(ConfigurationError):
         agent.providers.reload()
@@ -316,7 +317,7 @@ def test_a_refusal_that_the_fleet_remembers_is_no_reason_to_wait(
 
 
 def test_a_provider_that_was_given_up_stays_so(keep: Keep, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(requester: Requester) -> object:
+    def fetch(requester: Requester, seconds: float) -> object:
         raise ZeroDivisionError
 
     monkeypatch.setattr("conduit_oauth.supervision.RESTART_BASE", 0.001)

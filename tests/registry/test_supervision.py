@@ -98,10 +98,10 @@ def test_what_breaks_down_is_restarted_a_few_times_and_then_given_up(
     given = {"billing": {**settings, "audience": "broken"}, "crm": settings}
     request = Requester.fetch
 
-    def fetch(requester: Requester) -> object:
+    def fetch(requester: Requester, seconds: float) -> object:
         if requester.config.audience == "broken" and broken:
             raise ZeroDivisionError
-        return request(requester)
+        return request(requester, seconds)
 
     monkeypatch.setattr(Requester, "fetch", fetch)
     with make_providers(given, max_restarts=3) as providers:
@@ -127,7 +127,7 @@ def test_one_that_was_replaced_does_not_speak_for_its_successor(
         file.write_text(toml(settings["token_endpoint"], billing="timeout = 5"), encoding="utf-8")
         providers.reload()
 
-        def fetch(requester: Requester) -> object:
+        def fetch(requester: Requester, seconds: float) -> object:
             raise ZeroDivisionError
 
         monkeypatch.setattr(Requester, "fetch", fetch)
