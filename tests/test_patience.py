@@ -10,6 +10,7 @@ import pytest
 from conduit_oauth import DiscoveryError, OAuthError, TokenProvider, TokenRequestError, TransportError
 from conduit_oauth.events import Event
 from conduit_oauth.life import WAITING_CAP, latest_pause, pause_after
+from conduit_oauth.stores.memory import MemoryStore
 from tests.conftest import FakeClock
 
 AS = "https://as.example"
@@ -70,6 +71,7 @@ def test_a_call_that_runs_out_of_time_names_the_failure_and_not_its_own_end(cloc
     def answer(_: httpx2.Request) -> httpx2.Response:
         if clock.now - begun < 29.0:
             return httpx2.Response(503)
+        clock.step(1.0)
         raise httpx2.ReadTimeout("")
 
     begun = clock.now
@@ -80,6 +82,39 @@ def test_a_call_that_runs_out_of_time_names_the_failure_and_not_its_own_end(cloc
     ):
         one.get_token()
     assert clock.now - begun > 29.0
+
+
+def test_what_the_deadline_of_one_client_cuts_is_no_trouble_for_another(clock: FakeClock) -> None:
+    asked: list[float] = []
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        asked.append(clock.now)
+        if len(asked) == 1:
+            clock.step(1.1)
+            raise httpx2.ReadTimeout("")
+        return httpx2.Response(200, json={"access_token": "a", "token_type": "Bearer"})
+
+    store = MemoryStore(clock)
+
+    def client(name: str, timeout: float) -> TokenProvider:
+        return TokenProvider(
+            name,
+            "s",
+            token_endpoint=f"{AS}/token",
+            transport=httpx2.MockTransport(answer),
+            clock=clock,
+            timeout=timeout,
+            store=store,
+            store_timeout=5.0,
+        )
+
+    with client("hasty", 1.0) as hasty, client("other", 30.0) as other:
+        with pytest.raises(TransportError):
+            hasty.get_token()
+        hasty.control.settle(hasty.control.flight)
+        before = clock.now
+        assert other.get_token() == "a"
+        assert asked[-1] == before
 
 
 def test_a_server_that_asks_for_more_time_than_there_is_gets_no_last_attempt(clock: FakeClock) -> None:

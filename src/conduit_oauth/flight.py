@@ -113,7 +113,8 @@ class Flight:
                     return
             else:
                 asked_at, sent = control.clock(), control.requester.sent
-                outcome = self._requested(gate)
+                budget = self.deadline - asked_at
+                outcome = self._requested(gate, budget if budget > 0 else control.timeout)
                 seconds, refresh = control.clock() - asked_at, asked_at < held.expires_at
                 if isinstance(outcome, AccessToken):
                     if self._landed(outcome, epoch, share, seconds=seconds, refresh=refresh):
@@ -123,10 +124,16 @@ class Flight:
                 if isinstance(outcome, InvalidTokenResponse):
                     # No wrong URL, where it gave tokens before: to us or, for all we know, to others of the fleet.
                     outcome.retryable = control.landed_at is not None or (share is not None and attempt == 0)
+                cut = isinstance(outcome, TransportError) and seconds >= budget > 0
+                if cut:
+                    # By the deadline of the callers: it says nothing of the endpoint, and less than the failure before.
+                    outcome = self.last_error or outcome
                 left = self.deadline - control.clock()
                 pause = pause_after(outcome, attempt, jitter(), left)
                 attempt += 1
-                if is_trouble(outcome):
+                if cut:
+                    gate.leave()
+                elif is_trouble(outcome):
                     pause = gate.failed(outcome, pause, left)
                 elif share is not None and isinstance(outcome, TokenRequestError):
                     share.report(outcome, held, pause if outcome.retryable else REFUSAL_MEMORY)
@@ -173,17 +180,13 @@ class Flight:
         observe(control.observer, self._event("token_adopted", lifetime=token.expires_at - now))
         return fresh
 
-    def _requested(self, gate: Gate) -> AccessToken | OAuthError:
+    def _requested(self, gate: Gate, seconds: float) -> AccessToken | OAuthError:
         control = self._control
         sent = control.requester.sent
-        left = self.deadline - control.clock()
-        outcome = control.requester.fetch(left if left > 0 else control.timeout)
+        outcome = control.requester.fetch(seconds)
         with control.lock:
             # One attempt, whatever it took: a nonce, the other method, the other secret.
             control.counts.token_requests += control.requester.sent > sent
-        if isinstance(outcome, TransportError) and 0 < left < control.requester.attempt_timeout and self.last_error:
-            # A request that the callers' deadline cut says less than the failure before it.
-            return self.last_error
         if isinstance(outcome, AccessToken) or not is_trouble(outcome):
             gate.answered()
         return outcome
