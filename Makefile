@@ -6,14 +6,14 @@ RUN := .venv/bin
 
 PEERS := tests/interop/node_modules/.package-lock.json
 SERVERS := tests/interop/servers/node_modules/.package-lock.json
-DEBIAN := ca-certificates chromium curl glewlwyd libio-string-perl liblemonldap-ng-portal-perl libplack-perl \
-	libstring-random-perl redis-server systemd
+DEBIAN := ca-certificates chromium curl glewlwyd haproxy libio-string-perl liblemonldap-ng-portal-perl \
+	libplack-perl libstring-random-perl nginx-light redis-server squid systemd
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: debian test lint demo chaos scale soak bench bench-bridge pictures docs dist sbom conformance servers fuzz format lock clean
 
 test: .venv/ready .venv/langchain/ready .venv/servers/ready $(PEERS) $(SERVERS) debian
-	$(RUN)/pytest
+	$(RUN)/pytest -n 4 --dist worksteal
 
 lint: .venv/ready
 	$(RUN)/ruff check .
@@ -33,8 +33,8 @@ bench: .venv/bench/ready .venv/ready debian
 soak: .venv/ready
 	$(RUN)/python bench/agent.py
 
-bench-bridge: .venv/ready
-	{ command -v nginx && command -v wrk; } >/dev/null || $(SUDO) apt-get install -y -qq --no-install-recommends nginx-light wrk
+bench-bridge: .venv/ready debian
+	command -v wrk >/dev/null || $(SUDO) apt-get install -y -qq --no-install-recommends wrk
 	$(RUN)/python bench/bridge.py
 
 chaos: .venv/ready debian

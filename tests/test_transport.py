@@ -251,7 +251,7 @@ def test_a_certificate_that_is_not_trusted_is_final_at_once(tmp_path: Path) -> N
         assert connections == [1]
     assert not caught.value.retryable
     assert "the server's certificate is refused" in str(caught.value)
-    assert "let SSL_CERT_FILE name" in str(caught.value)
+    assert "set ca_file (or SSL_CERT_FILE)" in str(caught.value)
     assert "server is up" not in str(caught.value)
 
 

@@ -85,7 +85,12 @@ def private_key_jwt(signing: Signing) -> None:
         return
     from .jose import load_key
 
-    _assert(signing, _signed(signing, load_key(read_key(signing.credentials.private_key))))
+    _assert(
+        signing,
+        _signed(
+            signing, load_key(read_key(signing.credentials.private_key), password=signing.credentials.key_password)
+        ),
+    )
 
 
 def none(signing: Signing) -> None:

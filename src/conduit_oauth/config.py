@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from .client_auth import METHODS, TLS_METHODS, usable_methods
-from .credentials import Credentials
+from .credentials import Credentials, Source
 from .discovery import Discovery, derive_token_endpoint
 from .dpop import Dpop
 from .errors import ConfigurationError
@@ -21,6 +21,13 @@ from .urls import canonical_resource, origin_of, parse_secure_url, parse_url
 
 _WELL_KNOWN = re.compile(r"/\.well-known/(?:oauth-authorization-server|openid-configuration)")
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[\x21-\x7e]+\Z")
+# RFC 9110 §5.6.2.
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}\Z")
+# What says who the client is, and what is in the request.
+_PROTOCOL_HEADERS = frozenset(
+    {"accept", "accept-encoding", "authorization", "connection", "content-length", "content-type", "cookie", "dpop"}
+    | {"host", "te", "trailer", "transfer-encoding", "upgrade"}
+)
 _PROTOCOL_PARAMETERS = frozenset(
     {"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type", "assertion"}
     | {"scope", "resource", "audience", "subject_token", "subject_token_type"}
@@ -64,6 +71,8 @@ class ClientConfig:
     mcp_url: str | None
     authorization_server: str | None
     extra_parameters: tuple[tuple[str, str], ...] = field(repr=False)
+    # Sent with every request that carries the client's credential.
+    headers: tuple[tuple[str, Source], ...] = field(default=(), repr=False)
     # Whether scope may be added: what, or whether at all.
     step_up_to: bool | str = True
     step_up: StepUp | None = None
@@ -100,6 +109,7 @@ def client_config(
     resource: str | Sequence[str] | Literal[False] | None,
     audience: str | None,
     extra_parameters: Mapping[str, str] | None,
+    token_request_headers: Mapping[str, Source] | None,
     token_endpoint_auth_method: str | None,
     assertion_audience: str,
     discovery: bool,
@@ -144,6 +154,7 @@ def client_config(
             authorization_server, has_endpoint=endpoint is not None or issuer is not None
         ),
         extra_parameters=_extra(extra_parameters or {}),
+        headers=_headers(token_request_headers or {}),
         step_up_to=_step_up_to(step_up_to),
     )
 
@@ -331,3 +342,14 @@ def _extra(parameters: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         if not name or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError("extra_parameters", f"{name!r} is not text", "Pass a mapping of str to str.")
     return tuple(parameters.items())
+
+
+def _headers(headers: Mapping[str, Source]) -> tuple[tuple[str, Source], ...]:
+    for name, value in headers.items():
+        if not _HEADER_NAME.match(name):
+            raise ConfigurationError("token_request_headers", f"{name!r} is not the name of a header", "Check it.")
+        if name.lower() in _PROTOCOL_HEADERS:
+            raise ConfigurationError("token_request_headers", f"holds {name}", "That one is set by the protocol.")
+        if not isinstance(value, Path) and not callable(value):
+            _text(value, "token_request_headers", f"Pass the value of {name} as text, a Path or a callable.")
+    return tuple(headers.items())

@@ -31,6 +31,7 @@ class Credentials:
     assertion: Source | None = field(default=None, repr=False)
     subject_token: Source | None = field(default=None, repr=False)
     subject_token_type: str = ACCESS_TOKEN_TYPE
+    key_password: Source | None = field(default=None, repr=False)
     key_id: str | None = None
     algorithm: str | None = None
 
@@ -107,6 +108,16 @@ def read_text(source: Source | tuple[Source, Source] | None, name: str) -> str:
         value = _read_file(source, name)
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(name, "is missing or empty", f"Pass it as text, a Path or a callable as {name}.")
+    return value
+
+
+def header_value(source: Source, name: str) -> str:
+    """The text of a source that goes into the header `name`. Raises `ConfigurationError` for what cannot."""
+    value = read_text(source, name).strip()
+    if not value.isascii() or not value.isprintable():
+        raise ConfigurationError(
+            f"token_request_headers.{name}", "has a character that no header can have", "Use printable ASCII."
+        )
     return value
 
 

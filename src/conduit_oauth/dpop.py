@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .clock import DATED_BACK
-from .credentials import KeySource, read_key
+from .credentials import KeySource, Source, read_key
 from .urls import origin_of
 
 if TYPE_CHECKING:
@@ -28,10 +28,11 @@ _MAX_ORIGINS = 256
 class Dpop:
     """One key, configured or made here, and the nonces that servers asked for last."""
 
-    __slots__ = ("_key", "_nonces", "_source", "_supported")
+    __slots__ = ("_key", "_nonces", "_password", "_source", "_supported")
 
-    def __init__(self, source: KeySource | None) -> None:
+    def __init__(self, source: KeySource | None, password: Source | None = None) -> None:
         self._source = source
+        self._password = password
         self._key: Key | None = None
         self._nonces: dict[tuple[bool, str], str] = {}
         # What the authorization server (False) and the resource (True) publish of the algorithms of proofs.
@@ -93,7 +94,7 @@ class Dpop:
             self._key = (
                 generate_key(self._is_accepted)
                 if self._source is None
-                else load_key(read_key(self._source, "dpop"), "dpop")
+                else load_key(read_key(self._source, "dpop"), "dpop", self._password)
             )
         return self._key
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .credentials import Source, read_text
 from .errors import ConfigurationError, mask
 
 try:
@@ -46,12 +47,15 @@ class Algorithms(jws.JWSRegistry):
         return self.algorithms[name]
 
 
-def load_key(material: str | Mapping[str, Any], field: str = "private_key") -> Key:
-    """A private key from PEM text, a JWK as JSON text, or a JWK. Raises `ConfigurationError` naming `field`."""
+def load_key(material: str | Mapping[str, Any], field: str = "private_key", password: Source | None = None) -> Key:
+    """A private key from PEM text, a JWK as JSON text, or a JWK. Raises `ConfigurationError` naming `field`.
+
+    `password` is the source of what a PEM is encrypted with; it is read only for one that is.
+    """
     try:
         if isinstance(material, str) and material.lstrip().startswith("{"):
             material = json.loads(material)
-        key = _from_pem(material) if isinstance(material, str) else _from_jwk(material)
+        key = _from_pem(material, field, password) if isinstance(material, str) else _from_jwk(material)
     except (JoseError, ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm):
         # What was wrong with it could quote it.
         raise ConfigurationError(
@@ -66,9 +70,18 @@ def load_key(material: str | Mapping[str, Any], field: str = "private_key") -> K
     return key
 
 
-def _from_pem(text: str) -> Key | None:
+def _from_pem(text: str, field: str, password: Source | None) -> Key | None:
     """The key, None for one that is too short."""
-    raw = load_pem_private_key(text.encode(), None)
+    try:
+        raw = load_pem_private_key(text.encode(), None)
+    except TypeError:
+        # How cryptography says that it is encrypted.
+        if password is None:
+            raise ConfigurationError(field, "is encrypted", "Set private_key_password, or decrypt the key.") from None
+        try:
+            raw = load_pem_private_key(text.encode(), read_text(password, "private_key_password").encode())
+        except ValueError:
+            raise ConfigurationError("private_key_password", f"does not open {field}", "Check it.") from None
     match raw:
         case RSAPrivateKey():
             return None if raw.key_size < _SHORTEST_RSA else RSAKey(raw, raw)

@@ -6,6 +6,7 @@ A name with several addresses is reached by the first that answers (RFC 8305).
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import queue
 import socket
@@ -18,7 +19,6 @@ from typing import Any
 import httpcore2
 import httpx2
 
-SLOW_HANDSHAKE = "no end of the TLS handshake"
 # RFC 8305 §8: how long an address has before the next one is tried beside it.
 _HEAD_START = 0.25
 # A name may have any number of addresses, and each takes a thread for a while.
@@ -26,21 +26,63 @@ _MOST_ADDRESSES = 10
 Outcome = httpcore2.NetworkStream | Exception
 
 
+class Journey:
+    """One exchange: the moment, by the monotonic clock, at which it ends, and how long each of its phases took.
+
+    `tunnel`: how many TLS handshakes end before a proxy passes on what is sent (`Proxy.handshakes`).
+    """
+
+    __slots__ = ("_entered", "_set_out", "_took", "_tunnel", "deadline", "phase")
+
+    def __init__(self, seconds: float, tunnel: int = 0) -> None:
+        self._set_out = self._entered = time.monotonic()
+        self.deadline = self._set_out + seconds
+        # Empty before the first.
+        self.phase = ""
+        self._took: dict[str, float] = {}
+        self._tunnel = tunnel
+
+    def limits(self, connect: float) -> dict[str, float]:
+        """The HTTP client's timeouts, each handed on to a step of this exchange; `connect` is for a connection."""
+        seconds = self.deadline - self._set_out
+        step, first = Until(seconds), Until(min(connect, seconds))
+        step.journey = first.journey = self
+        return {"connect": first, "read": step, "write": step, "pool": seconds}
+
+    def enter(self, phase: str) -> None:
+        """The exchange goes on with `phase`."""
+        if self._tunnel and phase in ("request", "answer"):
+            phase = "proxy"
+        elif phase == "TLS":
+            self._tunnel -= self._tunnel > 0
+        if phase != self.phase:
+            self._end_phase()
+            self.phase = phase
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._set_out
+
+    def _end_phase(self) -> None:
+        now = time.monotonic()
+        if self.phase:
+            self._took[self.phase] = self._took.get(self.phase, 0.0) + now - self._entered
+        self._entered = now
+
+    def __str__(self) -> str:
+        self._end_phase()
+        return ", ".join(f"{phase} {seconds:.2g} s" for phase, seconds in self._took.items() if seconds >= 0.01)
+
+
 class Until(float):
-    """Seconds for one step, and the moment at which the whole exchange ends.
+    """Seconds for one step, and the exchange that it belongs to.
 
     A float, because the HTTP client hands it on to the socket as the timeout of a step.
     """
 
-    __slots__ = ("deadline",)
-    deadline: float
-
-    @classmethod
-    def of(cls, seconds: float, deadline: float) -> Until:
-        """`seconds` for a step; `deadline` by the monotonic clock."""
-        until = cls(seconds)
-        until.deadline = deadline
-        return until
+    __slots__ = ("journey",)
+    journey: Journey
 
 
 def bounded(client: httpx2.Client) -> httpx2.Client:
@@ -62,6 +104,9 @@ class _Backend(httpcore2.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
+        _enter(timeout, "name")
+        addresses = _addresses(host, port, _left(timeout, httpcore2.ConnectTimeout))
+        _enter(timeout, "connection")
         left = _left(timeout, httpcore2.ConnectTimeout)
         if left is not None and timeout is not None:
             left = min(left, timeout)
@@ -70,22 +115,48 @@ class _Backend(httpcore2.SyncBackend):
         def attempt(address: str) -> httpcore2.NetworkStream:
             return connect(address, port, left, local_address, socket_options)
 
-        addresses = _addresses(host, port)
         return _Stream(attempt(addresses[0]) if len(addresses) == 1 else _Race(attempt).run(addresses, left))
 
 
-def _addresses(host: str, port: int) -> list[str]:
+def _addresses(host: str, port: int, seconds: float | None) -> list[str]:
     """The addresses of `host` in the order of the system, the families by turns (RFC 8305 §4)."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise httpcore2.ConnectError(str(error)) from None
+    found = _looked_up(host, port, seconds)
+    if isinstance(found, Exception):
+        raise httpcore2.ConnectError(str(found)) from None
     by_family: dict[int, list[str]] = {}
     for family, *_, address in found:
         scoped = f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
         by_family.setdefault(family, []).append(scoped)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*by_family.values()))
     return list(dict.fromkeys(filter(None, turns)))[:_MOST_ADDRESSES]
+
+
+def _looked_up(host: str, port: int, seconds: float | None) -> list[Any] | Exception:
+    """What the system's resolver says of `host`, on a thread that is left behind where that takes too long."""
+    answer: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            answer.put(error)
+
+    if seconds is None or _is_address(host):
+        ask()
+    else:
+        threading.Thread(target=ask, name="conduit-oauth name", daemon=True).start()
+    try:
+        return answer.get(timeout=seconds)
+    except queue.Empty:
+        raise httpcore2.ConnectTimeout("the name is not resolved") from None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class _Race:
@@ -155,9 +226,11 @@ class _Stream(httpcore2.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        _enter(timeout, "answer")
         return self._stream.read(max_bytes, _left(timeout, httpcore2.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        _enter(timeout, "request")
         self._stream.write(buffer, _left(timeout, httpcore2.WriteTimeout))
 
     def close(self) -> None:
@@ -166,21 +239,23 @@ class _Stream(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        try:
-            left = _left(timeout, httpcore2.ConnectTimeout)
-            return _Stream(self._stream.start_tls(ssl_context, server_hostname, left))
-        except httpcore2.ConnectTimeout:
-            raise httpcore2.ConnectTimeout(SLOW_HANDSHAKE) from None
+        _enter(timeout, "TLS")
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _left(timeout, httpcore2.ConnectTimeout)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+def _enter(timeout: float | None, phase: str) -> None:
+    if isinstance(timeout, Until):
+        timeout.journey.enter(phase)
 
 
 def _left(timeout: float | None, error: type[httpcore2.TimeoutException]) -> float | None:
     """The timeout of the step that begins now. Raises `error` where the exchange is over."""
     if not isinstance(timeout, Until):
         return timeout
-    left = timeout.deadline - time.monotonic()
+    left = timeout.journey.deadline - time.monotonic()
     if left <= 0:
         raise error("the exchange is over")
     return left

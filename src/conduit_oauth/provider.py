@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,7 +17,7 @@ from . import inquiry
 from .clock import Clock, elapsed
 from .config import StepUp, check_shareable, client_config, seconds, token_type
 from .control import FlightControl, logger
-from .credentials import Credentials, KeySource, Source
+from .credentials import Credentials, KeySource, Source, read_text
 from .dpop import Dpop
 from .errors import OAuthError
 from .events import Event, Observer, observe
@@ -27,7 +28,7 @@ from .requester import Requester
 from .state import ProviderState
 from .stores import TokenStore
 from .tier import Tier, tier_of
-from .tls import ClientCertificate
+from .tls import ClientCertificate, TlsFiles
 from .transport import SharedTransport, transport_of
 
 if TYPE_CHECKING:
@@ -56,9 +57,13 @@ class TokenProvider:
         private_key: in its place, what assertions are signed with (RFC 7523 §2.2): PEM or a JWK, read in the same way.
         private_key_id: `kid` of these assertions; by default the key's own.
         signing_algorithm: `alg` of these assertions; by default the first that key and server have in common.
+        private_key_password: what a PEM key of `private_key`, `dpop` or `client_certificate` is encrypted with, read
+            in the same way.
         client_assertion: in its place, a JWT that was made elsewhere (a Kubernetes projected token).
         client_certificate: PEM files of a certificate and of its private key, presented in TLS (RFC 8705): the client's
             credential, or beside another one what its tokens are bound to. Changed files are used at the next request.
+        ca_file: PEM file of the authorities that TLS trusts, in place of those of the platform (and of SSL_CERT_FILE).
+            Followed as the certificate is.
         assertion: a JWT that is the grant itself, in place of client credentials (RFC 7523 §2.1, workload identity
             federation): text, `Path` or callable, read anew for each request. The client's own credential is optional.
         subject_token: a token to exchange (RFC 8693), for a service that acts for its caller: text, `Path` or callable.
@@ -76,6 +81,8 @@ class TokenProvider:
             servers that refuse the parameter.
         audience: `audience` parameter, for servers that want it in place of `resource`.
         extra_parameters: further form parameters of each token request.
+        token_request_headers: further headers of each request that carries the client's credential, for a gateway in
+            front of the server. Each value is text, a `Path` or a callable, and a secret.
         name: what this provider is called in logs and states; the client id by default.
         refresh_ahead: seconds before expiry from which the token is refreshed (at half of its life if that is later).
         default_lifetime: seconds a token is taken to live where neither the server nor the `exp` of a JWT says.
@@ -117,6 +124,7 @@ class TokenProvider:
         "_requester",
         "_revoke_on_close",
         "_timeout",
+        "_tls",
         "_wider",
         "name",
     )
@@ -130,7 +138,9 @@ class TokenProvider:
         private_key_id: str | None = None,
         signing_algorithm: str | None = None,
         client_assertion: Source | None = None,
+        private_key_password: Source | None = None,
         client_certificate: tuple[str | Path, str | Path] | None = None,
+        ca_file: str | Path | None = None,
         assertion: Source | None = None,
         subject_token: Source | None = None,
         subject_token_type: str = ACCESS_TOKEN_TYPE,
@@ -143,6 +153,7 @@ class TokenProvider:
         resource: str | Sequence[str] | Literal[False] | None = None,
         audience: str | None = None,
         extra_parameters: Mapping[str, str] | None = None,
+        token_request_headers: Mapping[str, Source] | None = None,
         name: str | None = None,
         refresh_ahead: float = 60.0,
         default_lifetime: float = 3600.0,
@@ -163,9 +174,14 @@ class TokenProvider:
         clock: Clock = elapsed,
     ) -> None:
         certificate = client_certificate and ClientCertificate(*(Path(file) for file in client_certificate))
-        if certificate is not None:
+        self._tls = TlsFiles(
+            certificate,
+            None if ca_file is None else Path(ca_file).expanduser(),
+            partial(read_text, private_key_password, "private_key_password") if private_key_password else None,
+        )
+        if certificate is not None or ca_file is not None:
             # Loaded once here, so that a wrong file is an error at construction.
-            certificate.context()
+            self._tls.context()
         config = client_config(
             client_id=client_id,
             credentials=Credentials(
@@ -177,6 +193,7 @@ class TokenProvider:
                 subject_token=subject_token,
                 subject_token_type=subject_token_type,
                 key_id=private_key_id,
+                key_password=private_key_password,
                 algorithm=signing_algorithm,
             ),
             token_endpoint=token_endpoint,
@@ -188,6 +205,7 @@ class TokenProvider:
             resource=resource,
             audience=audience,
             extra_parameters=extra_parameters,
+            token_request_headers=token_request_headers,
             token_endpoint_auth_method=token_endpoint_auth_method,
             assertion_audience=assertion_audience,
             discovery=discovery,
@@ -199,13 +217,13 @@ class TokenProvider:
         self._timeout = seconds(timeout, "timeout", at_least=0.001)
         requester = Requester(
             config,
-            transport_of(http_client, transport, certificate),
+            transport_of(http_client, transport, self._tls),
             clock,
             refresh_ahead=seconds(refresh_ahead, "refresh_ahead"),
             default_lifetime=seconds(default_lifetime, "default_lifetime", at_least=1.0),
             default_token_type=token_type(default_token_type),
             attempt_timeout=self._timeout / 2,
-            dpop=None if dpop is False else Dpop(None if dpop is True else dpop),
+            dpop=None if dpop is False else Dpop(None if dpop is True else dpop, private_key_password),
         )
         self._revoke_on_close = revoke_on_close
         tier = tier_of(store, seconds(store_timeout, "store_timeout", at_least=0.001)) if store is not None else None
@@ -355,7 +373,7 @@ class TokenProvider:
             if len(self._wider) >= MAX_STEPS:
                 return None
             wider = object.__new__(TokenProvider)
-            wider.name, wider._timeout, wider._revoke_on_close = self.name, self._timeout, False
+            wider.name, wider._timeout, wider._tls, wider._revoke_on_close = self.name, self._timeout, self._tls, False
             share = self._control.share
             wider._assemble(requester, self._clock, share and share.tier, self._observer)
             # Two threads may come here at once: the first to arrive stays.
@@ -373,12 +391,11 @@ class TokenProvider:
         return self._requester.config.mcp_url
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """A context that presents the client certificate, None without one.
+        """A context that presents the client certificate and trusts `ca_file`, None where neither is set.
 
         For the HTTP client that uses tokens bound to it (RFC 8705 §3): `httpx2.Client(verify=provider.tls_context())`.
         """
-        certificate = self._requester.config.credentials.client_certificate
-        return certificate and certificate.context()
+        return self._tls.context() if self._tls.certificate or self._tls.authorities else None
 
     @property
     def dpop(self) -> Dpop | None:

@@ -11,7 +11,7 @@ from .authentication import Authentication
 from .client_auth import METHODS, Signing
 from .clock import Clock
 from .config import ClientConfig, StepUp, identity
-from .credentials import Credentials, read_text
+from .credentials import Credentials, header_value, read_text
 from .discovery import Discovery, resource_scopes
 from .dpop import Dpop
 from .errors import ConfigurationError, InvalidTokenResponse, OAuthError
@@ -207,6 +207,7 @@ class Requester:
 
     def signing(self, endpoint: str, url: str, found: Discovery, credentials: Credentials) -> Signing:
         """What an authentication method signs: a request to `url`, which is the `endpoint` of the metadata."""
+        headers = {name: header_value(source, name) for name, source in self.config.headers}
         audience = self.config.assertion_audience
         if audience == "issuer":
             # RFC 7523bis: the issuer, which no other server can pass on; without one known, the endpoint.
@@ -219,9 +220,9 @@ class Requester:
             audience=audience,
             wall_now=time.time(),
             algorithms=found.server.algorithms_at(endpoint) if found.server else None,
-            headers={},
+            headers=headers,
             form=[],
-            secrets=[],
+            secrets=list(headers.values()),
         )
 
     def asked(

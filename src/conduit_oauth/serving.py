@@ -5,7 +5,6 @@ Needs uvicorn (extras `agent`, `bridge`, `dev`).
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
@@ -81,7 +80,10 @@ class AnnouncingServer(uvicorn.Server):
 
 
 async def serve(app: Application, addresses: Sequence[Address], on_ready: Callable[[list[str]], object]) -> None:
-    """Serve `app` until SIGINT or SIGTERM; `on_ready` is told the base URLs. Raises `ConfigurationError`."""
+    """Serve `app` until SIGTERM, or SIGINT, which ends in `KeyboardInterrupt`; `on_ready` is told the base URLs.
+
+    Raises `ConfigurationError`.
+    """
     listeners = [_listen(address) for address in addresses]
     config = uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType] - uvicorn's own types name every key of each message
@@ -101,16 +103,19 @@ async def serve(app: Application, addresses: Sequence[Address], on_ready: Callab
         on_ready([where for _, where in listeners])
 
     server = AnnouncingServer(config, ready)
-    # uvicorn ends in order, and then lets the signal have its way again: ours is to end without complaint.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    # uvicorn ends in order, and then lets the signal have its way again.
+    signal.signal(signal.SIGTERM, _end_without_complaint)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with contextlib.suppress(KeyboardInterrupt):
-            await server.serve(sockets=[listener for listener, _ in listeners])
+        await server.serve(sockets=[listener for listener, _ in listeners])
     finally:
         for address in addresses:
             if address.path is not None:
                 address.path.unlink(missing_ok=True)
+
+
+def _end_without_complaint(number: int, frame: object) -> None:
+    pass
 
 
 def _listen(address: Address) -> tuple[socket.socket, str]:

@@ -32,9 +32,11 @@ Reader = Callable[[Settings, Path], Any]
 _PARAMETERS = inspect.signature(TokenProvider).parameters
 _KNOWN = frozenset(_PARAMETERS) - {"name"}
 _NOT_IN_A_FILE = frozenset({"http_client", "transport", "clock", "observer"})
-_SECRET = frozenset({"client_secret", "private_key", "client_assertion", "assertion", "subject_token"})
 # What a client proves itself with, or exchanges.
-CREDENTIALS = _SECRET | {"client_certificate"}
+CREDENTIALS = frozenset(
+    {"client_secret", "private_key", "client_assertion", "client_certificate", "assertion", "subject_token"}
+)
+_SECRET = CREDENTIALS - {"client_certificate"} | {"private_key_password"}
 _TOML = {bool: "true or false", str: "a string", dict: "a table of strings"}
 _PLACES = "{ file = … }, { environment = … } or { keyring = …, username = … }"
 
@@ -83,6 +85,11 @@ def read_table(place: str, table: Settings, folder: Path) -> Settings:
                 settings[name] = _source(name, settings[name], folder)
             elif name == "client_certificate":
                 settings[name] = _certificate(settings[name], folder)
+            elif name == "token_request_headers":
+                headers = table_of(settings[name], name)
+                settings[name] = {header: _source(f"{name}.{header}", said, folder) for header, said in headers.items()}
+            elif name == "ca_file" and isinstance(settings[name], str):
+                settings[name] = folder / Path(settings[name]).expanduser()
             else:
                 _check_type(name, settings[name])
         except ConfigurationError as error:

@@ -1,9 +1,10 @@
-"""The client certificate of RFC 8705, as a TLS context that follows its files. TLS by the standard library."""
+"""What TLS trusts and presents, as contexts that follow their files. TLS by the standard library."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,23 +21,61 @@ class ClientCertificate:
     certificate: Path
     key: Path
 
-    def version(self) -> tuple[int, int]:
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The files of a client's connections: its certificate (RFC 8705), and authorities in place of the platform's."""
+
+    certificate: ClientCertificate | None = None
+    authorities: Path | None = None
+    # What returns the password of the certificate's key.
+    password: Callable[[], str] | None = field(default=None, repr=False)
+
+    def version(self) -> tuple[int, ...]:
         """Changes when a file does. Raises `ConfigurationError` where one cannot be read."""
+        certificate = () if self.certificate is None else (self.certificate.certificate, self.certificate.key)
+        authorities = () if self.authorities is None else (self.authorities,)
         try:
-            return self.certificate.stat().st_mtime_ns, self.key.stat().st_mtime_ns
+            versions = [file.stat().st_mtime_ns for file in authorities]
+        except OSError as error:
+            raise _unreadable(self.authorities, error) from None
+        try:
+            return (*versions, *(file.stat().st_mtime_ns for file in certificate))
         except OSError as error:
             raise _unusable(error) from None
 
     def context(self) -> ssl.SSLContext:
-        """A context that trusts what the platform trusts and presents the certificate."""
+        """A context that presents the certificate. Raises `ConfigurationError` for a file that cannot be used."""
         import ssl
 
-        context = ssl.create_default_context()
-        try:
-            context.load_cert_chain(self.certificate, self.key)
-        except OSError as error:  # ssl.SSLError is one
-            raise _unusable(error) from None
+        if self.authorities is None:
+            context = trusted()
+        else:
+            try:
+                context = ssl.create_default_context(cafile=self.authorities)
+            except OSError as error:  # ssl.SSLError is one
+                raise _unreadable(self.authorities, error) from None
+        if self.certificate is not None:
+            self._present(self.certificate, context)
         return context
+
+    def _present(self, certificate: ClientCertificate, context: ssl.SSLContext) -> None:
+        is_encrypted = False
+
+        def password() -> str:
+            # Without a callable, OpenSSL asks for the password at the terminal.
+            nonlocal is_encrypted
+            is_encrypted = True
+            return "" if self.password is None else self.password()
+
+        try:
+            context.load_cert_chain(certificate.certificate, certificate.key, password)
+        except OSError as error:
+            if is_encrypted and self.password is None:
+                problem = f"{certificate.key} is encrypted"
+                advice = "Set private_key_password, or decrypt the key."
+                raise ConfigurationError("client_certificate", problem, advice) from None
+            raise _unusable(error) from None
 
 
 def trusted() -> ssl.SSLContext:
@@ -59,7 +98,13 @@ def trusted() -> ssl.SSLContext:
         raise ConfigurationError(fields, f"cannot be used ({error})", "Name PEM certificates, or unset it.") from None
 
 
+def _unreadable(file: Path | None, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        "ca_file", f"{file} cannot be used ({error.strerror})", "Name a file of PEM certificates."
+    )
+
+
 def _unusable(error: OSError) -> ConfigurationError:
     return ConfigurationError(
-        "client_certificate", f"cannot be used ({error})", "Name a PEM certificate and its unencrypted private key."
+        "client_certificate", f"cannot be used ({error})", "Name a PEM certificate and its private key."
     )

@@ -10,23 +10,23 @@ import os
 import threading
 import time
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
 from ._version import __version__
 from .errors import ConfigurationError, TransportError, mask
 from .grant import Request, Response
-from .tls import ClientCertificate, trusted
-from .urls import is_loopback
+from .proxies import Proxy, proxy_for
+from .tls import TlsFiles
 
 if TYPE_CHECKING:
     import ssl
 
     import httpx2
 
+    from .network import Journey
+
 MAX_BYTES = 1 << 20
 CONNECT_TIMEOUT = 5.0
-# For an HTTP client: no proxy for any URL. Each key replaces one that the environment sets.
-_NO_PROXY: dict[str, None] = {"all://": None, "http://": None, "https://": None}
+_PLATFORM = TlsFiles()
 _HEADERS = {"User-Agent": f"conduit-oauth/{__version__}", "Accept-Encoding": "identity"}
 
 
@@ -41,49 +41,49 @@ class Sender(Protocol):
 class Transport:
     """An HTTP client of our own, or one that the caller injected and keeps the ownership of."""
 
-    __slots__ = ("_certificate", "_clients", "_injected", "_lock", "_transport", "_version")
+    __slots__ = ("_clients", "_injected", "_lock", "_tls", "_transport", "_version")
 
     def __init__(
         self,
         client: httpx2.Client | None = None,
         transport: httpx2.BaseTransport | None = None,
-        certificate: ClientCertificate | None = None,
+        tls: TlsFiles = _PLATFORM,
     ) -> None:
-        if certificate is not None and (client is not None or transport is not None):
+        if (tls.certificate or tls.authorities) and (client is not None or transport is not None):
             raise ConfigurationError(
-                "client_certificate", "is given beside http_client or transport", "Give it to that client instead."
+                "client_certificate" if tls.certificate else "ca_file",
+                "is given beside http_client or transport",
+                "Give it to that client instead.",
             )
         if client is not None or transport is not None:
             _check_injected(client, transport)
         self._injected = client
         self._transport = transport
-        # By whether they go past the environment's proxies.
-        self._clients: dict[bool, httpx2.Client] = {}
-        self._certificate = certificate
+        self._clients: dict[Proxy | None, httpx2.Client] = {}
+        self._tls = tls
         self._lock = threading.Lock()
-        self._version: tuple[int, int] | None = None
+        self._version: tuple[int, ...] | None = None
 
     def in_child(self) -> Transport:
         """The transport of a forked child, which shares no socket with its parent."""
         if self._injected is None and self._transport is None:
-            return Transport(certificate=self._certificate)
+            return Transport(tls=self._tls)
         return _Inherited()
 
     def prepare(self, url: str) -> None:
         """Load the HTTP client now: where a fleet waits for one process's answer, it should not wait for that."""
-        self._client_for(url)
+        self._client_for(proxy_for(url) if self._injected is None and self._transport is None else None)
 
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
         import httpx2
 
-        from .network import SLOW_HANDSHAKE, Until
+        from .network import Journey
 
-        client = self._client_for(request.url)
-        give_up_at = time.monotonic() + timeout
-        connect = min(timeout, CONNECT_TIMEOUT)
-        step = Until.of(timeout, give_up_at)
-        limits = {"connect": Until.of(connect, give_up_at), "read": step, "write": step, "pool": timeout}
+        # A client that was injected goes by the proxies of its own.
+        proxy = proxy_for(request.url) if self._injected is None and self._transport is None else None
+        client = self._client_for(proxy)
+        journey = Journey(timeout, 0 if proxy is None else proxy.handshakes(request.url))
         try:
             # Built here and not by the client, so that an injected client's default headers add no second credential.
             outgoing = httpx2.Request(
@@ -91,58 +91,50 @@ class Transport:
                 request.url,
                 headers={**_HEADERS, **request.headers},
                 content=request.content or None,
-                extensions={"timeout": limits},
+                extensions={"timeout": journey.limits(CONNECT_TIMEOUT)},
             )
             answer = client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
-                content = _read(answer, request.url, give_up_at) if request.reads_body(answer.status_code) else b""
+                content = (
+                    _read(answer, request.url, journey.deadline) if request.reads_body(answer.status_code) else b""
+                )
             finally:
                 answer.close()
             return Response(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)
         except httpx2.InvalidURL:
             raise ConfigurationError("URL", "is none that can be asked", f"Check {request.url}.") from None
-        except httpx2.ConnectTimeout as error:
-            if str(error) == SLOW_HANDSHAKE:
-                failure = TransportError(request.url, f"{SLOW_HANDSHAKE} within {timeout:.3g} s")
-            else:
-                failure = TransportError(request.url, f"no connection within {connect:.3g} s")
-        except httpx2.TimeoutException:
-            failure = TransportError(request.url, f"no whole answer within {timeout:.3g} s")
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
-            failure = failure_of(request.url, error)
+            failure = failure_of(request.url, error, journey, proxy)
         except RuntimeError as error:
             # What httpx2 raises where the client was closed by its owner: no use in trying again.
             raise ConfigurationError("http_client", str(error), "Keep it open while the provider is.") from None
         raise failure
 
-    def _client_for(self, url: str) -> httpx2.Client:
-        """Our client for `url`, made anew where the certificate's files have changed: a connection keeps what it had.
-
-        A loopback address has a client of its own: a proxy of the environment is elsewhere, and would reach another.
-        """
+    def _client_for(self, proxy: Proxy | None) -> httpx2.Client:
+        """Our client by `proxy`, made anew where the files of TLS changed: a connection keeps what it had."""
         if self._injected is not None:
             return self._injected
         import httpx2
 
         from .network import bounded
 
-        direct = self._transport is None and is_loopback(urlsplit(url).hostname or "")
         # A flight, a wider scope's flight and a question about a token may all come here at once.
         with self._lock:
-            if self._certificate is not None and self._version != (version := self._certificate.version()):
+            if self._version != (version := self._tls.version()):
                 # A request that is under way on the old one fails, and is retried as any broken connection is.
                 self.close()
                 self._version = version
-            if direct not in self._clients:
+            if proxy not in self._clients:
                 if self._transport is not None:
                     client = httpx2.Client(transport=self._transport)
                 else:
-                    verify = trusted() if self._certificate is None else self._certificate.context()
+                    verify = self._tls.context()
                     # Each connection has a thread of its caller's: a limit would only let one server starve another.
                     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-                    client = bounded(httpx2.Client(verify=verify, limits=limits, mounts=_NO_PROXY if direct else None))
-                self._clients[direct] = client
-            return self._clients[direct]
+                    via = None if proxy is None else proxy.for_httpx2()
+                    client = bounded(httpx2.Client(verify=verify, limits=limits, proxy=via, trust_env=False))
+                self._clients[proxy] = client
+            return self._clients[proxy]
 
     def close(self) -> None:
         """Close the clients that are ours."""
@@ -194,12 +186,14 @@ class SharedTransport(Transport):
 def transport_of(
     client: httpx2.Client | SharedTransport | None,
     transport: httpx2.BaseTransport | None,
-    certificate: ClientCertificate | None,
+    tls: TlsFiles,
 ) -> Transport:
-    """What a provider sends with. A certificate or a transport of its own needs connections of its own."""
+    """What a provider sends with. A transport or TLS of its own needs connections of its own."""
     if not isinstance(client, SharedTransport):
-        return Transport(client, transport, certificate)
-    return client if certificate is None and transport is None else Transport(None, transport, certificate)
+        return Transport(client, transport, tls)
+    return (
+        client if not tls.certificate and not tls.authorities and transport is None else Transport(None, transport, tls)
+    )
 
 
 def _check_injected(client: object, transport: object) -> None:
@@ -225,8 +219,17 @@ class _Inherited(Transport):
         )
 
 
-def failure_of(url: str, error: Exception) -> TransportError:
-    """What went wrong with a request, without a word that the peer may have put into it."""
+_SLOW = {
+    "name": "the name is not resolved",
+    "connection": "no connection",
+    "proxy": "the proxy opens no way to the server",
+    "TLS": "no end of the TLS handshake",
+    "request": "the request is not taken",
+}
+
+
+def failure_of(url: str, error: Exception, journey: Journey, proxy: Proxy | None) -> TransportError:
+    """What went wrong with a request and when, without a word that the peer may have put into it."""
     import ssl
 
     import httpx2
@@ -234,13 +237,25 @@ def failure_of(url: str, error: Exception) -> TransportError:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
+    took = f" ({journey})" if str(journey) else ""
     # A connection that is cut in a handshake says nothing of certificates.
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return _tls_failure(url, cause)
+    if isinstance(error, httpx2.ProxyError):
+        # Its words are the proxy's; a status is what they begin with.
+        status = str(error).partition(" ")[0]
+        problem = f"{proxy or 'the proxy'} does not connect ({status if status.isdigit() else 'no reason given'})"
+        return TransportError(url, problem + took, "Check its user, its password and its rules.")
+    if proxy is not None and journey.phase in ("name", "connection"):
+        reason = "does not answer" if isinstance(error, httpx2.TimeoutException) else f"is down: {mask(str(error), ())}"
+        return TransportError(url, f"{proxy} {reason}{took}", f"Check the proxy, or unset {proxy.variable}.")
+    if isinstance(error, httpx2.TimeoutException):
+        problem = _SLOW.get(journey.phase, "no whole answer")
+        return TransportError(url, f"{problem} within {journey.elapsed:.1f} s{took}")
     if isinstance(error, httpx2.ProtocolError) and not str(error).startswith("Server disconnected"):
         # The client's message quotes what came, and an echo brings the credential back.
         return TransportError(url, "the answer is not HTTP")
-    return TransportError(url, mask(f"{type(error).__name__}: {error}".rstrip(": "), ()))
+    return TransportError(url, mask(f"{type(error).__name__}: {error}".rstrip(": "), ()) + took)
 
 
 def _tls_failure(url: str, error: ssl.SSLError) -> TransportError:
@@ -250,7 +265,7 @@ def _tls_failure(url: str, error: ssl.SSLError) -> TransportError:
         return TransportError(
             url,
             f"the server's certificate is refused ({error.verify_message})",
-            "If an authority of your own signed it, let SSL_CERT_FILE name that authority's certificate. "
+            "If an authority of your own signed it, set ca_file (or SSL_CERT_FILE) to that authority's certificate. "
             "`conduit-oauth doctor` shows the certificate.",
             retryable=False,
         )

@@ -12,7 +12,7 @@ from .errors import ConfigurationError
 _AMBIGUOUS = re.compile(r"[^\x21-\x7e]|\\")
 # A name or an address of version 4, or one of version 6 in brackets, and a port: urlsplit takes more than that.
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\[\]@:/]+)(?::\d*)?")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def parse_url(url: object, field: str) -> SplitResult:
@@ -32,7 +32,7 @@ def parse_url(url: object, field: str) -> SplitResult:
         _ = parts.port
     except ValueError as error:
         raise ConfigurationError(field, f"is not a URL ({error})", advice) from None
-    if parts.scheme not in _DEFAULT_PORTS or not host:
+    if parts.scheme not in DEFAULT_PORTS or not host:
         raise ConfigurationError(field, "is not an absolute http or https URL", advice)
     if not _AUTHORITY.fullmatch(parts.netloc.rpartition("@")[2]):
         raise ConfigurationError(field, "has a host that no server can have", advice)
@@ -95,7 +95,7 @@ def origin_of(parts: SplitResult) -> str:
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
     port = parts.port
-    return f"{parts.scheme}://{host}" + ("" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}")
+    return f"{parts.scheme}://{host}" + ("" if port in (None, DEFAULT_PORTS[parts.scheme]) else f":{port}")
 
 
 def canonical_resource(parts: SplitResult) -> str:

@@ -144,9 +144,9 @@ def test_a_unix_socket_is_the_users_own_and_goes_with_the_bridge(
     assert not path.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly(bridge: Bridge, number: int) -> None:
-    assert bridge.stop(number) == (0, "")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_cleanly(bridge: Bridge, number: int, status: int) -> None:
+    assert bridge.stop(number) == (status, "")
 
 
 @pytest.mark.parametrize(

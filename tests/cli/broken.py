@@ -24,7 +24,11 @@ class BrokenServer:
             def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length") or 0))
                 page = outer.pages.get(self.path, (404, {}, b""))
-                status, headers, body = page if isinstance(page, tuple) else (200, {}, json.dumps(page).encode())
+                status, headers, body = (
+                    page
+                    if isinstance(page, tuple)
+                    else (200, {"Content-Type": "application/json"}, json.dumps(page).encode())
+                )
                 self.send_response_only(status)
                 self.send_header("Date", outer.date or self.date_time_string())
                 for name, value in headers.items():

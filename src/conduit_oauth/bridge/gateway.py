@@ -10,22 +10,21 @@ import asyncio
 import contextlib
 import json
 import time
-import urllib.request
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from ..auth.aiohttp import TokenAuth
 from ..clock import jitter
-from ..errors import OAuthError
+from ..errors import ConfigurationError, OAuthError
 from ..grant import parse_json_object
 from ..life import backoff
 from ..provider import TokenProvider
+from ..proxies import proxy_for
 from ..tls import trusted
 
 SESSION = "mcp-session-id"
@@ -139,9 +138,9 @@ class Gateway:
         # What the token endpoint's client trusts, and presents.
         self._context = provider.tls_context() or trusted()
         # Once: aiohttp's own `trust_env` reads the environment, and a .netrc on a thread, for each request.
-        gateway = urlsplit(provider.mcp_url or "")
-        bypassed = urllib.request.proxy_bypass(gateway.hostname or "")
-        self._proxy = None if bypassed else urllib.request.getproxies().get(gateway.scheme)
+        self._proxy = proxy_for(provider.mcp_url or "")
+        if self._proxy is not None and not self._proxy.speaks_http:
+            raise ConfigurationError(self._proxy.variable, "names a SOCKS proxy", "The bridge goes by HTTP proxies.")
         self._patience = patience
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
 
@@ -155,7 +154,8 @@ class Gateway:
             # Bytes pass as they are, and headers, too.
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            proxy=self._proxy,
+            proxy=self._proxy and self._proxy.url,
+            proxy_auth=self._proxy and self._proxy.credentials and aiohttp.BasicAuth(*self._proxy.credentials, "utf-8"),
         )
         return self
 

@@ -31,7 +31,7 @@ from .bridge import bridge
 from .doctor import doctor
 from .inspection import Inspected, InvalidTokenError, has_ended, read_jwt, verify_jwt
 from .options import as_client
-from .output import busy, claims_table, discovery_tree, err, expiry_line, out, plain, print_in_any_encoding
+from .output import busy, claims_table, discovery_tree, err, expiry_line, out, plain, prepare_streams
 from .profile import Options
 from .profiles import profile as profiles
 from .request import REFUSED, request
@@ -208,11 +208,20 @@ def demo() -> None:
 
 def run() -> int:
     """Run the command line; the exit status."""
-    print_in_any_encoding()
+    status: int | str | None = 0
     try:
-        app()
+        prepare_streams()
+        try:
+            app()
+        except SystemExit as end:
+            status = end.code
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
     except OAuthError as error:
+        # What could not be written is not written again at the end of the process.
+        sys.stdout = sys.__stdout__
         err.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
         err.out(str(error), highlight=False)
         return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
-    return 0
+    return status if isinstance(status, int) else 1

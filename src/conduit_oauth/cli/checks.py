@@ -5,12 +5,13 @@ Law: a check tells what it saw and what to do; it changes nothing, and it holds 
 
 from __future__ import annotations
 
+import base64
 import functools
+import http.client
 import socket
 import ssl
 import time
-import urllib.request
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,8 +21,9 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from ..errors import TransportError
+from ..errors import ConfigurationError, TransportError, mask
 from ..grant import Request
+from ..proxies import Proxy, proxy_for
 from ..tls import trusted
 from ..transport import Transport
 from .output import span
@@ -54,6 +56,7 @@ class Diagnosis:
 
 
 Checks = Generator[Diagnosis]
+Connect = Callable[[], socket.socket]
 
 
 def good(step: str, said: str) -> Diagnosis:
@@ -75,9 +78,17 @@ def check_way(url: str, transport: Transport, *, signs: bool, client_context: ss
     """Resolve, connect, shake hands, and compare clocks with the server of `url`."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    if (proxy := urllib.request.getproxies().get(parts.scheme)) and not urllib.request.proxy_bypass(host):
-        at = urlsplit(proxy)
-        yield good("connection", f"{host} is reached by the proxy {at.hostname}:{at.port}, which is not looked behind")
+    try:
+        proxy = proxy_for(url)
+    except ConfigurationError as error:
+        yield bad("connection", "proxy-unusable", f"{error.field} {error.problem}", error.advice)
+        return
+    if proxy is not None:
+        alive = yield from _check_proxy(proxy, host, port, tunnelled=parts.scheme == "https")
+        if not alive:
+            return
+        if parts.scheme == "https":
+            yield from _check_tls(host, port, functools.partial(_tunnel, proxy, host, port), client_context, proxy)
     else:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -93,7 +104,8 @@ def check_way(url: str, transport: Transport, *, signs: bool, client_context: ss
         yield good("name resolution", f"{host} is {', '.join(addresses)}")
         alive = yield from _check_connection(host, port, addresses)
         if parts.scheme == "https" and alive is not None:
-            yield from _check_tls(host, (alive, port), client_context)
+            connect = functools.partial(socket.create_connection, (alive, port), TIMEOUT)
+            yield from _check_tls(host, port, connect, client_context)
     yield from _check_clock(url, transport, signs=signs)
 
 
@@ -115,6 +127,52 @@ def _check_connection(host: str, port: int, addresses: list[str]) -> Generator[D
             "Programs that try it first wait there: have it answer, or take it out of DNS.",
         )
     return alive
+
+
+def _check_proxy(proxy: Proxy, host: str, port: int, *, tunnelled: bool) -> Generator[Diagnosis, None, bool]:
+    """Knock at the proxy, and have it connect; whether it does."""
+    advice = f"Check the proxy, or unset {proxy.variable}; NO_PROXY names what is reached without it."
+    try:
+        socket.create_connection(proxy.address, TIMEOUT).close()
+    except (OSError, UnicodeError) as error:
+        yield bad("connection", "proxy-down", f"{proxy} cannot be reached ({error})", advice)
+        return False
+    if tunnelled:
+        try:
+            _tunnel(proxy, host, port).close()
+        except OSError as error:
+            said = f"{proxy} does not connect to {host}:{port} ({mask(str(error), ())})"
+            yield bad("connection", "proxy-refuses", said, "Check its user, its password and its rules.")
+            return False
+    yield good("connection", f"{host} is reached by {proxy}")
+    return True
+
+
+def _tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
+    """A connection to the server through `proxy`. Raises `OSError`."""
+    kind = http.client.HTTPSConnection if proxy.url.startswith("https:") else http.client.HTTPConnection
+    connection = kind(*proxy.address, timeout=TIMEOUT)
+    headers: dict[str, str] = {}
+    if proxy.credentials is not None:
+        pair = base64.b64encode(":".join(proxy.credentials).encode()).decode()
+        headers["Proxy-Authorization"] = f"Basic {pair}"
+    try:
+        # CONNECT by itself: the connection is to be used for TLS after it.
+        connection.putrequest("CONNECT", f"{host}:{port}", skip_host=True, skip_accept_encoding=True)
+        for name, value in {"Host": f"{host}:{port}", **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = http.client.HTTPResponse(connection.sock, method="CONNECT")
+        answer.begin()
+        if answer.status != 200:
+            raise OSError(f"status {answer.status}")
+    except http.client.HTTPException as error:
+        connection.close()
+        raise OSError(type(error).__name__) from None
+    except OSError:
+        connection.close()
+        raise
+    return connection.sock
 
 
 def _unreachable(where: str, error: OSError | None) -> Diagnosis:
@@ -139,16 +197,17 @@ def _knock(port: int, address: str) -> OSError | None:
     return None
 
 
-def _check_tls(host: str, at: tuple[str, int], client_context: ssl.SSLContext | None) -> Checks:
-    port = at[1]
+def _check_tls(
+    host: str, port: int, connect: Connect, client_context: ssl.SSLContext | None, proxy: Proxy | None = None
+) -> Checks:
     # As the HTTP client trusts: SSL_CERT_FILE and SSL_CERT_DIR count.
     context = client_context or trusted()
     try:
-        with socket.create_connection(at, TIMEOUT) as plain, _shaken(context, plain, host) as secured:
+        with connect() as plain, _shaken(context, plain, host) as secured:
             shown = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
             version = secured.version()
     except ssl.SSLCertVerificationError as error:
-        yield _untrusted(host, at, error)
+        yield _untrusted(host, connect, error, proxy)
         return
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"):
@@ -182,10 +241,12 @@ def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSL
     return context.wrap_socket(plain, server_hostname=host)
 
 
-def _untrusted(host: str, at: tuple[str, int], error: ssl.SSLCertVerificationError) -> Diagnosis:
-    shown = _shown_certificate(host, at)
+def _untrusted(host: str, connect: Connect, error: ssl.SSLCertVerificationError, proxy: Proxy | None) -> Diagnosis:
+    shown = _shown_certificate(host, connect)
     now = datetime.now(UTC)
-    trust = "If it is your own authority's, let SSL_CERT_FILE name that; never switch verification off."
+    trust = "If it is your own authority's, let ca_file or SSL_CERT_FILE name that; never switch verification off."
+    if proxy is not None:
+        trust = f"{proxy} may open the connection and sign with an authority of its own. {trust}"
     match error.verify_code:
         case 10 if shown is not None and shown.not_valid_after_utc > now:
             said = f"a certificate in the chain of {host} has ended, though not its own"
@@ -211,13 +272,13 @@ def _untrusted(host: str, at: tuple[str, int], error: ssl.SSLCertVerificationErr
             return bad("TLS", "certificate-authority", said, f"{trust} Or the server leaves out the one in between.")
 
 
-def _shown_certificate(host: str, at: tuple[str, int]) -> x509.Certificate | None:
+def _shown_certificate(host: str, connect: Connect) -> x509.Certificate | None:
     """What the server shows, trusted or not: to be talked of, and nothing else."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        with socket.create_connection(at, TIMEOUT) as plain, _shaken(context, plain, host) as secured:
+        with connect() as plain, _shaken(context, plain, host) as secured:
             return x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
     except (OSError, ValueError):
         return None

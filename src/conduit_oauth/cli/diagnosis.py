@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..challenge import bearer_challenge
 from ..errors import (
     ConfigurationError,
@@ -17,6 +19,8 @@ from ..grant import Response, read_texts
 from ..token import AccessToken
 from .checks import Diagnosis, bad, good, warning
 
+_LONGEST_PAGE = 4096
+_TITLE = re.compile(r"<title>([^<]{1,200})</title>", re.IGNORECASE)
 # The step that a refusal belongs to, where that is not the client's authentication.
 _STEPS = {
     "error-unknown": "token request",
@@ -58,7 +62,14 @@ def of_token_request(error: OAuthError) -> Diagnosis:
     return bad(_STEPS.get(error.cause, step), error.cause, said, error.advice)
 
 
-def of_resource(url: str, answer: Response, token: AccessToken) -> Diagnosis:
+def _title(content: bytes) -> str:
+    """What a page for people calls itself, empty for anything else."""
+    page = content[:_LONGEST_PAGE].decode("utf-8", "replace")
+    match = _TITLE.search(page)
+    return mask(match[1], ()) if match else ""
+
+
+def of_resource(url: str, answer: Response, token: AccessToken, *, is_mcp: bool) -> Diagnosis:
     """What the resource says to the token."""
     step, said = "resource", f"{url} answered {answer.status}"
     challenge = bearer_challenge(answer.headers.get("www-authenticate"))
@@ -66,7 +77,11 @@ def of_resource(url: str, answer: Response, token: AccessToken) -> Diagnosis:
     names = ("error", "error_description", "scope")
     told = read_texts(answer.content, names, [token.value]) | (dict(challenge.parameters) if challenge else {})
     words = " ".join(mask(told[name], [token.value]) for name in ("error", "error_description") if told.get(name))
+    words = words or _title(answer.content)
     because = f" ({words})" if words else ""
+    if answer.status == 400 and "certificate" in words.lower():
+        advice = "Set client_certificate to the files of the certificate that this client is registered with."
+        return bad(step, "client-certificate-wanted", said + because, advice)
     if answer.status == 401:
         return bad(
             step,
@@ -82,14 +97,25 @@ def of_resource(url: str, answer: Response, token: AccessToken) -> Diagnosis:
         problem = f"{said}{because}: the scope {token.scope or '(none)'} does not suffice"
         return bad(step, "scope-too-narrow", problem, advice)
     if answer.status == 403:
-        return bad(step, "forbidden", said + because, "The token is good and this client may not: ask for permission.")
+        advice = "The token is good and this client may not: ask for permission."
+        if challenge is None and not told:
+            advice = "This may be a filter in front of the resource, not the resource: ask who runs it."
+        return bad(step, "forbidden", said + because, advice)
     if answer.status == 404:
         return bad(step, "resource-not-there", said, "The token is good and the URL is not: check its path.")
     if 300 <= answer.status < 400:
         where = clean(answer.headers.get("location", ""))
         return bad(step, "resource-moved", f"{said}, to {where}", "Configure that URL, if you know it.")
     if answer.status >= 500:
-        return bad(step, "resource-in-trouble", said, "The token is good, the resource is not: ask its operator.")
+        return bad(
+            step, "resource-in-trouble", said + because, "The token is good, the resource is not: ask its operator."
+        )
     if answer.status >= 400:
-        return warning(step, "resource-odd", said, "It took the token, not the question: a real client may do better.")
+        return warning(
+            step, "resource-odd", said + because, "It took the token, not the question: a real client may do better."
+        )
+    kind = answer.headers.get("content-type", "nothing").partition(";")[0].strip().lower()
+    if is_mcp and kind not in ("application/json", "text/event-stream"):
+        problem = f"{said} with {mask(kind, ())}, which is no answer of an MCP server"
+        return bad(step, "not-mcp", problem, "It may be a login page: check the URL, and what stands in front of it.")
     return good(step, f"{url} takes the token ({answer.status})")

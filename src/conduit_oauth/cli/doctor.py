@@ -264,4 +264,4 @@ def _call(url: str, provider: TokenProvider, token: AccessToken, *, is_mcp: bool
                 ask("DELETE", b"")
     except OAuthError as error:
         return bad("resource", "resource-no-answer", str(error), "The token is good and the resource does not answer.")
-    return of_resource(url, answer, token)
+    return of_resource(url, answer, token, is_mcp=is_mcp)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,24 +19,52 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ..discovery import Discovery, Finding
-from ..errors import clean
+from ..errors import OAuthError, clean
 from .inspection import Inspected
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+_ERRORS = "conduit_oauth.in_ascii"
 _TIMES = frozenset({"exp", "iat", "nbf", "auth_time"})
 
 # What we say beyond ASCII, for a stream that lacks it.
 _IN_ASCII = {"✓": "+", "✗": "x", "→": "->", "…": "..."}
 
 
-def print_in_any_encoding() -> None:
-    """Let a stream of a narrow code page (a pipe on Windows, an ASCII locale) show what it lacks in ASCII, not fail."""
-    codecs.register_error("conduit_oauth.in_ascii", _in_ascii)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="conduit_oauth.in_ascii")
+class OutputError(OAuthError):
+    """What was asked for cannot be written."""
+
+    def __init__(self, where: str, error: OSError) -> None:
+        super().__init__(f"{where}: {error.strerror or error}")
+
+
+class _Stdout(io.FileIO):
+    def write(self, data: Buffer) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OutputError("standard output", error) from None
+
+
+def prepare_streams() -> None:
+    """Have what is printed shown in any encoding, and what cannot be printed end in an `OutputError`.
+
+    A stream of a narrow code page (a pipe on Windows, an ASCII locale) shows what it lacks in ASCII.
+    """
+    codecs.register_error(_ERRORS, _in_ascii)
+    before, stderr = sys.stdout, cast("object", sys.stderr)
+    if isinstance(stderr, io.TextIOWrapper):
+        stderr.reconfigure(errors=_ERRORS)
+    if before is None:  # pyright: ignore[reportUnnecessaryComparison] - it was closed by whoever started us
+        raise OutputError("standard output", OSError("is closed"))
+    raw = _Stdout(before.fileno(), "wb", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw), before.encoding, _ERRORS, line_buffering=before.isatty(), write_through=False
+    )
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:

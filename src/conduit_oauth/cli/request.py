@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import httpx2
 import typer
 from rich.json import JSON
+from rich.markup import escape
 from rich.text import Text
 
 from ..errors import ConfigurationError, TransportError, clean
 from ..grant import parse_retry_after
 from ..life import backoff
+from ..network import Journey, bounded
+from ..proxies import Proxy, proxy_for
+from ..tls import trusted
+from ..transport import CONNECT_TIMEOUT, failure_of
 from .options import as_client
-from .output import busy, err, out, plain
+from .output import OutputError, busy, err, out, plain
 from .profile import Options
 
 # The exit status for an answer of 400 or more: not an error of ours, but a script must see it.
 REFUSED = 7
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _LONGEST_PAUSE = 60.0
+# Seconds between two parts of an answer.
+_LONGEST_SILENCE = 300.0
 
 
 @as_client
@@ -38,6 +47,7 @@ def request(
     as_json: Annotated[str | None, typer.Option("--json", help="As --data, with the content type of JSON.")] = None,
     include: Annotated[bool, typer.Option("--include", "-i", help="Print status and headers, too.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the body to this file.")] = None,
+    wait: Annotated[float, typer.Option(help="Seconds until the answer begins, at most.", min=0.001)] = 30.0,
     retries: Annotated[
         int, typer.Option(help="How often to try again after 429, 503 or a failed connection.", min=0)
     ] = 2,
@@ -58,49 +68,99 @@ def request(
         headers.setdefault("Accept", "application/json, text/event-stream")
     elif content is not None:
         headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
+    proxy = proxy_for(url)
     with (
+        _writable(output) as file,
         options.provider() as provider,
-        httpx2.Client(
-            auth=provider.auth(),
-            transport=httpx2.HTTPTransport(retries=retries, verify=provider.tls_context() or True),
-            timeout=httpx2.Timeout(60, read=300),
+        bounded(
+            httpx2.Client(
+                auth=provider.auth(),
+                verify=provider.tls_context() or trusted(),
+                proxy=None if proxy is None else proxy.for_httpx2(),
+                trust_env=False,
+            )
         ) as client,
     ):
         outgoing = client.build_request(method.upper(), url, headers=headers, content=content)
+        # Before the time for the answer begins.
+        with busy("Waiting for a token"):
+            provider.get_token()
+        # Closed with the client, whatever becomes of it.
+        answer = _answer(client, outgoing, retries, wait, proxy)
         try:
-            # Closed with the client, whatever becomes of it.
-            answer = _answer(client, outgoing, retries)
             if include:
                 plain(_head(answer))
-            elif out.is_terminal or output is not None:
+            elif out.is_terminal or file is not None:
                 err.print(Text(_status(answer), style="green" if answer.status_code < 400 else "red"))
-            _show(answer, output)
+            _show(answer, file)
         except (httpx2.HTTPError, httpx2.StreamError) as error:
-            raise TransportError(url, f"{type(error).__name__}: {error}".rstrip(": ")) from None
+            raise TransportError(url, f"the answer breaks off ({type(error).__name__})") from None
     raise typer.Exit(REFUSED if answer.status_code >= 400 else 0)
 
 
-def _answer(client: httpx2.Client, outgoing: httpx2.Request, retries: int) -> httpx2.Response:
+def _answer(
+    client: httpx2.Client, outgoing: httpx2.Request, retries: int, wait: float, proxy: Proxy | None
+) -> httpx2.Response:
+    url = str(outgoing.url)
     attempt = 0
     while True:
-        with busy(f"{outgoing.method} {outgoing.url.host}"):
-            answer = client.send(outgoing, stream=True)
-        if answer.status_code not in (429, 503) or outgoing.method not in _REPEATABLE or attempt == retries:
-            return answer
-        answer.close()
+        journey = Journey(wait, 0 if proxy is None else proxy.handshakes(url))
+        limits = outgoing.extensions["timeout"] = journey.limits(CONNECT_TIMEOUT)
+        asked = None
+        try:
+            with busy(f"{outgoing.method} {outgoing.url.host}"):
+                answer = client.send(outgoing, stream=True)
+            if answer.status_code not in (429, 503) or outgoing.method not in _REPEATABLE or attempt == retries:
+                # What comes now may be a stream of events.
+                limits["read"] = _LONGEST_SILENCE
+                return answer
+            answer.close()
+            problem = str(answer.status_code)
+            asked = parse_retry_after(answer.headers.get("retry-after"), time.time())
+        except httpx2.InvalidURL:
+            raise ConfigurationError("url", "is none that can be asked", f"Check {url}.") from None
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            failure = failure_of(url, error, journey, proxy)
+            # Of what never had a connection, nothing can have been done.
+            was_sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+            if was_sent or not failure.retryable or attempt == retries:
+                raise failure from None
+            problem = failure.problem
         attempt += 1
-        asked = parse_retry_after(answer.headers.get("retry-after"), time.time())
         pause = min(backoff(attempt + 1, 1.0) if asked is None else asked, _LONGEST_PAUSE)
-        err.print(f"[yellow]{answer.status_code}: trying again in {pause:.1f} s[/]")
+        err.print(f"[yellow]{escape(problem)}: trying again in {pause:.1f} s[/]")
         time.sleep(pause)
 
 
-def _show(answer: httpx2.Response, output: Path | None) -> None:
+@contextlib.contextmanager
+def _writable(output: Path | None) -> Generator[BinaryIO | None]:
+    """The file for the answer, open before anything is sent; what it holds is replaced once there is an answer."""
+    if output is None:
+        yield None
+        return
+    existed = output.exists()
+    try:
+        file = output.open("ab")
+    except OSError as error:
+        raise ConfigurationError("output", f"{output}: {error.strerror}", "Name a file that can be written.") from None
+    try:
+        with file:
+            yield file
+    except OSError as error:
+        raise OutputError(str(output), error) from None
+    except BaseException:
+        if not existed:
+            output.unlink(missing_ok=True)
+        raise
+
+
+def _show(answer: httpx2.Response, file: BinaryIO | None) -> None:
     kind = answer.headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
-    if output is not None:
-        with output.open("wb") as file:
-            for chunk in answer.iter_bytes():
-                file.write(chunk)
+    if file is not None:
+        if file.seekable():
+            file.truncate(0)
+        for chunk in answer.iter_bytes():
+            file.write(chunk)
     elif not out.is_terminal:
         for chunk in answer.iter_bytes():
             # An event is worth seeing when it comes.

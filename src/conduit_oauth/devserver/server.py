@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +28,9 @@ class DevServerConfig:
 
 
 def serve(config: DevServerConfig, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. Calls `on_ready` with the base URL once requests are answered.
+    """Serve until SIGTERM or SIGINT. Calls `on_ready` with the base URL once requests are answered.
+
+    SIGINT ends in `KeyboardInterrupt`.
 
     Raises `OSError` where the port cannot be had, `ValueError` for a senseless order.
     """
@@ -44,6 +45,4 @@ def serve(config: DevServerConfig, on_ready: Callable[[str], None]) -> None:
     app = make_app(base_url, config.host, {config.client_id: config.client_secret}, config.order)
     served = uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
     server = AnnouncingServer(served, lambda: on_ready(base_url))
-    # Ctrl-C is how a person ends it: nothing to report.
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    server.run(sockets=[listener])
