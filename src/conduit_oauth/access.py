@@ -26,8 +26,17 @@ class Access:
             names = [_host_of(b"//" + value) for name, value in headers if name == b"host"]
             if len(names) != 1 or names[0] not in self.hosts:
                 return 421, "this server is not reached by that Host"
-            if any(_host_of(value) not in self.hosts for name, value in headers if name == b"origin"):
+            # RFC 6454: a page at another port of this machine is somebody else's.
+            own = next(value.lower() for name, value in headers if name == b"host")
+            if any(
+                value.lower() not in (b"http://" + own, b"https://" + own)
+                for name, value in headers
+                if name == b"origin"
+            ):
                 return 403, "no page of that Origin may use this server"
+            # Browsers say so of requests that have no Origin, too.
+            if any(value not in (b"same-origin", b"none") for name, value in headers if name == b"sec-fetch-site"):
+                return 403, "no page of another site may use this server"
         if self.bearer is not None:
             given = [value for name, value in headers if name == b"authorization"]
             scheme, _, token = given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")

@@ -6,11 +6,9 @@ reached by a proxy: its loopback is another machine's.
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import os
 import re
-import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -55,6 +53,8 @@ class Proxy:
 
     def for_httpx2(self) -> httpx2.Proxy:
         """The same for the HTTP client. Raises `ConfigurationError` where a SOCKS proxy needs a package more."""
+        import importlib.util
+
         import httpx2
 
         if not self.speaks_http and importlib.util.find_spec("socksio") is None:
@@ -68,7 +68,10 @@ def proxy_for(url: str) -> Proxy | None:
     host = (parts.hostname or "").rstrip(".")
     if is_loopback(host):
         return None
-    said = urllib.request.getproxies()
+    # Here, because it loads TLS.
+    from urllib.request import getproxies
+
+    said = getproxies()
     kind = next((kind for kind in (parts.scheme, "all") if said.get(kind)), None)
     port = parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
     if kind is None or _is_exempt(said.get("no", ""), parts.scheme, host, port):

@@ -5,20 +5,34 @@ Needs uvicorn (extras `agent`, `bridge`, `dev`).
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
 from .access import LOOPBACK_NAMES, Access
 from .errors import ConfigurationError
 
+if TYPE_CHECKING:
+    # Both of uvicorn's protocols have what is used here.
+    from uvicorn.protocols.http.h11_impl import H11Protocol as AutoHTTPProtocol
+    from uvicorn.protocols.http.h11_impl import RequestResponseCycle
+else:
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+# Seconds for the head of a request, after those that uvicorn lets a connection be idle between two.
+_HEAD_LIMIT = 10.0
+_MOST_CONNECTIONS = 4096
+# Descriptors that connections leave alone.
+_RESERVE = 96
 _ADVICE = "Write HOST:PORT, [::1]:PORT or unix:/path."
 
 Message = MutableMapping[str, Any]
@@ -65,6 +79,50 @@ def access_of(address: Address, bearer: str | None, names: Iterable[str], *, exp
     return Access(hosts, bearer)
 
 
+class _Bounded(AutoHTTPProtocol):
+    """A connection with a bounded time for the head of each request; one too many is closed at once."""
+
+    most = 0
+    _slow: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        if len(self.connections) > self.most:
+            transport.abort()
+        else:
+            self._slow = self.loop.call_later(_HEAD_LIMIT, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is not None and not cycle.response_complete:
+            self._stop_timer()
+        elif self._slow is None:
+            self._slow = self.loop.call_later(_HEAD_LIMIT, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _stop_timer(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+
+
+def _most_connections() -> int:
+    """How many connections leave descriptors for tokens: each may need another one, to the gateway."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # not on Windows, which has no such limit
+        return _MOST_CONNECTIONS
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = min(hard if hard != resource.RLIM_INFINITY else sys.maxsize, 2 * _MOST_CONNECTIONS + _RESERVE)
+    soft = max(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(8, min(_MOST_CONNECTIONS, (soft - _RESERVE) // 2))
+
+
 class AnnouncingServer(uvicorn.Server):
     """Calls `on_ready` once it is up."""
 
@@ -85,8 +143,10 @@ async def serve(app: Application, addresses: Sequence[Address], on_ready: Callab
     Raises `ConfigurationError`.
     """
     listeners = [_listen(address) for address in addresses]
+    _Bounded.most = _most_connections()
     config = uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType] - uvicorn's own types name every key of each message
+        http=_Bounded,
         lifespan="off",
         log_level="critical",
         access_log=False,

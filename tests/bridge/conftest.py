@@ -110,7 +110,8 @@ def start_bridge(bridge_environment: dict[str, str]) -> Iterator[StartBridge]:
     bridges: list[Bridge] = []
 
     def start(*arguments: str, listen: str = "127.0.0.1:0") -> Bridge:
-        bridges.append(Bridge(bridge_environment, "--listen", listen, *arguments))
+        open_to_all = [] if "--local-token-file" in arguments else ["--no-local-token"]
+        bridges.append(Bridge(bridge_environment, "--listen", listen, *open_to_all, *arguments))
         return bridges[-1]
 
     yield start

@@ -30,7 +30,7 @@ def test_a_request_passes_with_our_token_and_without_what_is_the_clients_own(
     bridge: Bridge, resource_server: ResourceServer
 ) -> None:
     headers = {"Authorization": "Bearer the-clients", "Cookie": "a=b", "Mcp-Session-Id": "s-1", "Last-Event-ID": "e-9"}
-    headers |= {"Origin": "http://localhost:3000", "X-Other": "kept"}
+    headers |= {"Origin": bridge.url.removesuffix("/mcp"), "X-Other": "kept"}
     answer = httpx2.post(f"{bridge.url}?a=b", json=PING, headers=headers)
     assert answer.status_code == 200
     assert "www-authenticate" not in answer.headers
@@ -99,7 +99,10 @@ def test_events_pass_one_by_one_and_end_with_the_client(start: StartBridge, reso
         ({"Host": "localhost"}, 200),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
-        ({"Origin": "http://127.0.0.1:5173"}, 200),
+        ({"Origin": "http://127.0.0.1:5173"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 200),
         ({"Origin": "http://127.0.0.1.evil.example"}, 403),
     ],
 )
@@ -153,7 +156,8 @@ def test_a_signal_ends_it_cleanly(bridge: Bridge, number: int, status: int) -> N
     ("arguments", "said"),
     [
         (["--listen", "0.0.0.0:0"], "--expose"),
-        (["--listen", "0.0.0.0:0", "--expose"], "local_token_file"),
+        (["--listen", "0.0.0.0:0", "--expose", "--no-local-token"], "no_local_token"),
+        (["--listen", "127.0.0.1:0", "--local-token-file", "/absent", "--no-local-token"], "no_local_token"),
         (["--listen", "nowhere"], "HOST:PORT"),
         (["--listen", "unix:"], "path"),
         (["--listen", "127.0.0.1:0", "--local-token-file", "/absent"], "/absent"),
@@ -191,10 +195,10 @@ def test_stdio_ends_with_its_input_after_the_last_answer(
         check=False,
         timeout=30,
     )
-    (line,) = done.stdout.splitlines()
-    assert json.loads(line)["id"] == "one"
-    assert json.loads(line)["result"]["protocolVersion"] == "2025-06-18"
-    assert "no message" in done.stderr
+    fault, answer = map(json.loads, done.stdout.splitlines())
+    assert (fault["id"], fault["error"]["code"]) == (None, -32700)
+    assert answer["id"] == "one"
+    assert answer["result"]["protocolVersion"] == "2025-06-18"
     assert done.returncode == 0
 
 

@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from ..auth.aiohttp import TokenAuth
 from ..clock import jitter
 from ..errors import ConfigurationError, OAuthError
-from ..grant import parse_json_object
+from ..grant import parse_json_object, parse_retry_after
 from ..life import backoff
 from ..provider import TokenProvider
 from ..proxies import proxy_for
@@ -29,8 +32,21 @@ from ..tls import trusted
 
 SESSION = "mcp-session-id"
 VERSION = "mcp-protocol-version"
-# Sessions that are remembered at most; who used none for the longest must begin anew after a restart.
-_MOST_SESSIONS = 10_000
+# Held in memory whole: a request, so that it can be sent again with another token, and an answer over stdio.
+LARGEST_MESSAGE = 32 << 20
+# What is remembered of sessions at most, in bytes: of all, and of one. A session that nobody used for the longest, or
+# that says too much, must begin anew after a restart.
+_MOST_REMEMBERED = 32 << 20
+_MOST_OF_ONE = 1 << 20
+# What a session takes beside what its client said.
+_OVERHEAD = 2048
+# Seconds for which an idle connection is used again, less than servers keep one (5 s and more). What could do its work
+# twice is not sent again, so it goes by connections that no server is about to close.
+_IDLE, _IDLE_FOR_EFFECTS = 4.0, 0.25
+# Seconds until an answer begins: of what can be asked again, and of a tool that takes its time.
+_FIRST_BYTE, _FIRST_BYTE_OF_EFFECTS = 60.0, 600.0
+# Seconds after which a peer that acknowledges nothing is taken for gone, and between two probes of an idle one.
+_SILENCE, _PROBE = 20, 10
 _INTERNAL_ERROR = -32603
 # What may be asked again though an answer was lost: it changes nothing, or the same thing to the same value.
 _REPEATABLE = frozenset(
@@ -90,6 +106,10 @@ class Answer:
         )
         self.session = None if response is None else response.headers.get(SESSION)
 
+    def header(self, name: bytes) -> str | None:
+        """A header's first value; `name` in lower case."""
+        return next((value.decode("latin-1") for key, value in self.headers if key.lower() == name), None)
+
     @property
     def is_success(self) -> bool:
         """Whether the status is one of 2xx."""
@@ -129,6 +149,11 @@ class _Session:
     kept: dict[str, bytes] = field(default_factory=dict[str, bytes])
     reviving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return _OVERHEAD + len(self.initialize) + sum(len(key) + len(content) for key, content in self.kept.items())
+
 
 class Gateway:
     """Sends with `provider`'s tokens; waits `patience` seconds at most for a gateway that cannot be reached."""
@@ -143,10 +168,19 @@ class Gateway:
             raise ConfigurationError(self._proxy.variable, "names a SOCKS proxy", "The bridge goes by HTTP proxies.")
         self._patience = patience
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._remembered = 0
+        self._host = provider.mcp_url and urlsplit(provider.mcp_url).netloc
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._context, limit=0, keepalive_timeout=30),
+        self._http = self._client(_IDLE)
+        self._http_for_effects = self._client(_IDLE_FOR_EFFECTS)
+        return self
+
+    def _client(self, idle: float) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=self._context, limit=0, keepalive_timeout=idle, socket_factory=_watched_socket
+            ),
             middlewares=(self._auth,),
             # A stream of events may be silent for as long as it likes.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
@@ -157,12 +191,12 @@ class Gateway:
             proxy=self._proxy and self._proxy.url,
             proxy_auth=self._proxy and self._proxy.credentials and aiohttp.BasicAuth(*self._proxy.credentials, "utf-8"),
         )
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self._http.close()
+        await self._http_for_effects.close()
 
     async def send(self, question: Question) -> Answer:
         """The gateway's answer, or one that says what keeps us from it."""
@@ -183,8 +217,9 @@ class Gateway:
     async def _in_session(self, session: _Session, question: Question) -> Answer:
         used = question.headers[SESSION] = session.current
         answer = await self._reached(question)
-        # How a server says that it knows of no such session (MCP, transports): one that was restarted.
-        if answer.status == 404 and question.method != "DELETE" and await self._revive(session, used, question):
+        # How a server says that it knows of no such session (MCP, transports): one that was restarted. A GET may have
+        # the same answer where there is no stream of events.
+        if answer.status == 404 and question.method == "POST" and await self._revive(session, used, question):
             answer.close()
             question.headers[SESSION] = session.current
             answer = await self._reached(question)
@@ -197,29 +232,57 @@ class Gateway:
         give_up_at = time.monotonic() + self._patience
         attempt = 0
         while True:
+            pause = backoff(attempt, jitter())
             try:
-                return Answer(
-                    await self._http.request(
-                        question.method,
-                        question.url,
-                        headers=question.headers,
-                        data=question.content or None,
-                        allow_redirects=False,
-                    )
-                )
+                answer = Answer(await self._begun(question))
+                if answer.status not in (502, 503) or not question.is_repeatable:
+                    return answer
+                # What a proxy says while the gateway behind it restarts.
+                asked = parse_retry_after(answer.header(b"retry-after"), time.time())
+                pause = max(pause, asked or 0.0)
+                if time.monotonic() + pause > give_up_at:
+                    return answer
+                answer.close()
+                problem = f"it answers {answer.status}"
             except OAuthError as error:
                 return _failure(question, str(error))
+            except aiohttp.ClientConnectorCertificateError as error:
+                reason = (
+                    getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
+                )
+                return _failure(question, f"the certificate of {self._host} is refused ({reason})")
+            except aiohttp.ClientConnectorSSLError as error:
+                return _failure(question, f"TLS with {self._host} fails ({_cause(error)})")
+            except aiohttp.ClientHttpProxyError as error:
+                return _failure(question, f"{self._proxy} does not connect ({error.status})")
+            except aiohttp.ClientProxyConnectionError:
+                problem = f"{self._proxy} is down"
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                problem: Exception = error
+                problem = type(error).__name__
             except (aiohttp.ClientError, OSError) as error:
+                if isinstance(error, ssl.SSLError):
+                    # In TLS 1.3 a server refuses the client's certificate after the handshake.
+                    return _failure(question, f"TLS with {self._host} fails ({error.reason or 'no reason given'})")
                 if not question.is_repeatable:
                     return _failure(question, f"the answer was lost on the way ({type(error).__name__})")
-                problem = error
-            pause = backoff(attempt, jitter())
+                problem = type(error).__name__
             attempt += 1
             if time.monotonic() + pause > give_up_at:
-                return _failure(question, f"the gateway cannot be reached ({type(problem).__name__})")
+                return _failure(question, f"the gateway cannot be reached ({problem})")
             await asyncio.sleep(pause)
+
+    async def _begun(self, question: Question) -> aiohttp.ClientResponse:
+        """The answer, once it begins. Raises what aiohttp does, and `TimeoutError`."""
+        repeatable = question.is_repeatable
+        http = self._http if repeatable else self._http_for_effects
+        async with asyncio.timeout(_FIRST_BYTE if repeatable else _FIRST_BYTE_OF_EFFECTS):
+            return await http.request(
+                question.method,
+                question.url,
+                headers=question.headers,
+                data=question.content or None,
+                allow_redirects=False,
+            )
 
     async def _revive(self, session: _Session, used: str, question: Question) -> bool:
         """Begin anew what the client takes for its session; whether there is one now."""
@@ -240,18 +303,53 @@ class Gateway:
 
     def _remember(self, session: _Session | None, question: Question, answer: Answer) -> None:
         if session is None:
-            if (name := answer.session) and question.message.get("method") == "initialize":
-                self._sessions[name] = _Session(name, name, question.content)
-                if len(self._sessions) > _MOST_SESSIONS:
-                    self._sessions.popitem(last=False)
+            if not (name := answer.session) or question.message.get("method") != "initialize":
+                return
+            self._forget(name)
+            session = self._sessions[name] = _Session(name, name, question.content)
+            self._remembered += session.size
         elif question.method == "DELETE":
-            self._sessions.pop(session.name, None)
-        elif question.method == "POST" and (b"resources/" in question.content or b"logging/" in question.content):
+            self._forget(session.name)
+        elif question.method == "POST" and session.name in self._sessions and _concerns_session(question.content):
+            self._remembered -= session.size
             _keep(session, question)
+            self._remembered += session.size
+        if session.size > _MOST_OF_ONE:
+            self._forget(session.name)
+        while self._remembered > _MOST_REMEMBERED:
+            self._forget(next(iter(self._sessions)))
+
+    def _forget(self, name: str) -> None:
+        if (session := self._sessions.pop(name, None)) is not None:
+            self._remembered -= session.size
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:
     yield body
+
+
+def _cause(error: BaseException) -> str:
+    cause = error.__cause__
+    return str(getattr(cause, "reason", None) or type(cause).__name__)
+
+
+def _concerns_session(content: bytes) -> bool:
+    return b"resources/" in content or b"logging/" in content
+
+
+def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket that notices when its peer is gone without a word, as behind a NAT that forgot the connection."""
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", _PROBE),
+        ("TCP_KEEPINTVL", _PROBE),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", _SILENCE * 1000),
+    ):
+        if hasattr(socket, option):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return made
 
 
 def _keep(session: _Session, question: Question) -> None:

@@ -14,12 +14,10 @@ import aiohttp
 
 from ..access import Access, RawHeaders
 from ..serving import Message, Receive, Send
-from .gateway import Gateway, Question
+from .gateway import LARGEST_MESSAGE, Gateway, Question
 
 logger = logging.getLogger("conduit_oauth.bridge")
 
-# Held in memory, so that it can be sent again with another token.
-LARGEST_BODY = 32 * 1024 * 1024
 PATH = "/mcp"
 # Seconds after which it is worth while to watch whether the client is still there.
 _QUICK = 0.1
@@ -62,7 +60,7 @@ class Proxy:
             refusal = 404, f"this bridge serves {PATH}"
         body = b"" if refusal is not None else await _body(receive)
         if body is None:
-            refusal = 413, f"a request has {LARGEST_BODY} bytes at most"
+            refusal = 413, f"a request has {LARGEST_MESSAGE} bytes at most"
         if refusal is not None:
             await _refuse(send, *refusal)
             return
@@ -144,7 +142,7 @@ async def _body(receive: Receive) -> bytes | None:
         message = await receive()
         chunk: bytes = message.get("body", b"")
         size += len(chunk)
-        if size > LARGEST_BODY:
+        if size > LARGEST_MESSAGE:
             return None
         chunks.append(chunk)
         if not message.get("more_body"):

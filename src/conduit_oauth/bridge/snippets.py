@@ -32,6 +32,37 @@ _PLACES = {
 }
 
 
+# How each client that can reach a server by HTTP names its URL and its headers.
+_BY_HTTP = {
+    Client.CLAUDE_CODE: ("url", "headers"),
+    Client.CODEX: ("url", "http_headers"),
+    Client.CURSOR: ("url", "headers"),
+    Client.GEMINI: ("httpUrl", "headers"),
+    Client.VSCODE: ("url", "headers"),
+    Client.WINDSURF: ("serverUrl", "headers"),
+    Client.ZED: ("url", "headers"),
+}
+
+
+def snippet_for_http(client: Client, name: str, url: str, bearer: str | None) -> tuple[str, str] | None:
+    """As `snippet`, for a bridge that listens at `url` and wants the token `bearer`; None for a client without HTTP."""
+    if client not in _BY_HTTP:
+        return None
+    file, table = _PLACES[client]
+    url_name, headers_name = _BY_HTTP[client]
+    headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
+    if client is Client.CODEX:
+        lines = [f"[{table}.{json.dumps(name)}]", f"{url_name} = {json.dumps(url)}"]
+        lines += [f"{headers_name} = {{ {key} = {json.dumps(value)} }}" for key, value in headers.items()]
+        return file, "\n".join(lines)
+    server: dict[str, object] = {url_name: url}
+    if client in (Client.CLAUDE_CODE, Client.VSCODE):
+        server = {"type": "http", **server}
+    if headers:
+        server[headers_name] = headers
+    return file, json.dumps({table: {name: server}}, indent=2)
+
+
 def snippet(client: Client, name: str, command: str, arguments: list[str]) -> tuple[str, str]:
     """The file of `client`, and what to put there so that it starts `command` as the server called `name`."""
     file, table = _PLACES[client]

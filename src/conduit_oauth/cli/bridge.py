@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import platformdirs
 import typer
+from rich.markup import escape
 
-from ..bridge.snippets import Client, snippet
+from ..bridge.snippets import Client, snippet, snippet_for_http
 from ..credentials import read_text
 from ..errors import ConfigurationError
 from ..provider import TokenProvider
 from .options import as_client
 from .output import err, plain
 from .profile import Options
+
+if TYPE_CHECKING:
+    from ..access import Access
+    from ..serving import Address
 
 
 @as_client
@@ -29,8 +37,14 @@ def bridge(
         typer.Option(help="Serve HTTP there, and not stdio: 127.0.0.1:PORT or unix:/path.", metavar="ADDRESS"),
     ] = None,
     local_token_file: Annotated[
-        Path | None, typer.Option(help="File with a bearer token that the bridge's own clients must send.")
+        Path | None,
+        typer.Option(
+            help="File with the bearer token that clients by TCP must send; by default one that the bridge makes."
+        ),
     ] = None,
+    no_local_token: Annotated[
+        bool, typer.Option("--no-local-token", help="Serve every user and program of this machine.")
+    ] = False,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A further name that the bridge is reached by.", metavar="NAME")
     ] = None,
@@ -47,20 +61,27 @@ def bridge(
     conduit-oauth bridge --print-config claude-desktop --mcp-url https://gateway.example/mcp
     conduit-oauth bridge --profile billing --listen 127.0.0.1:8900
     """
-    if print_config is not None:
+    if no_local_token and local_token_file is not None:
+        raise ConfigurationError("no_local_token", "is given beside local_token_file", "Pass one of them.")
+    if print_config is not None and listen is None:
         _print_config(print_config, server_name, options)
         return
     # stdout is the protocol's; what goes wrong is told on stderr, which clients keep in their logs.
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="conduit-oauth: %(message)s")
-    bearer = local_token_file and read_text(local_token_file, "local_token_file").strip()
     try:
+        if print_config is not None and listen is not None:
+            _print_http_config(print_config, server_name, listen, local_token_file, no_local_token=no_local_token)
+            return
         with options.provider() as provider:
             if (url := provider.mcp_url) is None:
                 raise ConfigurationError("mcp_url", "is missing", "Pass --mcp-url, the gateway's MCP endpoint.")
             if listen is None:
                 door = _by_stdio(provider, url, patience)
             else:
-                door = _by_http(provider, url, patience, listen, bearer, allow_host or (), expose=expose)
+                access = _access(
+                    listen, local_token_file, allow_host or (), no_local_token=no_local_token, expose=expose
+                )
+                door = _by_http(provider, url, patience, *access)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(door)
     except ModuleNotFoundError as missing:
@@ -80,26 +101,10 @@ async def _by_stdio(provider: TokenProvider, url: str, patience: float) -> None:
         await serve_stdio(url, gateway)
 
 
-async def _by_http(
-    provider: TokenProvider,
-    url: str,
-    patience: float,
-    listen: str,
-    bearer: str | None,
-    names: Sequence[str],
-    *,
-    expose: bool,
-) -> None:
+async def _by_http(provider: TokenProvider, url: str, patience: float, address: Address, access: Access) -> None:
     from ..bridge.gateway import Gateway
     from ..bridge.proxy import PATH, Proxy
-    from ..serving import access_of, parse_address, serve
-
-    address = parse_address(listen)
-    access = access_of(address, bearer, names, expose=expose)
-    if not address.is_private and bearer is None:
-        raise ConfigurationError(
-            "local_token_file", "is missing: whoever reaches the bridge acts as this client", "Pass one."
-        )
+    from ..serving import serve
 
     def announce(where: list[str]) -> None:
         path = "" if where[0].startswith("unix:") else PATH
@@ -107,6 +112,66 @@ async def _by_http(
 
     async with Gateway(provider, patience=patience) as gateway:
         await serve(Proxy(url, gateway, access), [address], announce)
+
+
+def _access(
+    listen: str, file: Path | None, names: Sequence[str], *, no_local_token: bool, expose: bool
+) -> tuple[Address, Access]:
+    """Where to listen, and who may come. Raises `ConfigurationError`."""
+    from ..serving import access_of, parse_address
+
+    address = parse_address(listen)
+    if not address.is_private and no_local_token:
+        raise ConfigurationError(
+            "no_local_token", "would let other machines act as this client", "Leave it out where you pass --expose."
+        )
+    # Before a token is made.
+    access_of(address, None, names, expose=expose)
+    return address, access_of(address, _bearer(address, file, no_local_token=no_local_token), names, expose=expose)
+
+
+def _bearer(address: Address, file: Path | None, *, no_local_token: bool) -> str | None:
+    """The token that the bridge's own clients must send: by TCP every user of this machine could come."""
+    if file is None and (no_local_token or address.path is not None):
+        return None
+    if file is None:
+        file = platformdirs.user_state_path("conduit-oauth") / "bridge.token"
+        _make_token(file)
+        err.print(f"Clients send the bearer token in {escape(str(file))}", soft_wrap=True)
+    return read_text(file, "local_token_file").strip()
+
+
+def _make_token(file: Path) -> None:
+    """Write a new token to `file`, unless it is there."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise ConfigurationError(
+            "local_token_file",
+            f"{file} cannot be made ({error.strerror})",
+            "Pass --local-token-file or --no-local-token.",
+        ) from None
+    with os.fdopen(descriptor, "w") as made:
+        made.write(secrets.token_urlsafe(32) + "\n")
+
+
+def _print_http_config(client: Client, name: str, listen: str, file: Path | None, *, no_local_token: bool) -> None:
+    from ..serving import parse_address
+
+    address = parse_address(listen)
+    if address.path is not None or address.port == 0:
+        raise ConfigurationError("listen", f"{listen!r} is no URL for a client", "Write HOST:PORT, with a port.")
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    bearer = _bearer(address, file, no_local_token=no_local_token)
+    said = snippet_for_http(client, name, f"http://{host}:{address.port}/mcp", bearer)
+    if said is None:
+        raise ConfigurationError("print_config", f"{client} starts its servers itself", "Leave --listen out.")
+    place, text = said
+    err.print(f"For {place}:", soft_wrap=True)
+    plain(text)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,0 +1,96 @@
+"""A gateway that answers each message as a test says, over loopback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+from tests.threaded import serving
+
+VERSION = "2025-06-18"
+
+
+class Exchange(BaseHTTPRequestHandler):
+    """One request, and what it is answered with."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, body: object = b"", status: int = 200, kind: str = "application/json", **headers: str) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def begin_events(self) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    def event(self, data: bytes, event_id: str | None = None) -> None:
+        named = b"" if event_id is None else f"id: {event_id}\n".encode()
+        self.wfile.write(named + b"data: " + data + b"\n\n")
+        self.wfile.flush()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+Script = Callable[[Exchange, dict[str, Any]], object]
+
+
+def result(message: dict[str, Any], value: object) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": message["id"], "result": value}
+
+
+class ScriptedGateway:
+    """Answers `initialize` and notifications itself, a GET and a DELETE with 405, and leaves the rest to `script`."""
+
+    def __init__(self, script: Script, **methods: Callable[[Exchange], object]) -> None:
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        outer = self
+
+        class Handler(Exchange):
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                outer.requests.append((self.command, {k.lower(): v for k, v in self.headers.items()}, body))
+                if self.command != "POST":
+                    methods.get(self.command.lower(), lambda exchange: exchange.answer(status=405))(self)
+                    return
+                message = json.loads(body)
+                if message.get("method") == "initialize":
+                    about = {
+                        "protocolVersion": VERSION,
+                        "capabilities": {},
+                        "serverInfo": {"name": "g", "version": "1"},
+                    }
+                    self.answer(result(message, about), Mcp_Session_Id=f"s{outer.sent().count('initialize')}")
+                elif "id" not in message or "method" not in message:
+                    self.answer(status=202)
+                else:
+                    script(self, message)
+
+            do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign, assignment]
+        self.url = f"http://127.0.0.1:{self._server.server_port}/mcp"
+        self._serving = serving(self._server)
+
+    def sent(self) -> list[str]:
+        """The methods of the messages that came."""
+        return [json.loads(body).get("method", "") for method, _, body in self.requests if method == "POST"]
+
+    def __enter__(self) -> Self:
+        self._serving.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._serving.__exit__(*raised)

@@ -1,0 +1,265 @@
+"""The stdio bridge between a client and a gateway that keep no rule: every request has an answer."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from conduit_oauth.testing import AuthorizationServer
+from tests.bridge.scripted import VERSION, Exchange, Script, ScriptedGateway, result
+from tests.conftest import COMMAND
+
+PARAMETERS = {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+INITIALIZE = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": PARAMETERS}
+INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
+PING = {"jsonrpc": "2.0", "id": "p", "method": "ping"}
+
+
+class Stdio:
+    """The bridge as a client starts it, and the gateway behind it."""
+
+    def __init__(self, environment: dict[str, str], gateway: ScriptedGateway, *arguments: str) -> None:
+        self.gateway = gateway
+        self.process = subprocess.Popen(
+            [COMMAND, "bridge", "--mcp-url", gateway.url, *arguments],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
+
+    def send(self, line: bytes) -> None:
+        self._stdin.write(line + b"\n")
+        self._stdin.flush()
+
+    def line(self) -> bytes:
+        return self._stdout.readline()
+
+    def ask(self, message: dict[str, Any] | bytes) -> dict[str, Any]:
+        self.send(message if isinstance(message, bytes) else json.dumps(message).encode())
+        return json.loads(self.line())
+
+    def begin(self) -> Stdio:
+        assert self.ask(INITIALIZE)["result"]["protocolVersion"] == VERSION
+        self.send(INITIALIZED)
+        return self
+
+    def end(self) -> tuple[int, str]:
+        with self.process as process:
+            out, err = process.communicate(timeout=30)
+            assert out == b""
+            return process.returncode, err.decode()
+
+
+OpenStdio = Callable[..., Stdio]
+
+
+@pytest.fixture
+def open_stdio(bridge_environment: dict[str, str], authorization_server: AuthorizationServer) -> Iterator[OpenStdio]:
+    with ExitStack() as stack:
+
+        def open_stdio(script: Script, *arguments: str, **methods: Callable[[Exchange], object]) -> Stdio:
+            gateway = stack.enter_context(ScriptedGateway(script, **methods))
+            endpoint = "--token-endpoint", authorization_server.token_endpoint()
+            bridge = Stdio(bridge_environment, gateway, *endpoint, *arguments)
+            stack.enter_context(bridge.process)
+            stack.callback(bridge.process.kill)
+            return bridge.begin()
+
+        yield open_stdio
+
+
+def echo(exchange: Exchange, message: dict[str, Any]) -> None:
+    exchange.answer(result(message, message.get("params", {})))
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "request_id"),
+    [
+        (b"hello", -32700, None),
+        (b'{"jsonrpc":"2.0","id":1,"method":"\xff"}', -32700, None),
+        (b'[{"jsonrpc":"2.0","id":10,"method":"ping"}]', -32600, None),
+        (b'{"jsonrpc":"2.0","id":9,"method":"foo","params":[1]}', -32600, 9),
+        (b'{"id":11,"method":"ping"}', -32600, 11),
+        (b'{"jsonrpc":"2.0","id":true,"method":"ping"}', -32600, None),
+        (b'{"jsonrpc":"2.0","id":"x","method":7}', -32600, "x"),
+        (b'{"jsonrpc":"2.0","id":"x"}', -32600, "x"),
+        (b"7", -32600, None),
+    ],
+)
+def test_what_is_no_message_is_refused_and_goes_nowhere(
+    line: bytes, code: int, request_id: object, open_stdio: OpenStdio
+) -> None:
+    bridge = open_stdio(echo)
+    answer = bridge.ask(line)
+    assert (answer["error"]["code"], answer["id"]) == (code, request_id)
+    assert bridge.ask(PING)["id"] == "p"
+    assert bridge.gateway.sent() == ["initialize", "notifications/initialized", "ping"]
+
+
+def test_messages_pass_unchanged_both_ways(open_stdio: OpenStdio) -> None:
+    deep = b"[" * 300 + b"]" * 300
+    body = b'{ "jsonrpc":"2.0", "id":1,\r\n "result":{"t":"\\ud83d", "deep":' + deep + b"}}"
+    bridge = open_stdio(lambda exchange, _: exchange.answer(body))
+    line = b'{"jsonrpc": "2.0",  "id":1,"method":"tools/call","params":{"name":"n","arguments":{"t":"\\ud83d"}}}'
+    bridge.send(line)
+    assert bridge.line() == body.replace(b"\r\n", b"  ") + b"\n"
+    assert bridge.gateway.requests[-1][2] == line
+
+
+@pytest.mark.parametrize("by_events", [False, True])
+def test_ten_megabytes_each_way(by_events: bool, open_stdio: OpenStdio) -> None:
+    def answer(exchange: Exchange, message: dict[str, Any]) -> None:
+        if not by_events:
+            echo(exchange, message)
+            return
+        exchange.begin_events()
+        exchange.event(json.dumps(result(message, message["params"])).encode())
+
+    text = "x" * (10 << 20)
+    assert open_stdio(answer).ask({**PING, "params": {"text": text}})["result"]["text"] == text
+
+
+def cut(exchange: Exchange, _: dict[str, Any]) -> None:
+    exchange.send_response(200)
+    exchange.send_header("Content-Type", "application/json")
+    exchange.send_header("Content-Length", "1000")
+    exchange.end_headers()
+    exchange.wfile.write(b'{"jsonrpc"')
+    exchange.close_connection = True
+
+
+def cut_events(exchange: Exchange, _: dict[str, Any]) -> None:
+    exchange.begin_events()
+    exchange.wfile.write(b": nothing follows\n\n")
+
+
+def events_then_nothing(exchange: Exchange, _: dict[str, Any]) -> None:
+    exchange.begin_events()
+    exchange.event(b"", "e1")
+
+
+ANSWERS: dict[str, tuple[Script, str]] = {
+    "403": (
+        lambda exchange, _: exchange.answer({"error": "access_denied", "error_description": "not yours"}, 403),
+        "403 (access_denied: not yours)",
+    ),
+    "page": (lambda exchange, _: exchange.answer(b"<h1>Log in</h1>", 200, "text/html"), "200 with text/html"),
+    "redirect": (lambda exchange, _: exchange.answer(status=302, Location="https://login.example/"), "login.example"),
+    "accepted": (lambda exchange, _: exchange.answer(status=202), "answered 202"),
+    "no JSON": (lambda exchange, _: exchange.answer(b"{", 200), "no answer to a request"),
+    "no UTF-8": (lambda exchange, _: exchange.answer(b'{"result":"\xff"}', 200), "no answer to a request"),
+    "cut": (cut, "lost on the way"),
+    "events that end": (cut_events, "ended without an answer"),
+    "events that are not resumed": (events_then_nothing, "is not resumed (405)"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_whatever_the_gateway_answers_the_client_has_an_answer(name: str, open_stdio: OpenStdio) -> None:
+    odd, words = ANSWERS[name]
+
+    def script(exchange: Exchange, message: dict[str, Any]) -> None:
+        (echo if message["id"] == "p" else odd)(exchange, message)
+
+    bridge = open_stdio(script)
+    answer = bridge.ask({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "n"}})
+    assert answer["id"] == 7
+    assert words in answer["error"]["message"]
+    assert bridge.ask(PING)["id"] == "p"
+
+
+@pytest.mark.parametrize("tools", [5, [{"inputSchema": {"properties": {"a": {"x-mcp-header": "A"}}}}], [7, None]])
+def test_odd_tools_pass_on(tools: object, open_stdio: OpenStdio) -> None:
+    bridge = open_stdio(lambda exchange, message: exchange.answer(result(message, {"tools": tools})))
+    assert bridge.ask({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})["result"]["tools"] == tools
+    assert bridge.ask(PING)["id"] == "p"
+
+
+def test_an_error_of_the_gateway_keeps_its_words_and_has_the_requests_id(open_stdio: OpenStdio) -> None:
+    error = {"code": -32001, "message": "unknown tool"}
+    body = {"jsonrpc": "2.0", "id": None, "error": error}
+    bridge = open_stdio(lambda exchange, _: exchange.answer(body, 400))
+    assert bridge.ask({**PING, "id": 3}) == {"jsonrpc": "2.0", "id": 3, "error": error}
+
+
+def test_an_answer_of_events_is_resumed(open_stdio: OpenStdio) -> None:
+    def resume(exchange: Exchange) -> None:
+        if "last-event-id" not in {name.lower() for name in exchange.headers}:
+            exchange.answer(status=405)
+            return
+        exchange.begin_events()
+        exchange.event(
+            b'{"jsonrpc":"2.0","id":5,"result":{"after":"' + exchange.headers["last-event-id"].encode() + b'"}}'
+        )
+
+    def script(exchange: Exchange, _: dict[str, Any]) -> None:
+        exchange.begin_events()
+        exchange.wfile.write(b"retry: 10\n")
+        exchange.event(b'{"jsonrpc":"2.0","method":"notifications/progress"}', "e1")
+
+    bridge = open_stdio(script, get=resume)
+    bridge.send(json.dumps({**PING, "id": 5}).encode())
+    assert json.loads(bridge.line())["method"] == "notifications/progress"
+    assert json.loads(bridge.line())["result"] == {"after": "e1"}
+
+
+def test_a_get_that_is_not_found_does_not_replace_the_session(open_stdio: OpenStdio) -> None:
+    asked = threading.Event()
+
+    def not_there(exchange: Exchange) -> None:
+        exchange.answer(b"not found", 404, "text/plain")
+        asked.set()
+
+    bridge = open_stdio(echo, get=not_there)
+    assert asked.wait(10)
+    assert bridge.ask(PING)["id"] == "p"
+    assert bridge.end()[0] == 0
+    assert bridge.gateway.sent().count("initialize") == 1
+    assert [
+        (method, headers["mcp-session-id"]) for method, headers, _ in bridge.gateway.requests if method != "POST"
+    ] == [
+        ("GET", "s1"),
+        ("DELETE", "s1"),
+    ]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_it_though_its_input_is_open(number: int, status: int, open_stdio: OpenStdio) -> None:
+    bridge = open_stdio(echo)
+    assert bridge.ask(PING)["id"] == "p"
+    bridge.process.send_signal(number)
+    assert bridge.process.wait(10) == status
+    assert bridge.process.stderr is not None
+    assert bridge.process.stderr.read() == b""
+
+
+def test_the_end_of_input_waits_for_answers_and_refuses_what_has_none(open_stdio: OpenStdio) -> None:
+    hold = threading.Event()
+
+    def script(exchange: Exchange, message: dict[str, Any]) -> None:
+        if message["id"] == "never":
+            hold.wait(30)
+        echo(exchange, message)
+
+    bridge = open_stdio(script)
+    bridge.send(json.dumps({**PING, "id": "soon"}).encode())
+    bridge.send(json.dumps({**PING, "id": "never"}).encode())
+    assert bridge.process.stdin is not None
+    bridge.process.stdin.close()
+    assert json.loads(bridge.line())["id"] == "soon"
+    last = json.loads(bridge.line())
+    hold.set()
+    assert last["id"] == "never"
+    assert "end of input" in last["error"]["message"]
+    assert bridge.process.wait(10) == 0
