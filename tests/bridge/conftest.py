@@ -92,6 +92,7 @@ class Bridge:
         )
         assert self._process.stderr is not None
         self.first_line = self._process.stderr.readline().strip()
+        self.pid = self._process.pid
         self.url = self.first_line.removeprefix("Listening on ")
 
     def stop(self, number: int) -> tuple[int, str]:

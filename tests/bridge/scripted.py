@@ -53,7 +53,7 @@ def result(message: dict[str, Any], value: object) -> dict[str, Any]:
 class ScriptedGateway:
     """Answers `initialize` and notifications itself, a GET and a DELETE with 405, and leaves the rest to `script`."""
 
-    def __init__(self, script: Script, **methods: Callable[[Exchange], object]) -> None:
+    def __init__(self, script: Script, port: int = 0, **methods: Callable[[Exchange], object]) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         outer = self
 
@@ -79,7 +79,7 @@ class ScriptedGateway:
 
             do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign, assignment]
         self.url = f"http://127.0.0.1:{self._server.server_port}/mcp"
         self._serving = serving(self._server)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import socketserver
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -72,6 +74,35 @@ def test_many_calls_begin_it_anew_once(start: StartBridge, resource_server: Reso
 def test_a_session_that_nobody_began_here_stays_unknown(start: StartBridge, resource_server: ResourceServer) -> None:
     url = start(f"{resource_server.url}/session").url
     assert post(url, "tools/call", "of-another-time").status_code == 404
+
+
+def test_the_memory_for_sessions_is_bounded(start: StartBridge, resource_server: ResourceServer) -> None:
+    bridge = start(f"{resource_server.url}/session")
+
+    def resident() -> int:
+        return int(Path(f"/proc/{bridge.pid}/statm").read_text().split()[1]) * 4096
+
+    assert post(bridge.url, "initialize").status_code == 200
+    before = resident()
+    for number in range(200):
+        # A session that says little is remembered, and one that says much is not.
+        size = 4 << 20 if number % 10 == 0 else 900 << 10
+        assert post(bridge.url, "initialize", name="x" * size).status_code == 200
+        resource_server.requests.clear()
+    assert resident() - before < 120 << 20
+
+
+def test_a_body_that_ends_early_reaches_no_gateway(start: StartBridge, resource_server: ResourceServer) -> None:
+    bridge = start(f"{resource_server.url}/echo")
+    port = int(bridge.url.split(":")[2].split("/")[0])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        head = f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b'{"jsonrpc":"2.0","id":1,"method":"tools/call"}')
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4096):
+            pass
+    assert post(bridge.url, "ping").status_code == 200
+    assert [said(request) for request in resource_server.requests] == ["ping"]
 
 
 class Closing(socketserver.BaseRequestHandler):

@@ -58,9 +58,10 @@ class Proxy:
         refusal = self._access.refusal(scope["headers"])
         if refusal is None and scope["path"] not in self._paths:
             refusal = 404, f"this bridge serves {PATH}"
-        body = b"" if refusal is not None else await _body(receive)
+        # Also what is refused is read: a client that still sends would not see why.
+        body = await _body(receive, keep=refusal is None)
         if body is None:
-            refusal = 413, f"a request has {LARGEST_MESSAGE} bytes at most"
+            refusal = refusal or (413, f"a request has {LARGEST_MESSAGE} bytes at most")
         if refusal is not None:
             await _refuse(send, *refusal)
             return
@@ -134,17 +135,18 @@ def _passed_on(headers: RawHeaders) -> dict[str, str]:
     return passed
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body, None for one that is too large."""
+async def _body(receive: Receive, *, keep: bool) -> bytes | None:
+    """The whole body, None for one that is too large or that ends early; nothing of it without `keep`."""
     chunks: list[bytes] = []
     size = 0
     while True:
         message = await receive()
         chunk: bytes = message.get("body", b"")
         size += len(chunk)
-        if size > LARGEST_MESSAGE:
+        if size > LARGEST_MESSAGE or message["type"] == "http.disconnect":
             return None
-        chunks.append(chunk)
+        if keep:
+            chunks.append(chunk)
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
