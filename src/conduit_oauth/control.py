@@ -213,6 +213,13 @@ class FlightControl:
         if fence == 0:
             self.resync()
 
+    def forgive(self) -> None:
+        """Let what was refused be asked for again, here and where the fleet remembers it."""
+        with self.lock:
+            self.life.forgive()
+        if (share := self.share) is not None:
+            share.forgive()
+
     def resync(self) -> None:
         """The store is back: give it the token, if it has none."""
         token = self.life.token

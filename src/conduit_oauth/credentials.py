@@ -43,6 +43,13 @@ class Credentials:
             return cast("tuple[Source, ...]", given)
         return () if given is None else (given,)
 
+    def files(self) -> tuple[Path, ...]:
+        """The files that the sources are in."""
+        certificate = self.client_certificate
+        own = (self.private_key, self.key_password, self.client_assertion, self.assertion, self.subject_token)
+        named = (*self.secrets, *own, *((certificate.certificate, certificate.key) if certificate else ()))
+        return tuple(source.expanduser() for source in named if isinstance(source, Path))
+
 
 # The environment variables that hold a secret of ours, as far as this process was told of them.
 _SECRET_VARIABLES = {"CONDUIT_OAUTH_CLIENT_SECRET"}

@@ -116,6 +116,12 @@ class Life:
                 memory = min(error.retry_after or REFUSAL_MEMORY, REFUSAL_MEMORY)
             self.quiet_until = self.closed_until = now + memory
 
+    def forgive(self) -> None:
+        """Forget a refusal: what it was about may have changed. What a server in trouble asked for still counts."""
+        if self.last_error is not None and not self.last_error.retryable:
+            self.quiet_until = self.closed_until = -math.inf
+            self._failures = 0
+
     def invalidate(self, value: str | None = None) -> bool:
         """Forget the token (only if it is still `value`, where one is given); False where nothing was forgotten."""
         if value is not None and value != self.token.value:

@@ -152,7 +152,7 @@ class TokenProviders:
         """Read the file anew, now. Raises `ConfigurationError`, and changes nothing, where it will not do.
 
         A provider whose settings changed is replaced; its token stays where they ask for the same token. Where one's
-        new settings will not do, that is logged, and it goes on with the old ones.
+        new settings will not do, that is logged, and it goes on with the old ones. What was refused is asked for again.
         """
         version = self._file_version()
         settings, tables = self._from_file()
@@ -166,6 +166,8 @@ class TokenProviders:
                     continue
                 self._wards[name].crashes = ()
                 self._replace(name, self._wards[name])
+            for name, ward in self._wards.items():
+                self._supervisor.forgive(name, ward)
         if self._on_reload is not None:
             self._on_reload()
 

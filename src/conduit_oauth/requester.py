@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import logging
 import time
+from pathlib import Path
 
 from .authentication import Authentication
 from .client_auth import METHODS, Signing
@@ -46,6 +47,14 @@ def _grant_form(signing: Signing, parameters: list[tuple[str, str]]) -> Form:
         signing.secrets.append(subject_token := read_text(credentials.subject_token, "subject_token").strip())
         return token_exchange_form(subject_token, credentials.subject_token_type, parameters)
     return client_credentials_form(parameters)
+
+
+def _version(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 class Requester:
@@ -101,6 +110,10 @@ class Requester:
         other = copy.copy(self)
         other.config = dataclasses.replace(self.config, scope=scope, step_up=step_up)
         return other
+
+    def credential_version(self) -> tuple[object, ...]:
+        """Changes when a file that the credential is read from does; what is missing has a version, too."""
+        return tuple(map(_version, self.config.credentials.files()))
 
     def identity(self) -> bytes:
         """A digest of all that makes this client's token differ from another's, but for the credential."""

@@ -31,8 +31,10 @@ else:
 # Seconds for the head of a request, after those that uvicorn lets a connection be idle between two.
 _HEAD_LIMIT = 10.0
 _MOST_CONNECTIONS = 4096
+# How many connections asyncio accepts before it lets one be closed.
+_BACKLOG = 64
 # Descriptors that connections leave alone.
-_RESERVE = 96
+_RESERVE = 2 * _BACKLOG + 32
 _ADVICE = "Write HOST:PORT, [::1]:PORT or unix:/path."
 
 Message = MutableMapping[str, Any]
@@ -147,6 +149,7 @@ async def serve(app: Application, addresses: Sequence[Address], on_ready: Callab
     config = uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType] - uvicorn's own types name every key of each message
         http=_Bounded,
+        backlog=_BACKLOG,
         lifespan="off",
         log_level="critical",
         access_log=False,

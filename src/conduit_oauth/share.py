@@ -7,12 +7,14 @@ whoever asks the authorization server holds the lease, unless the store is out o
 from __future__ import annotations
 
 import json
+import math
 import threading
 from typing import Any
 
 from .clock import Clock
 from .errors import OAuthError
 from .gate import Busy, Refused, recalled, remembered
+from .life import REFUSAL_MEMORY
 from .notes import Notes
 from .requester import Requester
 from .sealing import Seal, credential
@@ -29,6 +31,7 @@ class Share:
         "_clock",
         "_fence",
         "_forget_all",
+        "_forgiven_until",
         "_forgotten",
         "_key",
         "_known",
@@ -72,6 +75,8 @@ class Share:
         # What the server has against this client, by another process's word.
         self._refused: OAuthError | None = None
         self._refused_until: float = 0.0
+        # Until then a refusal that the store remembers does not count.
+        self._forgiven_until: float = -math.inf
         # When the store was last asked, and the seconds that the latest look took.
         self._asked_at: float = 0.0
         self.spent: float = 0.0
@@ -94,7 +99,8 @@ class Share:
         # Taken before the look, so that what is told in between is not missed.
         ticket = tier.ticket(self._key)
         while True:
-            if self._refused is not None and (wait := self._refused_until - self._clock()) > 0:
+            now = self._clock()
+            if self._refused is not None and (wait := self._refused_until - now) > 0 and now >= self._forgiven_until:
                 return Refused(self._refused, wait)
             if told is not None and told.fence > known:
                 # It came after the last look, so it is taken to be as old as that, however long we slept since.
@@ -145,6 +151,10 @@ class Share:
             self._put(
                 {**valid, "refused": {**remembered(error), "until": seconds}}, max(seconds, held.expires_at - now)
             )
+
+    def forgive(self) -> None:
+        """Ask though the fleet remembers a refusal, for as long as that may be."""
+        self._forgiven_until = self._clock() + REFUSAL_MEMORY
 
     def leave(self) -> None:
         """End our lease, if we have one, so that another process may ask; wait for nobody any more."""

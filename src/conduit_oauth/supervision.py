@@ -27,6 +27,8 @@ IDLE = 3600.0
 # What is refused (a wrong secret) is asked for again after REFUSAL, then twice as long each time, up to REFUSAL_CAP.
 REFUSAL = 30.0
 REFUSAL_CAP = 900.0
+# Seconds between two looks at the files of credentials that were refused, or could not be read.
+CREDENTIAL_WATCH = 1.0
 RESTART_BASE = 0.5
 RESTART_CAP = 60.0
 
@@ -34,12 +36,14 @@ RESTART_CAP = 60.0
 class Ward:
     """A provider in use, and what the supervision knows of it."""
 
-    __slots__ = ("crashes", "due", "given_up", "provider", "refusals")
+    __slots__ = ("crashes", "due", "given_up", "provider", "refusals", "refused_with")
 
     def __init__(self, provider: TokenProvider) -> None:
         self.provider = provider
         self.due = -math.inf
         self.refusals = 0
+        # The version of the credential that was refused, None where none was.
+        self.refused_with: tuple[object, ...] | None = None
         # When it broke down, within the period that counts.
         self.crashes: tuple[float, ...] = ()
         self.given_up: OAuthError | None = None
@@ -95,6 +99,13 @@ class Supervisor:
         """Look after it no more."""
         ward.provider.control.ended = None
         self._refreshing.discard(name)
+
+    def forgive(self, name: str, ward: Ward) -> None:
+        """Ask at once for what was refused: what the refusal was about may have changed."""
+        if ward.refused_with is not None:
+            ward.refusals, ward.refused_with = 0, None
+            ward.provider.control.forgive()
+            self._schedule(name, ward, -math.inf)
 
     def health(self, name: str, ward: Ward | None) -> Health:
         """How a provider is; one without a ward was not asked for yet."""
@@ -173,10 +184,19 @@ class Supervisor:
         """Look after everything that is due; what to wait for, and for how long."""
         try:
             wake, pause = self._tend_all()
-            return wake, min(pause, self._look())
+            return wake, min(pause, self._look(), self._look_at_credentials())
         except Exception:  # a fault of ours: the supervision goes on
             logger.exception("supervision_failed")
             return self._wake, RESTART_BASE
+
+    def _look_at_credentials(self) -> float:
+        """Forgive each refusal whose credential's file changed; the seconds until the next look."""
+        with self.lock:
+            refused = {name: ward for name, ward in self._wards.items() if ward.refused_with}
+            for name, ward in refused.items():
+                if ward.provider.control.requester.credential_version() != ward.refused_with:
+                    self.forgive(name, ward)
+        return CREDENTIAL_WATCH if refused else math.inf
 
     def _tend_all(self) -> tuple[Landing, float]:
         with self.lock:
@@ -224,6 +244,7 @@ class Supervisor:
                 error = ward.provider.state().last_error
                 refused = error is not None and not error.retryable
                 ward.refusals = ward.refusals + 1 if refused else 0
+                ward.refused_with = ward.provider.control.requester.credential_version() if refused else None
                 rest = min(REFUSAL_CAP, REFUSAL * 2.0 ** min(ward.refusals - 1, 16))
                 self._schedule(name, ward, self._clock() + rest if refused else -math.inf)
             self._wake.set()

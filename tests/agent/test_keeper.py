@@ -195,9 +195,10 @@ def test_what_is_written_belongs_to_whom_it_should(shape: str, make_provider: Ma
     status = place.stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (uid, gid, 0o640)
     if shape == "directory":
-        # Who may read the file may come to it, and nobody else.
+        # Who may read the file may come to it; the folder stays the agent's.
         for folder in (tmp_path / "place", place.resolve().parent):
-            assert (folder.stat().st_gid, stat.S_IMODE(folder.stat().st_mode)) == (gid, 0o750)
+            expected = (os.getuid(), gid, 0o751 if os.getuid() == 0 else 0o750)
+            assert (folder.stat().st_uid, folder.stat().st_gid, stat.S_IMODE(folder.stat().st_mode)) == expected
 
 
 def test_what_a_killed_agent_left_is_no_hindrance(make_provider: MakeProvider, tmp_path: Path) -> None:
@@ -244,6 +245,29 @@ def test_a_command_that_fails_is_told(keep: Keep, write: Write, tmp_path: Path) 
     # The commands are over when the agent is.
     agent._commands.shutdown()
     assert agent.troubles["billing"][1] == "/bin/sh ended with status 3"
+
+
+@pytest.mark.parametrize("harm", ["deleted", "changed"])
+def test_an_output_that_somebody_harmed_is_written_again(harm: str, keep: Keep, tmp_path: Path) -> None:
+    agent = keep(
+        """
+        [providers.billing]
+        [[agent.outputs]]
+        provider = "billing"
+        file = "token"
+        """
+    )
+    assert agent.settled.wait(20)
+    token = (tmp_path / "token").read_text()
+    if harm == "deleted":
+        (tmp_path / "token").unlink()
+    else:
+        (tmp_path / "token").write_text("another")
+    looked = threading.Event()
+    agent.providers.reload()
+    agent._jobs.put(looked.set)
+    assert looked.wait(20)
+    assert (tmp_path / "token").read_text() == token
 
 
 def test_a_changed_file_is_read_anew(

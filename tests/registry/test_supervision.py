@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,39 @@ def test_one_that_was_replaced_does_not_speak_for_its_successor(
         assert providers["billing"].get_token() == token
         assert providers.health()["billing"].restarts == 0
         assert said.count("provider_restarted") == 0
+
+
+def test_a_refusal_is_forgotten_when_its_file_changes(
+    make_providers: Make, settings: Settings, authorization_server: AuthorizationServer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    changed = threading.Event()
+    given = {"billing": {**settings, "client_secret": secret}}
+    with make_providers(given, on_change=lambda _: changed.set()) as providers:
+        provider = providers["billing"]
+        for text in ("wrong", authorization_server.client_secret):
+            # First it is missing, then it is wrong.
+            assert changed.wait(20)
+            assert provider.state().last_error is not None
+            changed.clear()
+            secret.write_text(text)
+        assert changed.wait(20)
+        assert provider.control.held() is not None
+
+
+def test_a_refusal_is_forgotten_when_the_file_is_read_anew(
+    make_providers: Make, settings: Settings, authorization_server: AuthorizationServer, file: Path
+) -> None:
+    changed = threading.Event()
+    authorization_server.fail(401, count=2, body='{"error": "invalid_client"}')
+    with make_providers(file, on_change=lambda _: changed.set()) as providers:
+        provider = providers["billing"]
+        assert changed.wait(20)
+        assert provider.control.held() is None
+        changed.clear()
+        providers.reload()
+        assert changed.wait(20)
+        assert provider.control.held() is not None
 
 
 def test_a_wrong_secret_is_not_asked_for_again_and_again(

@@ -23,15 +23,18 @@ from ..errors import ConfigurationError, OAuthError
 from ..events import Observer
 from ..registry import TokenProviders
 from .config import AgentConfig, Output, read_agent
-from .outputs import put, withdraw
+from .outputs import put, trace, withdraw
 
 logger = logging.getLogger("conduit_oauth.agent")
 
 # Seconds until an output that could not be written is tried again, and that a command may take.
 RETRY = 5.0
 COMMAND_LIMIT = 60.0
+# Seconds between two looks at an output.
+LOOK = 60.0
 
 Key = tuple[Output, str]
+Trouble = tuple[datetime, str]
 
 
 class Agent:
@@ -50,8 +53,9 @@ class Agent:
             on_reload=lambda: self._jobs.put(self._reread),
             on_change=lambda name: self._jobs.put(partial(self._look_at, name)),
         )
-        # What went wrong with the outputs of a provider, and when.
-        self.troubles: dict[str, tuple[datetime, str]] = {}
+        # What went wrong with writing for a provider, and with the latest run of a command, and when.
+        self._unwritten: dict[str, Trouble] = {}
+        self._failed_commands: dict[Key, Trouble] = {}
         # Set once every provider has its token written, or failed once.
         self.settled = threading.Event()
         self._unsettled: set[str] = set()
@@ -60,8 +64,9 @@ class Agent:
         self._agenda: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
         self._closed = False
-        # The token that each output has now.
+        # The token that each output has now, and what the file looked like then.
         self._written: dict[Key, str] = {}
+        self._traces: dict[Key, tuple[int, ...]] = {}
         self._commands = ThreadPoolExecutor(4, "conduit-oauth-command")
         # What runs, and whether it has to run once more after that.
         self._running: dict[Key, bool] = {}
@@ -86,6 +91,11 @@ class Agent:
             self.close()
         refused = {name: problem for name, problem in answers.items() if problem is not None}
         return refused | {name: problem for name, (_, problem) in self.troubles.items()}
+
+    @property
+    def troubles(self) -> dict[str, Trouble]:
+        """What is wrong with the outputs of each provider, and since when."""
+        return {name: trouble for (_, name), trouble in self._failed_commands.copy().items()} | self._unwritten.copy()
 
     @property
     def config(self) -> AgentConfig:
@@ -117,6 +127,8 @@ class Agent:
         for output, name in list(self._written):
             if output not in self.config.outputs or name not in self.providers:
                 del self._written[output, name]
+                self._traces.pop((output, name), None)
+                self._failed_commands.pop((output, name), None)
                 try:
                     withdraw(output, name)
                 except OSError as error:
@@ -171,11 +183,15 @@ class Agent:
         failed: str | None = None
         for output in self.config.outputs:
             key = output, name
-            if not output.wants(name) or self._written.get(key) == (token.value if token else ""):
+            if not output.wants(name):
+                continue
+            is_there = token is None or trace(output, name) == self._traces.get(key)
+            if is_there and self._written.get(key) == (token.value if token else ""):
                 continue
             try:
                 if token is not None:
                     put(output, name, provider, token.value)
+                    self._traces[key] = trace(output, name)
                 elif provider.control.failed_at is not None or key in self._written:
                     withdraw(output, name)
                 else:
@@ -192,14 +208,15 @@ class Agent:
             self._trouble(name, failed)
             self._look_at_later(name, elapsed() + RETRY)
         else:
-            self.troubles.pop(name, None)
+            self._unwritten.pop(name, None)
             if token is not None:
-                self._look_at_later(name, token.expires_at)
+                # What somebody took away or changed meanwhile is written again.
+                self._look_at_later(name, min(token.expires_at, elapsed() + LOOK))
         if token is not None or provider.control.failed_at is not None:
             self._settle(name)
 
     def _trouble(self, name: str, problem: str) -> None:
-        self.troubles[name] = datetime.now(UTC), problem
+        self._unwritten[name] = datetime.now(UTC), problem
 
     def _settle(self, name: str) -> None:
         self._unsettled.discard(name)
@@ -242,6 +259,8 @@ class Agent:
             problem = f"took more than {COMMAND_LIMIT:g} s"
         except OSError as error:
             problem = error.strerror
-        if problem is not None:
-            self._trouble(name, f"{output.command[0]} {problem}")
+        if problem is None:
+            self._failed_commands.pop((output, name), None)
+        else:
+            self._failed_commands[output, name] = datetime.now(UTC), f"{output.command[0]} {problem}"
             logger.warning("command_failed name=%s: %s %s", name, output.command[0], problem)

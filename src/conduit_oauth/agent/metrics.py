@@ -51,9 +51,10 @@ class Metrics(Collector):
         trouble = GaugeMetricFamily(
             "conduit_oauth_output_failing", "1: what was to be written or run failed.", labels=["provider"]
         )
+        troubles = self.agent.troubles if self.agent is not None else {}
         for name, health in self.agent.providers.health().items() if self.agent is not None else ():
             valid.add_metric([name], health.valid)
-            trouble.add_metric([name], self.agent is not None and name in self.agent.troubles)
+            trouble.add_metric([name], name in troubles)
             if health.expires_at is not None:
                 expiry.add_metric([name], health.expires_at.timestamp())
         yield from (valid, expiry, trouble)

@@ -23,7 +23,7 @@ from ..formats import Format, formatted, token_type
 from ..provider import TokenProvider
 from ..serving import Application, Message, Receive, Send
 from ..state import Health
-from .keeper import Agent
+from .keeper import Agent, Trouble
 from .metrics import Metrics
 
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -82,7 +82,7 @@ class Pages:
     async def _health(self, _: Request) -> Response:
         health = await run_in_threadpool(self._agent.providers.health)
         invalid = {name for name, each in health.items() if not each.valid}
-        failing = sorted(invalid | set(self._agent.troubles.copy()))
+        failing = sorted(invalid | set(self._agent.troubles))
         return JSONResponse({"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200)
 
     async def _measured(self, _: Request) -> Response:
@@ -147,15 +147,15 @@ def _token_answer(shape: Format, value: str, provider: TokenProvider) -> Respons
 
 
 def _status(agent: Agent) -> dict[str, Any]:
-    rows = [_row(health, agent) for health in agent.providers.health().values()]
+    troubles = agent.troubles
+    rows = [_row(health, troubles.get(health.name)) for health in agent.providers.health().values()]
     return {"now": datetime.now(UTC).timestamp(), "providers": rows}
 
 
-def _row(health: Health, agent: Agent) -> dict[str, Any]:
+def _row(health: Health, trouble: Trouble | None) -> dict[str, Any]:
     def moment(value: datetime | None) -> float | None:
         return value and value.timestamp()
 
-    trouble = agent.troubles.get(health.name)
     return {
         "name": health.name,
         "state": health.state,

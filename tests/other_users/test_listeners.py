@@ -1,0 +1,160 @@
+"""What listens on this machine, and who of its users and their browsers may come."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from conduit_oauth.testing import AuthorizationServer
+from tests.conftest import COMMAND
+from tests.redis_server import free_port
+from tests.resource_server import ResourceServer
+
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+class Bridge:
+    """`conduit-oauth bridge --listen` as its user starts it: with no word about who may come."""
+
+    def __init__(self, environment: dict[str, str], url: str) -> None:
+        found = "--token-endpoint", environment["CONDUIT_OAUTH_TOKEN_ENDPOINT"]
+        command = [COMMAND, "bridge", "--mcp-url", url, *found, "--listen", "127.0.0.1:0"]
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        first, second = self.process.stderr.readline(), self.process.stderr.readline()
+        self.token_file = Path(first.removeprefix("Clients send the bearer token in ").strip())
+        self.url = second.removeprefix("Listening on ").strip()
+
+    def stop(self) -> None:
+        with self.process as process:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=20)
+
+
+@pytest.fixture
+def environment(client_environment: dict[str, str], authorization_server: AuthorizationServer) -> dict[str, str]:
+    return {
+        **client_environment,
+        "CONDUIT_OAUTH_STORE": "memory:",
+        "CONDUIT_OAUTH_RESOURCE": authorization_server.mcp_url(),
+        "CONDUIT_OAUTH_TOKEN_ENDPOINT": authorization_server.token_endpoint(),
+        "COLUMNS": "300",
+    }
+
+
+def test_the_bridge_by_tcp_wants_the_token_that_it_made(
+    environment: dict[str, str], resource_server: ResourceServer
+) -> None:
+    tokens: set[str] = set()
+    for _ in range(2):
+        bridge = Bridge(environment, f"{resource_server.url}/echo")
+        try:
+            token = bridge.token_file.read_text().strip()
+            assert httpx2.post(bridge.url, json=PING).status_code == 401
+            headers = {"Authorization": f"Bearer {token}"}
+            assert httpx2.post(bridge.url, json=PING, headers=headers).status_code == 200
+        finally:
+            bridge.stop()
+        tokens.add(token)
+    # It stays the same, so that what clients were configured with goes on working.
+    assert len(tokens) == 1
+    assert stat.S_IMODE(bridge.token_file.stat().st_mode) == 0o600
+    assert len(resource_server.requests) == 2
+
+
+@pytest.mark.parametrize("client", ["claude-code", "codex", "cursor", "gemini", "vscode", "windsurf", "zed"])
+def test_the_configuration_for_http_carries_it(client: str, environment: dict[str, str]) -> None:
+    port = free_port()
+    command = [COMMAND, "bridge", "--print-config", client, "--listen", f"127.0.0.1:{port}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
+    assert f"http://127.0.0.1:{port}/mcp" in done.stdout
+    found = re.search(r"Bearer ([\w-]{40,})", done.stdout)
+    assert found is not None
+    file = re.search(r"bearer token in (\S+)", done.stderr)
+    assert file is not None
+    assert Path(file[1]).read_text().strip() == found[1]
+    if client != "codex":
+        json.loads(done.stdout)
+
+
+def test_a_client_that_knows_no_http_is_said(environment: dict[str, str]) -> None:
+    command = [COMMAND, "bridge", "--print-config", "claude-desktop", "--listen", "127.0.0.1:8900"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2
+    assert "Leave --listen out" in done.stderr
+
+
+@pytest.fixture
+def agent(
+    environment: dict[str, str], authorization_server: AuthorizationServer, tmp_path: Path
+) -> Iterator[tuple[int, Path]]:
+    """An agent with 200 descriptors, for a token of 8 s; its port, and its output."""
+    authorization_server.set(lifetime=8)
+    (tmp_path / "secret").write_text(authorization_server.client_secret)
+    (tmp_path / "agent.toml").write_text(
+        f"""
+        [providers.billing]
+        client_id = "{authorization_server.client_id}"
+        client_secret = {{ file = "secret" }}
+        token_endpoint = "{authorization_server.token_endpoint()}"
+        store = "memory:"
+        [agent]
+        listen = "127.0.0.1:0"
+        [[agent.outputs]]
+        provider = "billing"
+        file = "token"
+        """
+    )
+    command = ["sh", "-c", f"ulimit -n 200; exec {COMMAND} agent --config {tmp_path}/agent.toml"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        found = None
+        while found is None:
+            found = re.search(r"Listening on http://127\.0\.0\.1:(\d+)", process.stderr.readline())
+        yield int(found[1]), tmp_path / "token"
+        process.terminate()
+
+
+def test_idle_connections_take_no_token_away_and_end(
+    agent: tuple[int, Path], authorization_server: AuthorizationServer
+) -> None:
+    port, output = agent
+    held: list[socket.socket] = []
+    for _ in range(260):
+        try:
+            held.append(socket.create_connection(("127.0.0.1", port), 1))
+        except OSError:
+            break
+    # One that begins a head, and never ends it.
+    slow = next(each for each in reversed(held) if not is_closed(each))
+    slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+    before = len(authorization_server.token_requests)
+    authorization_server.wait_for_token_requests(before + 3)
+    assert output.exists()
+    give_up_at = time.monotonic() + 20
+    while not all(map(is_closed, held)):
+        assert time.monotonic() < give_up_at, "idle connections stay open"
+        time.sleep(0.1)
+    assert httpx2.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    for each in held:
+        each.close()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
