@@ -13,7 +13,7 @@ from conduit_oauth import ConfigurationError, DiscoveryError, TokenProvider, der
 from conduit_oauth.discovery import (
     MAX_SERVERS,
     Discovery,
-    Finding,
+    Search,
     discover_any,
     discover_issuer,
     discover_resource,
@@ -120,16 +120,16 @@ LOCATIONS = [
 
 @pytest.mark.parametrize("place", range(4))
 def test_server_metadata_is_found_at_each_location_in_order(place: int) -> None:
-    findings: list[Finding] = []
-    metadata, asked = drive(server_metadata(ISSUER, findings), {LOCATIONS[place]: METADATA})
+    search = Search()
+    metadata, asked = drive(server_metadata(ISSUER, search), {LOCATIONS[place]: METADATA})
     assert metadata is not None
     assert metadata.token_endpoint == METADATA["token_endpoint"]
     assert metadata.methods_at("token_endpoint") == ("client_secret_basic",)
-    assert asked == [finding.url for finding in findings] == LOCATIONS[: place + 1]
+    assert asked == [finding.url for finding in search.findings] == LOCATIONS[: place + 1]
 
 
 def test_a_page_that_is_no_json_is_no_metadata() -> None:
-    metadata, asked = drive(server_metadata(ISSUER, []), dict.fromkeys(LOCATIONS, b"<html>"))
+    metadata, asked = drive(server_metadata(ISSUER, Search()), dict.fromkeys(LOCATIONS, b"<html>"))
     assert metadata is None
     assert asked == LOCATIONS
 
@@ -147,14 +147,14 @@ def test_a_page_that_is_no_json_is_no_metadata() -> None:
 )
 def test_metadata_that_must_not_be_believed(metadata: dict[str, Any], cause: str) -> None:
     with pytest.raises(DiscoveryError, match=cause) as caught:
-        drive(server_metadata(ISSUER, []), {LOCATIONS[0]: metadata})
+        drive(server_metadata(ISSUER, Search()), {LOCATIONS[0]: metadata})
     assert caught.value.url == LOCATIONS[0]
     assert "RFC 8414" in caught.value.step
 
 
 def test_a_server_in_trouble_is_not_a_server_without_metadata() -> None:
     with pytest.raises(DiscoveryError) as caught:
-        drive(server_metadata(ISSUER, []), {LOCATIONS[0]: 503})
+        drive(server_metadata(ISSUER, Search()), {LOCATIONS[0]: 503})
     assert caught.value.retryable
 
 
@@ -167,7 +167,7 @@ POINTER = f'Bearer error="invalid_token", resource_metadata="{ELSEWHERE}", scope
 
 
 def find(site: dict[str, Any], **options: Any) -> tuple[Discovery, list[str]]:
-    found, asked = drive(discover_resource(URL, [], **options), site)
+    found, asked = drive(discover_resource(URL, Search(), **options), site)
     assert asked[0] == URL
     return found, asked[1:]
 
@@ -243,7 +243,7 @@ def test_falls_back_on_the_derived_endpoint() -> None:
 
 def test_nothing_published_and_nothing_to_derive_from() -> None:
     with pytest.raises(ConfigurationError, match="neither"):
-        drive(discover_resource("https://g.example/api", []), {})
+        drive(discover_resource("https://g.example/api", Search()), {})
 
 
 SECOND = "https://two.example"
@@ -272,7 +272,7 @@ def test_several_authorization_servers_are_told_apart_by_an_option_or_by_the_met
 
 def test_metadata_is_relied_on_for_as_long_as_it_says() -> None:
     ages = {AT_PATH: "max-age=7200", LOCATIONS[0]: "public, max-age=600"}
-    steps = discover_resource(URL, [])
+    steps = discover_resource(URL, Search())
     request = next(steps)
     try:
         while True:
@@ -291,7 +291,7 @@ def test_a_list_without_end_is_not_walked() -> None:
 
 def test_trouble_at_one_location_does_not_keep_the_next_from_being_asked() -> None:
     pages = {LOCATIONS[0]: 502, LOCATIONS[1]: 503, LOCATIONS[2]: METADATA}
-    assert drive(discover_issuer(ISSUER, []), pages)[0].issuer == ISSUER
+    assert drive(discover_issuer(ISSUER, Search()), pages)[0].issuer == ISSUER
     found, asked = find({AT_PATH: 502, AT_ROOT: {**RESOURCE, "resource": "https://g.example"}, LOCATIONS[0]: METADATA})
     assert found.issuer == ISSUER
     assert asked[:2] == [AT_PATH, AT_ROOT]
@@ -306,21 +306,21 @@ def test_where_one_location_is_in_trouble_and_none_has_metadata_nothing_is_deriv
 
 def test_metadata_of_another_issuer_does_not_hide_that_of_ours() -> None:
     another = {**METADATA, "issuer": "https://as.example"}
-    found, asked = drive(discover_issuer(ISSUER, []), {LOCATIONS[0]: another, LOCATIONS[2]: METADATA})
+    found, asked = drive(discover_issuer(ISSUER, Search()), {LOCATIONS[0]: another, LOCATIONS[2]: METADATA})
     assert found.issuer == ISSUER
     assert asked == LOCATIONS[:3]
     # Trouble may pass, and says less.
     with pytest.raises(DiscoveryError) as caught:
-        drive(discover_issuer(ISSUER, []), {LOCATIONS[0]: another, LOCATIONS[1]: 503, LOCATIONS[2]: another})
+        drive(discover_issuer(ISSUER, Search()), {LOCATIONS[0]: another, LOCATIONS[1]: 503, LOCATIONS[2]: another})
     assert caught.value.retryable
 
 
 def test_an_endpoint_with_a_slash_at_its_end_has_a_location_of_its_own() -> None:
     site = {AT_PATH + "/": {**RESOURCE, "resource": URL + "/"}, LOCATIONS[0]: METADATA}
-    found, asked = drive(discover_resource(URL + "/", []), site)
+    found, asked = drive(discover_resource(URL + "/", Search()), site)
     assert found.issuer == ISSUER
     assert asked[1] == AT_PATH + "/"
-    found, asked = drive(discover_resource(URL + "/", []), {AT_PATH: RESOURCE, LOCATIONS[0]: METADATA})
+    found, asked = drive(discover_resource(URL + "/", Search()), {AT_PATH: RESOURCE, LOCATIONS[0]: METADATA})
     assert found.issuer == ISSUER
     assert asked[1:3] == [AT_PATH + "/", AT_PATH]
 
@@ -331,12 +331,12 @@ def test_an_endpoint_with_a_slash_at_its_end_has_a_location_of_its_own() -> None
 def test_a_redirect_of_metadata_within_its_origin_is_followed_once(location: str) -> None:
     moved = Response(302, {"location": location}, b"")
     pages = {LOCATIONS[0]: moved, "https://as.example/elsewhere": METADATA}
-    found, asked = drive(discover_issuer(ISSUER, []), pages)
+    found, asked = drive(discover_issuer(ISSUER, Search()), pages)
     assert found.issuer == ISSUER
     assert asked == [LOCATIONS[0], "https://as.example/elsewhere"]
     again = {**pages, "https://as.example/elsewhere": moved}
     with pytest.raises(DiscoveryError, match="redirects to"):
-        drive(discover_issuer(ISSUER, []), again)
+        drive(discover_issuer(ISSUER, Search()), again)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_a_redirect_of_metadata_within_its_origin_is_followed_once(location: str
 def test_another_redirect_of_metadata_is_named_and_not_followed(location: str) -> None:
     moved = Response(302, {"location": location}, b"")
     with pytest.raises(DiscoveryError, match="redirects to") as caught:
-        drive(discover_issuer(ISSUER, []), {LOCATIONS[0]: moved})
+        drive(discover_issuer(ISSUER, Search()), {LOCATIONS[0]: moved})
     assert location in str(caught.value)
 
 
@@ -353,7 +353,7 @@ def test_another_redirect_of_metadata_is_named_and_not_followed(location: str) -
 def test_an_empty_path_of_an_issuer_and_a_slash_are_the_same(issuer: str) -> None:
     metadata = {"issuer": "https://as.example/", "token_endpoint": "https://as.example/token"}
     found, _ = drive(
-        discover_issuer(issuer, []), {"https://as.example/.well-known/oauth-authorization-server": metadata}
+        discover_issuer(issuer, Search()), {"https://as.example/.well-known/oauth-authorization-server": metadata}
     )
     # As the server spells itself: it compares the audience of an assertion with that.
     assert found.issuer == "https://as.example/"
@@ -368,7 +368,7 @@ def test_an_empty_path_of_an_issuer_and_a_slash_are_the_same(issuer: str) -> Non
 )
 def test_another_issuer_is_shown(named: str, words: str) -> None:
     with pytest.raises(DiscoveryError) as caught:
-        drive(discover_issuer(ISSUER, []), {LOCATIONS[0]: {**METADATA, "issuer": named}})
+        drive(discover_issuer(ISSUER, Search()), {LOCATIONS[0]: {**METADATA, "issuer": named}})
     assert caught.value.cause == "issuer-mismatch"
     assert f"names another issuer, {named}; expected issuer {ISSUER}" in str(caught.value)
     assert words in str(caught.value)
@@ -392,7 +392,8 @@ def test_where_nothing_is_published_each_location_is_named_with_its_answer() -> 
     moved = Response(302, {"location": "https://elsewhere.example/metadata"}, b"")
     with pytest.raises(DiscoveryError) as caught:
         drive(
-            discover_issuer(ISSUER, []), {LOCATIONS[0]: moved, LOCATIONS[1]: {"error": "no"}, LOCATIONS[2]: b"<html>"}
+            discover_issuer(ISSUER, Search()),
+            {LOCATIONS[0]: moved, LOCATIONS[1]: {"error": "no"}, LOCATIONS[2]: b"<html>"},
         )
     assert caught.value.cause == "no-metadata"
     said = str(caught.value)
@@ -417,8 +418,8 @@ def test_a_chosen_authorization_server_that_would_be_ignored_is_an_error(setting
 
 
 def test_a_url_is_read_as_an_issuer_or_as_a_resource() -> None:
-    assert drive(discover_any(ISSUER, []), {LOCATIONS[0]: METADATA})[0].issuer == ISSUER
-    assert drive(discover_any(URL, []), {AT_PATH: RESOURCE, LOCATIONS[0]: METADATA})[0].resource is not None
+    assert drive(discover_any(ISSUER, Search()), {LOCATIONS[0]: METADATA})[0].issuer == ISSUER
+    assert drive(discover_any(URL, Search()), {AT_PATH: RESOURCE, LOCATIONS[0]: METADATA})[0].resource is not None
     api = "https://g.example/api"
     pages = {
         # What another issuer publishes at the resource's origin says nothing of the resource.
@@ -426,11 +427,11 @@ def test_a_url_is_read_as_an_issuer_or_as_a_resource() -> None:
         "https://g.example/.well-known/oauth-protected-resource/api": {**RESOURCE, "resource": api},
         LOCATIONS[0]: METADATA,
     }
-    assert drive(discover_any(api, []), pages)[0].issuer == ISSUER
+    assert drive(discover_any(api, Search()), pages)[0].issuer == ISSUER
     with pytest.raises(DiscoveryError, match="names another issuer"):
-        drive(discover_any(api, []), dict(list(pages.items())[:1]))
+        drive(discover_any(api, Search()), dict(list(pages.items())[:1]))
     with pytest.raises(DiscoveryError, match="publishes no metadata") as caught:
-        drive(discover_any(api, []), {})
+        drive(discover_any(api, Search()), {})
     assert "https://g.example/.well-known/oauth-protected-resource (404)" in str(caught.value)
 
 

@@ -17,7 +17,7 @@ from .discovery import Discovery, derive_token_endpoint
 from .dpop import Dpop
 from .errors import ConfigurationError
 from .grant import is_scope
-from .urls import canonical_resource, origin_of, parse_secure_url, parse_url
+from .urls import canonical_resource, is_private, origin_of, parse_secure_url, parse_url
 
 _WELL_KNOWN = re.compile(r"/\.well-known/(?:oauth-authorization-server|openid-configuration)")
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[\x21-\x7e]+\Z")
@@ -73,6 +73,7 @@ class ClientConfig:
     extra_parameters: tuple[tuple[str, str], ...] = field(repr=False)
     # Sent with every request that carries the client's credential.
     headers: tuple[tuple[str, Source], ...] = field(default=(), repr=False)
+    insecure_hosts: frozenset[str] = frozenset()
     # Whether scope may be added: what, or whether at all.
     step_up_to: bool | str = True
     step_up: StepUp | None = None
@@ -110,6 +111,7 @@ def client_config(
     audience: str | None,
     extra_parameters: Mapping[str, str] | None,
     token_request_headers: Mapping[str, Source] | None,
+    insecure_hosts: Sequence[str],
     token_endpoint_auth_method: str | None,
     assertion_audience: str,
     discovery: bool,
@@ -133,28 +135,30 @@ def client_config(
         _text(audience, "audience", "Leave it out, or name the audience the token is for.")
     _text(assertion_audience, "assertion_audience", "Use issuer, endpoint, or the audience that the server expects.")
     resources = _resources(resource)
-    endpoint = _token_endpoint(token_endpoint, mcp_url, issuer, discovery=discovery)
+    insecure = _insecure_hosts(insecure_hosts)
+    endpoint = _token_endpoint(token_endpoint, mcp_url, issuer, insecure, discovery=discovery)
     return ClientConfig(
         client_id=str(client_id),
         credentials=credentials,
         token_endpoint=endpoint,
         derived=endpoint is not None and token_endpoint is None,
-        introspection_endpoint=_endpoint(introspection_endpoint, "introspection_endpoint"),
-        revocation_endpoint=_endpoint(revocation_endpoint, "revocation_endpoint"),
-        issuer=_issuer(issuer, "issuer"),
+        introspection_endpoint=_endpoint(introspection_endpoint, "introspection_endpoint", insecure),
+        revocation_endpoint=_endpoint(revocation_endpoint, "revocation_endpoint", insecure),
+        issuer=_issuer(issuer, "issuer", insecure),
         scope=scope,
         resources=resources,
         audience=audience,
         method=method,
         assertion_audience=assertion_audience,
         presents_certificate=credentials.client_certificate is not None or certified_client,
-        origins=_origins(mcp_url, resources),
+        origins=_origins(mcp_url, resources, insecure),
         mcp_url=mcp_url,
         authorization_server=_authorization_server(
-            authorization_server, has_endpoint=endpoint is not None or issuer is not None
+            authorization_server, insecure, has_endpoint=endpoint is not None or issuer is not None
         ),
         extra_parameters=_extra(extra_parameters or {}),
         headers=_headers(token_request_headers or {}),
+        insecure_hosts=insecure,
         step_up_to=_step_up_to(step_up_to),
     )
 
@@ -200,18 +204,18 @@ def check_shareable(config: ClientConfig, dpop: Dpop | None) -> None:
 
 
 def _token_endpoint(
-    token_endpoint: str | None, mcp_url: str | None, issuer: str | None, *, discovery: bool
+    token_endpoint: str | None, mcp_url: str | None, issuer: str | None, insecure: frozenset[str], *, discovery: bool
 ) -> str | None:
     """The endpoint where it is known without asking; what was configured outright goes first."""
     if token_endpoint is not None:
-        return _endpoint(token_endpoint, "token_endpoint")
+        return _endpoint(token_endpoint, "token_endpoint", insecure)
     if issuer is not None:
         return None
     if mcp_url is None:
         raise ConfigurationError(
             "token_endpoint", "is missing, as are mcp_url and issuer", "Pass one of token_endpoint, mcp_url and issuer."
         )
-    parse_secure_url(mcp_url, "mcp_url")
+    parse_secure_url(mcp_url, "mcp_url", insecure)
     if discovery:
         return None
     derived = derive_token_endpoint(mcp_url)
@@ -220,15 +224,15 @@ def _token_endpoint(
     return derived
 
 
-def _endpoint(url: str | None, field: str) -> str | None:
-    if url is not None and parse_secure_url(url, field).fragment:
+def _endpoint(url: str | None, field: str, insecure: frozenset[str]) -> str | None:
+    if url is not None and parse_secure_url(url, field, insecure).fragment:
         raise ConfigurationError(field, "has a fragment", "Leave it out (RFC 6749 §3.2).")
     return url
 
 
-def _issuer(issuer: str | None, field: str) -> str | None:
+def _issuer(issuer: str | None, field: str, insecure: frozenset[str]) -> str | None:
     if issuer is not None:
-        parts = parse_secure_url(issuer, field)
+        parts = parse_secure_url(issuer, field, insecure)
         if parts.query or parts.fragment:
             raise ConfigurationError(field, "has a query or a fragment", "Leave it out (RFC 8414 §2).")
         if (location := _WELL_KNOWN.search(issuer)) is not None:
@@ -239,14 +243,14 @@ def _issuer(issuer: str | None, field: str) -> str | None:
     return issuer
 
 
-def _authorization_server(issuer: str | None, *, has_endpoint: bool) -> str | None:
+def _authorization_server(issuer: str | None, insecure: frozenset[str], *, has_endpoint: bool) -> str | None:
     if issuer is not None and has_endpoint:
         raise ConfigurationError(
             "authorization_server",
             "is given where nothing is discovered from mcp_url",
             "It chooses between the servers that a resource lists: pass it with mcp_url alone, or pass it as issuer.",
         )
-    return _issuer(issuer, "authorization_server")
+    return _issuer(issuer, "authorization_server", insecure)
 
 
 def _resources(resource: object) -> tuple[str, ...] | None:
@@ -263,10 +267,10 @@ def _resources(resource: object) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(map(str, several)))
 
 
-def _origins(mcp_url: str | None, resources: tuple[str, ...] | None) -> tuple[str, ...]:
+def _origins(mcp_url: str | None, resources: tuple[str, ...] | None, insecure: frozenset[str]) -> tuple[str, ...]:
     """The origins the token may be sent to, none where the settings do not tell."""
     if mcp_url is not None:
-        return (origin_of(parse_secure_url(mcp_url, "mcp_url")),)
+        return (origin_of(parse_secure_url(mcp_url, "mcp_url", insecure)),)
     urls = [resource for resource in resources or () if resource.lower().startswith(("http://", "https://"))]
     return tuple(dict.fromkeys(origin_of(parse_url(url, "resource")) for url in urls))
 
@@ -353,3 +357,16 @@ def _headers(headers: Mapping[str, Source]) -> tuple[tuple[str, Source], ...]:
         if not isinstance(value, Path) and not callable(value):
             _text(value, "token_request_headers", f"Pass the value of {name} as text, a Path or a callable.")
     return tuple(headers.items())
+
+
+def _insecure_hosts(hosts: Sequence[str]) -> frozenset[str]:
+    if isinstance(hosts, str):
+        raise ConfigurationError("insecure_hosts", "is one text", 'Pass a list: ["gateway.internal"].')
+    for host in hosts:
+        if not isinstance(host, str) or not host or not is_private(host):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                "insecure_hosts",
+                f"{host!r} is no private host",
+                "Reach a public host by https; name hosts without port.",
+            )
+    return frozenset(host.lower() for host in hosts)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult
 
 from .challenge import bearer_challenge
 from .errors import ConfigurationError, DiscoveryError, mask
@@ -58,6 +59,18 @@ class Finding:
     outcome: str
 
 
+@dataclass(slots=True)
+class Search:
+    """What was asked so far; `insecure_hosts` may be asked without TLS."""
+
+    insecure_hosts: frozenset[str] = frozenset()
+    findings: list[Finding] = field(default_factory=list[Finding])
+
+    def secure(self, url: str, name: str) -> SplitResult:
+        """As `parse_secure_url`."""
+        return parse_secure_url(url, name, self.insecure_hosts)
+
+
 @dataclass(frozen=True, slots=True)
 class Discovery:
     """Where tokens come from. What is None was not published; `lifetime` is how many seconds this may be relied on.
@@ -77,14 +90,14 @@ class Discovery:
 Steps = Generator[Request, Response, Discovery]
 
 
-def discover_issuer(issuer: str, findings: list[Finding]) -> Steps:
+def discover_issuer(issuer: str, search: Search) -> Steps:
     """From an issuer that was configured to its token endpoint (RFC 8414)."""
-    metadata = yield from _required_metadata(issuer, findings)
+    metadata = yield from _required_metadata(issuer, search)
     return Discovery(metadata.token_endpoint, metadata.lifetime, metadata.issuer, metadata)
 
 
 def discover_resource(
-    url: str, findings: list[Finding], *, authorization_server: str | None = None, method: str | None = None
+    url: str, search: Search, *, authorization_server: str | None = None, method: str | None = None
 ) -> Steps:
     """From the URL of an MCP endpoint, or another protected resource, to its authorization server's token endpoint.
 
@@ -95,20 +108,20 @@ def discover_resource(
 
     Raises `DiscoveryError` for what must not be followed, `ConfigurationError` where all of it leads nowhere.
     """
-    parse_secure_url(url, "mcp_url")
-    challenge = yield from _probe(url, findings)
+    search.secure(url, "mcp_url")
+    challenge = yield from _probe(url, search)
     challenged = _known_scope(challenge.get("scope"))
-    document = yield from _resource_metadata(url, challenge.get("resource_metadata"), findings)
+    document = yield from _resource_metadata(url, challenge.get("resource_metadata"), search)
     if document is None:
         if authorization_server is not None:
-            metadata = yield from _required_metadata(authorization_server, findings)
+            metadata = yield from _required_metadata(authorization_server, search)
         else:
-            metadata = yield from _metadata_of_origin(url, findings)
+            metadata = yield from _metadata_of_origin(url, search)
         if metadata is None:
-            return _derived(url, challenged, findings)
+            return _derived(url, challenged, search)
         return Discovery(metadata.token_endpoint, metadata.lifetime, metadata.issuer, metadata, scope=challenged)
     resource = judge_resource(url, document)
-    metadata = yield from _choose(resource.authorization_servers, document.url, findings, authorization_server, method)
+    metadata = yield from _choose(resource.authorization_servers, document.url, search, authorization_server, method)
     return Discovery(
         metadata.token_endpoint,
         min(document.lifetime, metadata.lifetime),
@@ -119,48 +132,46 @@ def discover_resource(
     )
 
 
-def discover_any(url: str, findings: list[Finding]) -> Steps:
+def discover_any(url: str, search: Search) -> Steps:
     """From a URL that is an issuer or a protected resource, for whoever cannot tell which."""
     refused: DiscoveryError | None = None
     if derive_token_endpoint(url) == url:
         try:
-            metadata = yield from server_metadata(url, findings)
+            metadata = yield from server_metadata(url, search)
         except DiscoveryError as error:
             # What another issuer publishes here says nothing against a resource.
             metadata, refused = None, error
         if metadata is not None:
             return Discovery(metadata.token_endpoint, metadata.lifetime, metadata.issuer, metadata)
     try:
-        return (yield from discover_resource(url, findings))
+        return (yield from discover_resource(url, search))
     except ConfigurationError as error:
         if refused is not None:
             raise refused from None
         if derive_token_endpoint(url) != url:
             raise
         raise DiscoveryError(
-            SERVER_STEP, url, f"publishes no metadata: {_asked_for(findings)}", "an issuer, or an MCP endpoint"
+            SERVER_STEP, url, f"publishes no metadata: {_asked_for(search.findings)}", "an issuer, or an MCP endpoint"
         ) from error
 
 
-def resource_scopes(
-    url: str, named: str | None, findings: list[Finding]
-) -> Generator[Request, Response, tuple[str, ...]]:
+def resource_scopes(url: str, named: str | None, search: Search) -> Generator[Request, Response, tuple[str, ...]]:
     """The `scopes_supported` of a protected resource's metadata (RFC 9728 §2), empty where it publishes none.
 
     `named` is where a challenge of the resource says that its metadata is. Raises `DiscoveryError` for metadata that
     must not be believed.
     """
-    document = yield from _resource_metadata(url, named, findings)
+    document = yield from _resource_metadata(url, named, search)
     return () if document is None else judge_resource(url, document).scopes
 
 
-def server_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, Response, ServerMetadata | None]:
+def server_metadata(issuer: str, search: Search) -> Generator[Request, Response, ServerMetadata | None]:
     """Ask each well-known location of `issuer` in order (RFC 8414 §3.1, §5); None where none has metadata.
 
     What is another issuer's (§3.3), or in trouble, does not keep the next location from being asked. Raises
     `DiscoveryError` for it where no location has the metadata, and at once where that names an unsafe endpoint.
     """
-    parts = parse_secure_url(issuer, "issuer")
+    parts = search.secure(issuer, "issuer")
     origin, path = origin_of(parts), parts.path.rstrip("/")
     locations = [
         f"{origin}/.well-known/oauth-authorization-server{path}",
@@ -173,9 +184,9 @@ def server_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, 
     failure: DiscoveryError | None = None
     for location in locations:
         try:
-            document = yield from _fetch(SERVER_STEP, location, findings, "issuer")
+            document = yield from _fetch(SERVER_STEP, location, search, "issuer")
             if document is not None:
-                return judge_server(issuer, document)
+                return judge_server(issuer, document, search.insecure_hosts)
         except DiscoveryError as error:
             if not error.retryable and error.cause != "issuer-mismatch":
                 raise
@@ -186,16 +197,16 @@ def server_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, 
     return None
 
 
-def _required_metadata(issuer: str, findings: list[Finding]) -> Generator[Request, Response, ServerMetadata]:
+def _required_metadata(issuer: str, search: Search) -> Generator[Request, Response, ServerMetadata]:
     """As `server_metadata`, where there has to be some."""
-    before = len(findings)
-    metadata = yield from server_metadata(issuer, findings)
+    before = len(search.findings)
+    metadata = yield from server_metadata(issuer, search)
     if metadata is not None:
         return metadata
     raise DiscoveryError(
         SERVER_STEP,
         issuer,
-        f"publishes none: {_asked_for(findings[before:])}",
+        f"publishes none: {_asked_for(search.findings[before:])}",
         "metadata at a well-known location",
         cause="no-metadata",
         advice="Check the issuer, or configure token_endpoint to do without discovery.",
@@ -207,10 +218,10 @@ def _asked_for(findings: list[Finding]) -> str:
     return "; ".join(f"{finding.url} ({finding.outcome})" for finding in findings)
 
 
-def _metadata_of_origin(url: str, findings: list[Finding]) -> Generator[Request, Response, ServerMetadata | None]:
+def _metadata_of_origin(url: str, search: Search) -> Generator[Request, Response, ServerMetadata | None]:
     """The metadata of the resource's origin, where that is an issuer itself (MCP 2025-03-26, §2.3)."""
     try:
-        return (yield from server_metadata(origin_of(parse_secure_url(url, "mcp_url")), findings))
+        return (yield from server_metadata(origin_of(search.secure(url, "mcp_url")), search))
     except DiscoveryError as error:
         if error.cause != "issuer-mismatch":
             raise
@@ -218,7 +229,7 @@ def _metadata_of_origin(url: str, findings: list[Finding]) -> Generator[Request,
         return None
 
 
-def _derived(url: str, scope: str | None, findings: list[Finding]) -> Discovery:
+def _derived(url: str, scope: str | None, search: Search) -> Discovery:
     derived = derive_token_endpoint(url)
     if derived == url:
         raise ConfigurationError(
@@ -226,43 +237,41 @@ def _derived(url: str, scope: str | None, findings: list[Finding]) -> Discovery:
             "publishes no metadata, and ends in neither /mcp nor /jsonrpc",
             "Pass token_endpoint or issuer too.",
         )
-    findings.append(Finding("derived from the URL", derived, "nothing is published"))
+    search.findings.append(Finding("derived from the URL", derived, "nothing is published"))
     return Discovery(derived, lifetime=3600.0, scope=scope, derived=True)
 
 
-def _probe(url: str, findings: list[Finding]) -> Generator[Request, Response, dict[str, str]]:
+def _probe(url: str, search: Search) -> Generator[Request, Response, dict[str, str]]:
     headers = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
     # Only the head of the answer is looked at: a server that wants no token may begin a stream.
     response = yield Request("POST", url, headers, _PROBE, reads="head")
     challenge = bearer_challenge(response.headers.get("www-authenticate")) if response.status == 401 else None
-    findings.append(Finding(_PROBE_STEP, url, "found" if challenge else f"{response.status}, no challenge"))
+    search.findings.append(Finding(_PROBE_STEP, url, "found" if challenge else f"{response.status}, no challenge"))
     return dict(challenge.parameters) if challenge else {}
 
 
-def _resource_metadata(
-    url: str, named: str | None, findings: list[Finding]
-) -> Generator[Request, Response, Document | None]:
+def _resource_metadata(url: str, named: str | None, search: Search) -> Generator[Request, Response, Document | None]:
     """RFC 9728 §5.1: where the challenge says; else §3.1: at the well-known location of the path, then of the root."""
     if named is not None:
-        location = followed(named, RESOURCE_STEP, url)
-        document = yield from _fetch(RESOURCE_STEP, location, findings, "resource")
+        location = followed(named, RESOURCE_STEP, url, search.insecure_hosts)
+        document = yield from _fetch(RESOURCE_STEP, location, search, "resource")
         if document is None:
             raise DiscoveryError(
                 RESOURCE_STEP,
                 location,
-                f"has no metadata ({findings[-1].outcome})",
+                f"has no metadata ({search.findings[-1].outcome})",
                 "what the challenge points to",
                 cause="no-metadata",
             )
         return document
-    parts = parse_secure_url(url, "mcp_url")
+    parts = search.secure(url, "mcp_url")
     origin, path = origin_of(parts), parts.path.rstrip("/")
     # A path with a slash at its end is another one for some servers, and the same for others.
     tails = (parts.path if parts.path != "/" else "", path, "")
     failure: DiscoveryError | None = None
     for location in dict.fromkeys(f"{origin}/.well-known/oauth-protected-resource{tail}" for tail in tails):
         try:
-            document = yield from _fetch(RESOURCE_STEP, location, findings, "resource")
+            document = yield from _fetch(RESOURCE_STEP, location, search, "resource")
         except DiscoveryError as error:
             failure = error
             continue
@@ -274,22 +283,24 @@ def _resource_metadata(
 
 
 def _choose(
-    servers: tuple[str, ...], location: str, findings: list[Finding], wanted: str | None, method: str | None
+    servers: tuple[str, ...], location: str, search: Search, wanted: str | None, method: str | None
 ) -> Generator[Request, Response, ServerMetadata]:
     """The metadata of the one authorization server that the settings leave no doubt about."""
     # RFC 9728 §2: the list is optional, so a resource without one leaves the choice to the settings.
     if wanted is not None and not servers:
-        return (yield from _required_metadata(wanted, findings))
+        return (yield from _required_metadata(wanted, search))
     listed = mask(", ".join(servers), ()) or "none"
     if wanted is not None and not any(same_issuer(wanted, server) for server in servers):
         raise _undecided(location, f"lists {listed}", f"the configured authorization_server {wanted}")
     if wanted is None and len(servers) > MAX_SERVERS:
         raise _undecided(location, f"lists {len(servers)} servers", f"at most {MAX_SERVERS}, or authorization_server")
     if wanted is not None or len(servers) == 1:
-        return (yield from _required_metadata(followed(wanted or servers[0], RESOURCE_STEP, location), findings))
+        chosen = followed(wanted or servers[0], RESOURCE_STEP, location, search.insecure_hosts)
+        return (yield from _required_metadata(chosen, search))
     candidates: list[ServerMetadata] = []
     for server in servers:
-        metadata = yield from server_metadata(followed(server, RESOURCE_STEP, location), findings)
+        candidate = followed(server, RESOURCE_STEP, location, search.insecure_hosts)
+        metadata = yield from server_metadata(candidate, search)
         if metadata is not None and method in metadata.auth_methods["token_endpoint"]:
             candidates.append(metadata)
     if len(candidates) != 1:
@@ -312,7 +323,7 @@ def _undecided(location: str, problem: str, expected: str) -> DiscoveryError:
     )
 
 
-def _fetch(step: str, url: str, findings: list[Finding], owner: str) -> Generator[Request, Response, Document | None]:
+def _fetch(step: str, url: str, search: Search, owner: str) -> Generator[Request, Response, Document | None]:
     response = yield Request("GET", url, {"Accept": "application/json"})
     # Within its origin, metadata may have moved: once, and nothing is sent along that another place should not have.
     if (moved := redirected(url, response)) is not None:
@@ -320,9 +331,9 @@ def _fetch(step: str, url: str, findings: list[Finding], owner: str) -> Generato
     try:
         document, outcome = read_document(step, url, response, owner)
     except DiscoveryError:
-        findings.append(Finding(step, url, str(response.status)))
+        search.findings.append(Finding(step, url, str(response.status)))
         raise
-    findings.append(Finding(step, url, outcome))
+    search.findings.append(Finding(step, url, outcome))
     return document
 
 

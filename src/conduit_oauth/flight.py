@@ -117,6 +117,8 @@ class Flight:
                 outcome = self._requested(gate, budget if budget > 0 else control.timeout)
                 seconds, refresh = control.clock() - asked_at, asked_at < held.expires_at
                 if isinstance(outcome, AccessToken):
+                    if outcome.value == held.value:
+                        outcome = outcome.given_again(held, control.clock())
                     if self._landed(outcome, epoch, share, seconds=seconds, refresh=refresh):
                         return
                     pause = 0.0
@@ -150,7 +152,11 @@ class Flight:
             event = "token_request_failed" if over else "token_request_retried"
         else:
             event = "discovery_failed" if over else "discovery_retried"
-        logger.warning("%s name=%s: %s", event, control.name, error)
+        # Some servers give the same token until it ends: between that and the next one, there is nothing to report.
+        ending = isinstance(error, InvalidTokenResponse) and error.field == "expires_in" and error.retryable
+        logger.log(
+            logging.DEBUG if ending and not over else logging.WARNING, "%s name=%s: %s", event, control.name, error
+        )
         observe(control.observer, self._event(event, seconds=seconds, error=error, refresh=refresh))
 
     def _clearance(self, share: Share | None, gate: Gate, held: AccessToken) -> AccessToken | Busy | Refused | None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from .clock import Clock
 from .config import ClientConfig
-from .discovery import Discovery, Finding, Steps, discover_issuer, discover_resource
+from .discovery import Discovery, Search, Steps, discover_issuer, discover_resource
 from .errors import DiscoveryError, OAuthError
 from .grant import Request, Response
 from .transport import Errand, Sender
@@ -68,7 +68,7 @@ class Locator:
         if self._found is not None and self._clock() < self._fresh_until:
             return self._found
         try:
-            found = drive(self.discovery([]), sender, timeout)
+            found = drive(self.discovery(self.search()), sender, timeout)
         except OAuthError as error:
             if self._found is not None and error.retryable:
                 return self._found
@@ -86,17 +86,21 @@ class Locator:
         if found.server is not None or self._config.issuer is None:
             return found
         if self._published is None or self._clock() >= self._published[1]:
-            read = drive(discover_issuer(self._config.issuer, []), sender, timeout)
+            read = drive(discover_issuer(self._config.issuer, self.search()), sender, timeout)
             self._published = read, self._clock() + read.lifetime
         return self._published[0]
 
-    def discovery(self, findings: list[Finding]) -> Steps:
+    def search(self) -> Search:
+        """A search by the settings of this client."""
+        return Search(self._config.insecure_hosts)
+
+    def discovery(self, search: Search) -> Steps:
         """The steps from what is configured to the token endpoint; each location that is asked is noted."""
         config = self._config
         if config.issuer is not None:
-            return discover_issuer(config.issuer, findings)
+            return discover_issuer(config.issuer, search)
         return discover_resource(
-            config.mcp_url or "", findings, authorization_server=config.authorization_server, method=config.method
+            config.mcp_url or "", search, authorization_server=config.authorization_server, method=config.method
         )
 
     def _pinned(self, found: Discovery) -> Discovery:

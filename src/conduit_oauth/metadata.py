@@ -6,7 +6,7 @@ Law: a document is believed only about the issuer (RFC 8414 §3.3) or the resour
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urldefrag, urljoin, urlsplit
@@ -124,7 +124,7 @@ def same_issuer(one: str, other: str) -> bool:
     return one == other or (one.rstrip("/") == other.rstrip("/") and urlsplit(one).path in ("", "/"))
 
 
-def judge_server(issuer: str, document: Document) -> ServerMetadata:
+def judge_server(issuer: str, document: Document, insecure_hosts: Collection[str] = ()) -> ServerMetadata:
     """The metadata, if it is that of `issuer` and its token endpoint may be given a credential."""
     body = document.body
     named = body.get("issuer")
@@ -135,10 +135,10 @@ def judge_server(issuer: str, document: Document) -> ServerMetadata:
     methods = _by_endpoint(body, "auth_methods_supported")
     return ServerMetadata(
         issuer=named,
-        token_endpoint=followed(body.get("token_endpoint"), SERVER_STEP, document.url),
+        token_endpoint=followed(body.get("token_endpoint"), SERVER_STEP, document.url, insecure_hosts),
         lifetime=document.lifetime,
-        endpoints=_endpoints(body, document.url),
-        mtls_endpoint_aliases=_endpoints(cast("dict[str, Any]", aliases), document.url)
+        endpoints=_endpoints(body, document.url, insecure_hosts),
+        mtls_endpoint_aliases=_endpoints(cast("dict[str, Any]", aliases), document.url, insecure_hosts)
         if isinstance(aliases, dict)
         else {},
         # RFC 8414 §2: left out, it means client_secret_basic.
@@ -171,18 +171,18 @@ def _by_endpoint(body: dict[str, Any], what: str) -> dict[str, tuple[str, ...]]:
     return {name: listed for name, listed in found.items() if listed is not None}
 
 
-def _endpoints(published: dict[str, Any], location: str) -> dict[str, str]:
+def _endpoints(published: dict[str, Any], location: str, insecure_hosts: Collection[str]) -> dict[str, str]:
     return {
-        name: followed(published[name], SERVER_STEP, location)
+        name: followed(published[name], SERVER_STEP, location, insecure_hosts)
         for name in (*_AUTHENTICATED, "jwks_uri")
         if published.get(name) is not None
     }
 
 
-def followed(target: object, step: str, location: str) -> str:
+def followed(target: object, step: str, location: str, insecure_hosts: Collection[str] = ()) -> str:
     """`target`, if what stands at `location` may send us there: over TLS, and from no public host to a private one."""
     try:
-        host = parse_secure_url(target, "URL").hostname or ""
+        host = parse_secure_url(target, "URL", insecure_hosts).hostname or ""
     except ConfigurationError as error:
         raise DiscoveryError(step, location, f"names an unsafe {error}", "an https URL") from None
     if is_private(host) and not is_private(parse_url(location, "URL").hostname or ""):

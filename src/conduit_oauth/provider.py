@@ -83,6 +83,8 @@ class TokenProvider:
         extra_parameters: further form parameters of each token request.
         token_request_headers: further headers of each request that carries the client's credential, for a gateway in
             front of the server. Each value is text, a `Path` or a callable, and a secret.
+        insecure_hosts: private hosts (`gateway.internal`, `10.0.0.7`) that may be reached by plain http: secrets and
+            tokens cross that network in the clear. None but loopback by default.
         name: what this provider is called in logs and states; the client id by default.
         refresh_ahead: seconds before expiry from which the token is refreshed (at half of its life if that is later).
         default_lifetime: seconds a token is taken to live where neither the server nor the `exp` of a JWT says.
@@ -154,6 +156,7 @@ class TokenProvider:
         audience: str | None = None,
         extra_parameters: Mapping[str, str] | None = None,
         token_request_headers: Mapping[str, Source] | None = None,
+        insecure_hosts: Sequence[str] = (),
         name: str | None = None,
         refresh_ahead: float = 60.0,
         default_lifetime: float = 3600.0,
@@ -206,6 +209,7 @@ class TokenProvider:
             audience=audience,
             extra_parameters=extra_parameters,
             token_request_headers=token_request_headers,
+            insecure_hosts=insecure_hosts,
             token_endpoint_auth_method=token_endpoint_auth_method,
             assertion_audience=assertion_audience,
             discovery=discovery,
@@ -384,6 +388,11 @@ class TokenProvider:
     def origins(self) -> tuple[str, ...]:
         """The only origins the token may be sent to, empty where neither `mcp_url` nor `resource` tells them."""
         return self._requester.config.origins
+
+    @property
+    def insecure_hosts(self) -> frozenset[str]:
+        """The private hosts that the token may be sent to without TLS."""
+        return self._requester.config.insecure_hosts
 
     @property
     def mcp_url(self) -> str | None:

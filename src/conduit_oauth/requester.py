@@ -272,7 +272,7 @@ class Requester:
 
     def _widened(self, sender: Sender, found: Discovery, step_up: StepUp) -> Discovery:
         """`found`, with the scope that a resource publishes beside the one that was asked for before."""
-        scopes = resource_scopes(step_up.url, step_up.resource_metadata, [])
+        scopes = resource_scopes(step_up.url, step_up.resource_metadata, self.locator.search())
         if found.resource is not None and step_up.resource_metadata is None and step_up.url == self.config.mcp_url:
             published = found.resource.scopes
         else:

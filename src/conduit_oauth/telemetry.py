@@ -25,6 +25,7 @@ from ._version import __version__
 from .clock import elapsed
 from .errors import OAuthError, TokenRequestError
 from .events import Event
+from .refusals import REGISTERED_ERRORS
 
 _NAME = "conduit_oauth"
 
@@ -102,7 +103,10 @@ class Telemetry:
 
 
 def kind_of(error: OAuthError) -> str:
-    """The `error.type` of a failure: the server's error code or status, else the class."""
+    """The `error.type` of a failure: the server's error code, where an RFC has it, or its status, else the class.
+
+    Any other code would be a series of its own: a server could make as many as it likes.
+    """
     if isinstance(error, TokenRequestError):
-        return error.error or str(error.status)
+        return error.error if error.error in REGISTERED_ERRORS else str(error.status)
     return type(error).__name__

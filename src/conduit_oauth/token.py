@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 EARLIEST = 0.25
+# Seconds between two questions for a server that gives the same token until it ends.
+REPEAT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,16 @@ class AccessToken:
         """
         window = self.expires_at - self.refresh_at
         return replace(self, refresh_at=self.refresh_at - jitter * EARLIEST * window)
+
+    def given_again(self, before: AccessToken, now: float) -> AccessToken:
+        """This token, where the server gave it `before`: another one may come at half of what is left of it.
+
+        Both moments of its end are early by what the answer took and by a part of a second, so the later one is right.
+        """
+        expires_at = max(self.expires_at, before.expires_at)
+        return replace(
+            self, refresh_at=min(expires_at, now + max(REPEAT, (expires_at - now) / 2)), expires_at=expires_at
+        )
 
 
 NO_TOKEN = AccessToken("", -math.inf, -math.inf)

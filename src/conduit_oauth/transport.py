@@ -114,6 +114,8 @@ class Transport:
         """Our client by `proxy`, made anew where the files of TLS changed: a connection keeps what it had."""
         if self._injected is not None:
             return self._injected
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
         import httpx2
 
         from .network import bounded
@@ -132,7 +134,11 @@ class Transport:
                     # Each connection has a thread of its caller's: a limit would only let one server starve another.
                     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
                     via = None if proxy is None else proxy.for_httpx2()
-                    client = bounded(httpx2.Client(verify=verify, limits=limits, proxy=via, trust_env=False))
+                    # One session at a server would tie the clients together that share these connections.
+                    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+                    client = bounded(
+                        httpx2.Client(verify=verify, limits=limits, proxy=via, cookies=cookies, trust_env=False)
+                    )
                 self._clients[proxy] = client
             return self._clients[proxy]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection
 from urllib.parse import SplitResult, urlsplit
 
 from .errors import ConfigurationError
@@ -41,12 +42,18 @@ def parse_url(url: object, field: str) -> SplitResult:
     return parts
 
 
-def parse_secure_url(url: object, field: str) -> SplitResult:
-    """As `parse_url`, and the URL is https, or http on a loopback host (RFC 6749 §3.2, RFC 6750 §5.3)."""
+def parse_secure_url(url: object, field: str, insecure_hosts: Collection[str] = ()) -> SplitResult:
+    """As `parse_url`, and the URL is https, or http on a loopback host (RFC 6749 §3.2, RFC 6750 §5.3).
+
+    `insecure_hosts` are further hosts that may be reached without TLS, by the user's word.
+    """
     parts = parse_url(url, field)
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+    host = parts.hostname or ""
+    if parts.scheme == "http" and not is_loopback(host) and host not in insecure_hosts:
         raise ConfigurationError(
-            field, f"is plain http to {parts.hostname}", "Use https: only a loopback host may be reached without TLS."
+            field,
+            f"is plain http to {host}",
+            "Use https: only a loopback host, and a private one in insecure_hosts, may be reached without TLS.",
         )
     return parts
 

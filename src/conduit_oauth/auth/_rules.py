@@ -38,7 +38,7 @@ class Destinations:
         destination = scheme, authority
         if (judged := self._judged.get(destination)) is not None:
             return judged
-        origin = origin_of(parse_secure_url(f"{scheme}://{authority}", "request URL"))
+        origin = origin_of(parse_secure_url(f"{scheme}://{authority}", "request URL", self._provider.insecure_hosts))
         origins = self._provider.origins
         if origins and origin not in origins:
             raise ConfigurationError(

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ..discovery import Finding, discover_any
+from ..discovery import Search, discover_any
 from ..errors import (
     ConfigurationError,
     DiscoveryError,
@@ -78,18 +78,18 @@ def discover(
     conduit-oauth discover https://login.example/realms/machines
     """
     transport = Transport()
-    findings: list[Finding] = []
+    search = Search()
     found = None
     try:
         with busy("Reading metadata"):
-            found = drive(discover_any(url, findings), transport, 10.0)
+            found = drive(discover_any(url, search), transport, 10.0)
     finally:
         transport.close()
         if as_json:
-            steps = [dataclasses.asdict(finding) for finding in findings]
+            steps = [dataclasses.asdict(finding) for finding in search.findings]
             plain(json.dumps({"url": url, "steps": steps, "found": found and dataclasses.asdict(found)}, indent=2))
-        elif findings:
-            out.print(discovery_tree(url, findings, found))
+        elif search.findings:
+            out.print(discovery_tree(url, search.findings, found))
 
 
 @app.command()

@@ -18,7 +18,6 @@ from ..auth._rules import Destinations
 from ..client_auth import is_changed_by_basic
 from ..clock import elapsed
 from ..credentials import Credentials, read_key, read_text
-from ..discovery import Finding
 from ..errors import ConfigurationError, OAuthError, clean, mask
 from ..formats import token_type
 from ..grant import Request, Response
@@ -100,15 +99,19 @@ def _examine(options: Options, url: str | None) -> Checks:
         tried: set[str] = set()
         yield from _check_ways(requester, provider, [requester.locator.target], tried)
         if requester.locator.token_endpoint is None:
-            findings: list[Finding] = []
-            steps = requester.locator.discovery(findings)
+            search = requester.locator.search()
+            steps = requester.locator.discovery(search)
             try:
                 with busy("Reading metadata"):
                     found = drive(steps, requester.transport, requester.attempt_timeout)
             except OAuthError as error:
                 yield of_discovery(error)
                 return
-            where = f"asked {len(findings)} locations" if found.server else "nothing is published; derived from the URL"
+            where = (
+                f"asked {len(search.findings)} locations"
+                if found.server
+                else "nothing is published; derived from the URL"
+            )
             yield good("discovery", f"the token endpoint is {found.token_endpoint} ({where})")
             yield from _check_ways(requester, provider, [found.token_endpoint], tried)
         with busy("Waiting for a token"):

@@ -11,7 +11,7 @@ from joserfc import jws, jwt
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import KeySet
 
-from ..discovery import discover_issuer
+from ..discovery import Search, discover_issuer
 from ..errors import ConfigurationError, DiscoveryError, OAuthError, mask
 from ..grant import Request, parse_json_object
 from ..jose import Algorithms
@@ -98,7 +98,7 @@ def _published_keys(issuer: str) -> tuple[str, dict[str, Any]]:
     """Where the keys of `issuer` are, and the document that holds them."""
     transport = Transport()
     try:
-        found = drive(discover_issuer(issuer, []), transport, _TIMEOUT)
+        found = drive(discover_issuer(issuer, Search()), transport, _TIMEOUT)
         jwks_uri = found.server.endpoint("jwks_uri", mtls=False) if found.server else None
         if jwks_uri is None:
             raise DiscoveryError(
