@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from conduit_oauth import TokenProvider
 from conduit_oauth.testing import AuthorizationServer
 from conduit_oauth.tier import LOCAL
+from tests.leaks import Traces
 from tests.resource_server import ResourceServer
 
 COMMAND = Path(sys.executable).with_name("conduit-oauth")
@@ -69,6 +71,24 @@ def said() -> Iterator[Said]:
 
 
 MakeProvider = Callable[..., TokenProvider]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where this run makes its temporary files, and no other run does."""
+    folder = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setenv("TMPDIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(temporary_folder: Path) -> Iterator[None]:
+    traces = Traces(temporary_folder, Path.cwd())
+    yield
+    left = traces.left()
+    assert not left, "\n".join(left)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,8 @@ from .refusals import REGISTERED_ERRORS, UNKNOWN, Asked, explain
 Form = list[tuple[str, str]]
 ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 §3
 
+# More than any server takes in a header.
+_LONGEST_TOKEN = 65_536
 _ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")  # RFC 6749 A.12, less the blank: it goes into a header
 # RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
@@ -71,7 +73,7 @@ class Grant:
 
 def is_scope(text: str) -> bool:
     """Whether `text` is a scope as the protocol spells it (RFC 6749 §3.3)."""
-    return _SCOPE.fullmatch(text) is not None
+    return len(text) <= _LONGEST_TOKEN and _SCOPE.fullmatch(text) is not None
 
 
 def client_credentials_form(parameters: Iterable[tuple[str, str]]) -> Form:
@@ -183,6 +185,8 @@ def _access_token(url: str, body: dict[str, Any], token_type: str) -> str:
     token = body.get("access_token")
     if not isinstance(token, str) or not token:
         raise InvalidTokenResponse(url, "access_token", "is missing, empty or not a string")
+    if len(token) > _LONGEST_TOKEN:
+        raise InvalidTokenResponse(url, "access_token", f"is longer than {_LONGEST_TOKEN} characters")
     if not _ACCESS_TOKEN.fullmatch(token):
         raise InvalidTokenResponse(url, "access_token", "has a character that RFC 6749 does not allow in a token")
     kind = body.get("token_type")

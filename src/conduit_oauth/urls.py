@@ -9,6 +9,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from .errors import ConfigurationError
 
+# In characters; no server takes a longer one.
+_LONGEST = 8192
 # Parsers disagree about these, and a URL that two parsers read differently is how secrets reach the wrong host.
 _AMBIGUOUS = re.compile(r"[^\x21-\x7e]|\\")
 # A name or an address of version 4, or one of version 6 in brackets, and a port: urlsplit takes more than that.
@@ -21,6 +23,8 @@ def parse_url(url: object, field: str) -> SplitResult:
     advice = "Give an absolute URL such as https://gateway.example/servers/42/mcp."
     if not isinstance(url, str) or not url:
         raise ConfigurationError(field, "is missing or empty", advice)
+    if len(url) > _LONGEST:
+        raise ConfigurationError(field, f"is longer than {_LONGEST} characters", advice)
     if _AMBIGUOUS.search(url):
         raise ConfigurationError(
             field,

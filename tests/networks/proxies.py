@@ -119,7 +119,8 @@ class Squid:
 @contextmanager
 def squid(hosts: str, credentials: tuple[str, str] | None = None) -> Iterator[Squid]:
     """A forward proxy that knows `hosts` as 127.0.0.1; with `credentials` it wants them."""
-    with tempfile.TemporaryDirectory(prefix="squid-") as name:
+    # It runs as a user of its own, who does not come to pytest's folders.
+    with tempfile.TemporaryDirectory(prefix="squid-", dir="/tmp") as name:
         yield from _squid(Path(name), hosts, credentials)
 
 

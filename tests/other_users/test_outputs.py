@@ -43,7 +43,7 @@ class Machine:
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     # Others do not come to what pytest makes for root.
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         yield Machine(Path(folder))
 
 

@@ -1,0 +1,139 @@
+"""Each regular expression of the package, on the worst of the largest texts that it can see: at most 10 ms."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import pkgutil
+import re
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import conduit_oauth
+from conduit_oauth.challenge import MAX_LENGTH, parse_challenges
+from conduit_oauth.errors import mask, redact
+
+LIMIT = 0.010
+# How each is used, and the largest text that it sees: a header has no more than httpcore2 takes, a page what is cut of
+# it, a text of an answer what the answer may have.
+HEADER = 102_400
+URL = 8192
+TOKEN = 65_536
+USES: dict[str, tuple[str, int]] = {
+    "challenge._ESCAPED": ("sub", MAX_LENGTH),
+    "challenge._PARAMETER": ("match", MAX_LENGTH),
+    "challenge._SCHEME": ("match", MAX_LENGTH),
+    "challenge._SEPARATOR": ("match", MAX_LENGTH),
+    "challenge._TOKEN68": ("match", MAX_LENGTH),
+    "cli.diagnosis._TITLE": ("search", 4096),
+    "config._ABSOLUTE_URI": ("match", HEADER),
+    "config._HEADER_NAME": ("match", HEADER),
+    "config._WELL_KNOWN": ("search", HEADER),
+    "discovery._SUFFIX": ("search", HEADER),
+    "dpop._NONCE": ("fullmatch", HEADER),
+    "errors._BASE64": ("findall", 8192),
+    "errors._CONTROL": ("sub", 8192),
+    "errors._TELLING": ("search", 8192),
+    "errors._TOKEN_LIKE": ("sub", 8192),
+    "errors._URL_PART": ("sub", 8192),
+    "grant._ACCESS_TOKEN": ("fullmatch", TOKEN),
+    "grant._NUMBER": ("fullmatch", 1 << 20),
+    "grant._SCOPE": ("fullmatch", TOKEN),
+    "metadata._MAX_AGE": ("search", HEADER),
+    "proxies._HOST_AND_PORT": ("fullmatch", HEADER),
+    "proxies._SCHEME": ("match", HEADER),
+    "urls._AMBIGUOUS": ("search", URL),
+    "urls._AUTHORITY": ("fullmatch", URL),
+}
+PIECES = [
+    "a",
+    "A1",
+    "0",
+    " ",
+    "\t",
+    ",",
+    "=",
+    '"',
+    "\\",
+    '\\"',
+    "a=",
+    'a="',
+    "a ,",
+    "a=b,",
+    ", ",
+    "%",
+    "/",
+    "?",
+    "&",
+    "@",
+]
+PIECES += [
+    "http://",
+    "https://a/",
+    "a" * 20 + "/",
+    "a" * 19 + " ",
+    ".",
+    "é",
+    "\n",
+    "<title>",
+    "max-age=",
+    ",max-age ",
+    "[",
+]
+PIECES += [":", "1:", "/mcp", "/.well-known/", "\0", "-", "+", "\u2028", "!a", "a!"]
+TAILS = ["", "!", '"', "\\", "=", ",", "\0", "a", "</title>", "@"]
+
+
+def patterns() -> dict[str, re.Pattern[str]]:
+    found: dict[str, re.Pattern[str]] = {}
+    for module in pkgutil.walk_packages(conduit_oauth.__path__, "conduit_oauth."):
+        if module.name.endswith("__main__"):
+            continue
+        loaded = importlib.import_module(module.name)
+        for name, value in vars(loaded).items():
+            if isinstance(value, re.Pattern):
+                found[f"{module.name.removeprefix('conduit_oauth.')}.{name}"] = value
+    return found
+
+
+PATTERNS = patterns()
+
+
+def worst_texts(size: int) -> Iterator[str]:
+    for piece, tail in itertools.product(PIECES, TAILS):
+        yield (piece * (size // len(piece) + 1))[: size - len(tail)] + tail
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of this thread alone: what else the machine does counts for nothing. The best of three, once it is slow."""
+    best = LIMIT * 2
+    for _ in range(3):
+        begun = time.thread_time()
+        work()
+        best = min(best, time.thread_time() - begun)
+        if best < LIMIT / 2:
+            break
+    return best
+
+
+def test_each_pattern_has_its_use() -> None:
+    assert sorted(PATTERNS) == sorted(USES)
+
+
+@pytest.mark.parametrize("name", USES)
+def test_no_pattern_takes_long(name: str) -> None:
+    method, size = USES[name]
+    used = getattr(PATTERNS[name], method)
+    work = (lambda text: used("", text)) if method == "sub" else used
+    for text in worst_texts(size):
+        assert seconds(lambda text=text: work(text)) < LIMIT, (text[:40], text[-5:])
+
+
+@pytest.mark.parametrize(
+    "reads", [parse_challenges, lambda text: mask(text, ["secret-text"]), lambda text: redact(text, ["secret-text"])]
+)
+def test_what_reads_a_servers_text_does_not_take_long_either(reads: Callable[[str], object]) -> None:
+    for text in worst_texts(HEADER):
+        assert seconds(lambda text=text: reads(text)) < LIMIT * 5, (text[:40], text[-5:])

@@ -1,0 +1,58 @@
+"""What a test leaves behind: threads, processes and files. Each is a fault of the product or of the test."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+# A thread that was told to end needs a moment to do so.
+_PATIENCE = 10.0
+
+
+class Traces:
+    """What there is now of this process, and of `folders`."""
+
+    def __init__(self, *folders: Path) -> None:
+        self._folders = folders
+        self._threads = set(sys._current_frames())
+        self._processes = _children()
+        self._files = self._listed()
+
+    def left(self) -> list[str]:
+        """What there is more by now."""
+        give_up_at = time.monotonic() + _PATIENCE
+        while (found := self._found()) and time.monotonic() < give_up_at:
+            # Neither a thread of `_thread` nor a process of somebody's child can be waited for.
+            time.sleep(0.01)
+        return found
+
+    def _found(self) -> list[str]:
+        named = {thread.ident: thread.name for thread in threading.enumerate()}
+        found = [
+            f"thread {named.get(ident, 'without a name')}: {''.join(traceback.format_stack(frame)[-2:])}"
+            for ident, frame in sys._current_frames().items()
+            if ident not in self._threads
+        ]
+        found += [f"process {pid}: {_command(pid)}" for pid in _children() - self._processes]
+        return found + [f"file {path}" for path in sorted(self._listed() - self._files)]
+
+    def _listed(self) -> set[Path]:
+        return {path for folder in self._folders for path in folder.iterdir() if path.name != "__pycache__"}
+
+
+def _children() -> set[int]:
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in _read(task / "children").split()}
+
+
+def _command(pid: int) -> str:
+    return _read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # it is gone
+        return ""
