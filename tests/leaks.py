@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
 import traceback
 from pathlib import Path
 
-# A thread that was told to end needs a moment to do so.
-_PATIENCE = 10.0
+# A thread that was told to end needs a moment to do so, and trio keeps an idle one for ten seconds.
+_PATIENCE = 15.0
+# Processes of the whole run, which fixtures of the session started.
+OF_THE_SESSION: set[int] = set()
 
 
 class Traces:
@@ -23,6 +26,8 @@ class Traces:
 
     def left(self) -> list[str]:
         """What there is more by now."""
+        # A provider that a test only dropped ends with its collection.
+        gc.collect()
         give_up_at = time.monotonic() + _PATIENCE
         while (found := self._found()) and time.monotonic() < give_up_at:
             # Neither a thread of `_thread` nor a process of somebody's child can be waited for.
@@ -36,7 +41,7 @@ class Traces:
             for ident, frame in sys._current_frames().items()
             if ident not in self._threads
         ]
-        found += [f"process {pid}: {_command(pid)}" for pid in _children() - self._processes]
+        found += [f"process {pid}: {_command(pid)}" for pid in _children() - self._processes - OF_THE_SESSION]
         return found + [f"file {path}" for path in sorted(self._listed() - self._files)]
 
     def _listed(self) -> set[Path]:

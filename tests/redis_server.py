@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 
 def free_port() -> int:
@@ -34,7 +36,7 @@ class RedisServer:
 
     @property
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port)
+        return redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0))
 
     def start(self) -> Self:
         command = [*self.command, "--port", str(self.port), "--bind", "127.0.0.1"]
@@ -53,6 +55,11 @@ class RedisServer:
                 assert time.monotonic() < deadline, log.read_text()
                 assert self._process.poll() is None, log.read_text()
                 time.sleep(0.005)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -345,6 +345,7 @@ def test_closing_wakes_those_who_wait(authorization_server: AuthorizationServer,
             await waiting
 
     asyncio.run(main())
+    authorization_server.release()
 
 
 @pytest.mark.parametrize("run", [asyncio.run, lambda main: trio.run(lambda: main)])

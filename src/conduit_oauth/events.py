@@ -7,6 +7,7 @@ raises is logged and goes no further.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -53,4 +54,4 @@ def observe(observer: Observer | None, event: Event) -> None:
         try:
             observer(event)
         except Exception:  # an observer's fault must not become a caller's
-            logger.exception("observer_failed event=%s", event.name)
+            logger.error("observer_failed event=%s\n%s", event.name, traceback.format_exc())

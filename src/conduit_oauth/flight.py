@@ -12,6 +12,7 @@ import _thread
 import logging
 import math
 import threading
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,8 @@ class Flight:
             self._attempt_until_landed(share, gate)
             crashed = False
         except Exception as error:  # a fault of ours: those who wait are told, and do not start the next at once
-            logger.exception("token_flight_crashed name=%s", control.name)
+            # Its words only: a record with frames keeps what is in them, secrets and the store's thread.
+            logger.error("token_flight_crashed name=%s\n%s", control.name, traceback.format_exc())
             broken = OAuthError(
                 f"{control.requester.locator.target}: broke down with {type(error).__name__}. Report this."
             )

@@ -10,6 +10,7 @@ import heapq
 import logging
 import math
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -186,7 +187,7 @@ class Supervisor:
             wake, pause = self._tend_all()
             return wake, min(pause, self._look(), self._look_at_credentials())
         except Exception:  # a fault of ours: the supervision goes on
-            logger.exception("supervision_failed")
+            logger.error("supervision_failed\n%s", traceback.format_exc())
             return self._wake, RESTART_BASE
 
     def _look_at_credentials(self) -> float:

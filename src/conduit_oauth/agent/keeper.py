@@ -11,6 +11,7 @@ import logging
 import queue
 import subprocess
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -166,7 +167,7 @@ class Agent:
             try:
                 job()
             except Exception:  # a fault of ours with one provider: the others go on
-                logger.exception("agent_failed")
+                logger.error("agent_failed\n%s", traceback.format_exc())
 
     def _look_at_later(self, name: str, moment: float) -> None:
         if self._due.get(name) != moment:

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -163,7 +164,7 @@ class Door:
             # By the client, who wants no answer any more, or by the end.
             raise
         except Exception as error:  # a fault of ours must not leave the client waiting
-            logger.exception("a request failed")
+            logger.error("a request failed\n%s", traceback.format_exc())
             await self._refuse(request_id, _INTERNAL_ERROR, f"the bridge failed ({type(error).__name__})")
         finally:
             self._asked.pop((type(request_id), request_id), None)

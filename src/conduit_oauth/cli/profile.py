@@ -38,6 +38,7 @@ _SETTINGS = (
     "store",
     "token_endpoint_auth_method",
     "dpop",
+    "ca_file",
     "timeout",
 )
 _WHERE = frozenset({"token_endpoint", "mcp_url", "issuer"})

@@ -192,7 +192,9 @@ class RedisStore:
             if not self._closed.is_set():
                 return work()
         except (redis.RedisError, OSError) as error:
-            raise StoreError(f"{type(error).__name__}: {error}") from None
+            said = f"{type(error).__name__}: {error}"
+            _drop_frames(error)
+            raise StoreError(said) from None
         except ValueError:  # what redis-py raises where another thread closes the connection that this one reads from
             if not self._closed.is_set():
                 raise
@@ -222,6 +224,13 @@ class RedisStore:
             return [(key.decode(), Entry(floor=int(floor)))]
         fence, remaining, value = written
         return [(key.decode(), Entry(value, int(fence), int(remaining) / 1000, floor=int(floor)))]
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    """Frames of redis-py hold the error that holds them: by it they would keep our thread until a collection."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def _behind_sentinels(netloc: str, path: str, limits: dict[str, Any], *, tls: bool) -> redis.Redis:
