@@ -8,12 +8,26 @@ PEERS := tests/interop/node_modules/.package-lock.json
 SERVERS := tests/interop/servers/node_modules/.package-lock.json
 DEBIAN := ca-certificates chromium curl glewlwyd haproxy libio-string-perl liblemonldap-ng-portal-perl \
 	libplack-perl libstring-random-perl nginx-light redis-server squid systemd
+NEEDS := .venv/ready .venv/langchain/ready .venv/servers/ready $(PEERS) $(SERVERS) debian
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: debian test lint demo chaos scale soak bench bench-bridge pictures docs dist sbom conformance servers fuzz format lock clean
+.PHONY: debian test stable test-all mutants lint demo chaos scale soak bench bench-bridge pictures docs dist sbom conformance servers fuzz format lock clean
 
-test: .venv/ready .venv/langchain/ready .venv/servers/ready $(PEERS) $(SERVERS) debian
+# Four at once on two cores: most of them wait for a server. Each run has another order, by the seed that it prints.
+test: $(NEEDS)
 	$(RUN)/pytest -n 4 --dist worksteal
+
+# Ten runs in a row, with every core busy beside them.
+stable: $(NEEDS)
+	$(RUN)/python -m tests.stable
+
+# On each Python that is installed, and with the lowest and the highest version of each dependency.
+test-all: $(NEEDS)
+	$(RUN)/python -m tests.everywhere
+
+# Changes the code in small ways, and names each change that no test notices.
+mutants: .venv/ready .venv/mutants/ready
+	$(RUN)/python -m tests.mutants $(MODULES)
 
 lint: .venv/ready
 	$(RUN)/ruff check .
@@ -64,6 +78,7 @@ lock: $(UV)
 	$(UV) $(COMPILE) --upgrade --all-extras --group fuzz -o requirements/fuzz.lock
 	$(UV) $(COMPILE) --upgrade --group langchain -o requirements/langchain.lock
 	$(UV) $(COMPILE) --upgrade --group servers -o requirements/servers.lock
+	$(UV) $(COMPILE) --upgrade --group mutants -o requirements/mutants.lock
 	$(UV) $(COMPILE) --upgrade --group sbom -o requirements/sbom.lock
 
 $(UV):

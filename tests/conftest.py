@@ -21,6 +21,25 @@ COMMAND = Path(sys.executable).with_name("conduit-oauth")
 pytest_plugins = ["pytester"]
 
 
+# What tools keep for the next run.
+CACHES = {".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__"}
+_FILES = pytest.StashKey[set[str]]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[_FILES] = {path.name for path in session.config.rootpath.iterdir()}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # By the run as a whole: of what one worker finds there, it cannot tell whose it is.
+    if hasattr(session.config, "workerinput"):
+        return
+    found = {path.name for path in session.config.rootpath.iterdir()}
+    if left := sorted(found - session.config.stash[_FILES] - CACHES):
+        print(f"\nThe tests left behind: {', '.join(left)}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 class FakeClock:
     """A clock that stands still until it is told to move."""
 
@@ -85,7 +104,7 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind(temporary_folder: Path) -> Iterator[None]:
-    traces = Traces(temporary_folder, Path.cwd())
+    traces = Traces(temporary_folder)
     yield
     left = traces.left()
     assert not left, "\n".join(left)

@@ -16,10 +16,10 @@ OF_THE_SESSION: set[int] = set()
 
 
 class Traces:
-    """What there is now of this process, and of `folders`."""
+    """What there is now of this process, and in `folder`."""
 
-    def __init__(self, *folders: Path) -> None:
-        self._folders = folders
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._threads = set(sys._current_frames())
         self._processes = _children()
         self._files = self._listed()
@@ -45,7 +45,7 @@ class Traces:
         return found + [f"file {path}" for path in sorted(self._listed() - self._files)]
 
     def _listed(self) -> set[Path]:
-        return {path for folder in self._folders for path in folder.iterdir() if path.name != "__pycache__"}
+        return set(self._folder.iterdir())
 
 
 def _children() -> set[int]:
