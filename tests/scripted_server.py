@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,7 +36,7 @@ class Asked(BaseHTTPRequestHandler):
 class ScriptedServer(AbstractContextManager["ScriptedServer"]):
     """`seen` has the path, the headers (in lower case) and the form of each request."""
 
-    def __init__(self, script: Callable[[Asked], object]) -> None:
+    def __init__(self, script: Callable[[Asked], object], host: str = "127.0.0.1") -> None:
         self.seen: list[tuple[str, dict[str, str], dict[str, list[str]]]] = []
         outer = self
 
@@ -48,10 +49,13 @@ class ScriptedServer(AbstractContextManager["ScriptedServer"]):
 
             do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        self._server = Server((host, 0), Handler)
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign, assignment]
         self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
         self._serving = serving(self._server)
 
     def __enter__(self) -> Self:

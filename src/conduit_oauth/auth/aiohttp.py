@@ -32,7 +32,7 @@ class TokenAuth:
             # Stripped once, stripped for the rest of the chain, even where it leads back.
             _foreign_hop.set(_redirect_target(response))
             return response
-        origin = self._destinations.check(request.url.scheme, request.url.authority)
+        origin = self._destinations.check(request.url.scheme, request.url.raw_authority)
         presentation = Presentation(self._destinations, origin, request.method, request.url)
         while True:
             request.headers.update(presentation.headers(await presentation.provider.get_token_async()))

@@ -1,0 +1,122 @@
+"""IPv6 literals in every adapter and in the bridge; errors that tell which phase took how long."""
+
+from __future__ import annotations
+
+import re
+import signal
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from conduit_oauth import TokenProvider, TransportError
+from tests.bridge.conftest import Bridge
+from tests.certificates import issue
+from tests.conftest import COMMAND
+from tests.scripted_server import Asked, ScriptedServer
+from tests.test_auth import SENDERS
+from tests.test_transport import raw_server
+
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+def answer(asked: Asked) -> None:
+    if asked.path == "/token":
+        asked.answer({"access_token": "good-token", "token_type": "Bearer", "expires_in": 3600})
+    else:
+        asked.answer({"jsonrpc": "2.0", "id": 1, "result": {}})
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer(answer, "::1") as server:
+        yield server
+
+
+@pytest.mark.parametrize("sender", SENDERS)
+def test_an_address_of_version_6_in_each_adapter(sender: str, server: ScriptedServer) -> None:
+    found = {"token_endpoint": f"{server.url}/token", "mcp_url": f"{server.url}/mcp"}
+    with TokenProvider("me", "secret", **found) as provider:  # type: ignore[arg-type]
+        assert SENDERS[sender](provider, "GET", f"{server.url}/mcp").status == 200
+    assert server.seen[-1][1]["authorization"] == "Bearer good-token"
+
+
+def test_an_address_of_version_6_in_the_bridge(server: ScriptedServer, tmp_path: Path) -> None:
+    environment = {
+        "HOME": str(tmp_path),
+        "CONDUIT_OAUTH_CLIENT_ID": "me",
+        "CONDUIT_OAUTH_CLIENT_SECRET": "secret",
+        "CONDUIT_OAUTH_STORE": "memory:",
+    }
+    found = "--token-endpoint", f"{server.url}/token", "--mcp-url", f"{server.url}/mcp"
+    bridge = Bridge(environment, "--listen", "[::1]:0", "--no-local-token", *found)
+    try:
+        assert httpx2.post(bridge.url, json=PING).json()["result"] == {}
+    finally:
+        bridge.stop(signal.SIGTERM)
+
+
+def failure(url: str, timeout: float) -> str:
+    with TokenProvider("me", "secret", token_endpoint=url, timeout=timeout) as provider:
+        with pytest.raises(TransportError) as caught:
+            provider.get_token()
+        return str(caught.value)
+
+
+def test_an_answer_that_does_not_come_is_said() -> None:
+    with raw_server() as url:
+        assert re.search(r"no whole answer within 0\.\d s \(answer 0\.\d+ s\)", failure(url, 1.0))
+
+
+def test_a_handshake_that_does_not_end_is_said() -> None:
+    with raw_server() as url:
+        assert re.search(r"no end of the TLS handshake .*TLS 0\.\d+ s", failure(url.replace("http:", "https:"), 1.0))
+
+
+def test_a_slow_handshake_has_the_time_of_the_request(tmp_path: Path) -> None:
+    issue(tmp_path, "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server-key.pem")
+    with ScriptedServer(answer) as server:
+        listener, go_on = server._server.socket, threading.Event()
+        accept = listener.accept
+
+        def slowly() -> object:
+            connection, address = accept()
+            # Longer than a connection may take.
+            go_on.wait(5.5)
+            return context.wrap_socket(connection, server_side=True), address
+
+        server._server.get_request = slowly  # type: ignore[method-assign, assignment]
+        url = f"https://127.0.0.1:{server.port}/token"
+        with TokenProvider("me", "s", token_endpoint=url, ca_file=tmp_path / "server.pem", timeout=30) as provider:
+            assert provider.get_token() == "good-token"
+
+
+def test_request_to_a_mute_server_says_what_it_waits_for(tmp_path: Path, server: ScriptedServer) -> None:
+    environment = {
+        "HOME": str(tmp_path),
+        "CONDUIT_OAUTH_CLIENT_ID": "me",
+        "CONDUIT_OAUTH_CLIENT_SECRET": "secret",
+        "CONDUIT_OAUTH_STORE": "memory:",
+        "CONDUIT_OAUTH_TOKEN_ENDPOINT": f"{server.url}/token",
+        "COLUMNS": "200",
+    }
+    with raw_server() as url:
+        begun = time.monotonic()
+        done = subprocess.run(
+            [COMMAND, "request", "GET", url, "--resource", url, "--wait", "0.5"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 4
+    assert "no whole answer within 0.5 s (answer 0.5 s)" in done.stderr
+    assert time.monotonic() - begun < 30
