@@ -7,12 +7,24 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # A thread that was told to end needs a moment to do so, and trio keeps an idle one for ten seconds.
 _PATIENCE = 15.0
-# Processes of the whole run, which fixtures of the session started.
-OF_THE_SESSION: set[int] = set()
+# Threads and processes that live longer than the test that first needed them.
+_lasting_threads: set[int] = set()
+_lasting_processes: set[int] = set()
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """What is started here stays until the fixture that does so ends it."""
+    threads, processes = set(sys._current_frames()), _children()
+    yield
+    _lasting_threads.update(set(sys._current_frames()) - threads)
+    _lasting_processes.update(_children() - processes)
 
 
 class Traces:
@@ -39,9 +51,9 @@ class Traces:
         found = [
             f"thread {named.get(ident, 'without a name')}: {''.join(traceback.format_stack(frame)[-2:])}"
             for ident, frame in sys._current_frames().items()
-            if ident not in self._threads
+            if ident not in self._threads | _lasting_threads
         ]
-        found += [f"process {pid}: {_command(pid)}" for pid in _children() - self._processes - OF_THE_SESSION]
+        found += [f"process {pid}: {_command(pid)}" for pid in _children() - self._processes - _lasting_processes]
         return found + [f"file {path}" for path in sorted(self._listed() - self._files)]
 
     def _listed(self) -> set[Path]:

@@ -56,11 +56,6 @@ class RedisServer:
                 assert self._process.poll() is None, log.read_text()
                 time.sleep(0.005)
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)

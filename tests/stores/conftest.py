@@ -8,7 +8,7 @@ import pytest
 from conduit_oauth import TokenProvider
 from conduit_oauth.stores import TokenStore, open_store
 from conduit_oauth.stores.memory import MemoryStore
-from tests.leaks import OF_THE_SESSION
+from tests.leaks import lasting
 from tests.redis_server import RedisServer
 
 # Another connection to the same store, as another process has it.
@@ -17,9 +17,11 @@ Open = Callable[[], TokenStore]
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        OF_THE_SESSION.add(server.pid)
-        yield server
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    with lasting():
+        server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -13,6 +13,7 @@ from tests.interop.servers.attempts import CAPABILITIES, Attempt, ShortfallError
 from tests.interop.servers.page import PAGE, page
 from tests.interop.servers.running import STARTERS, Server, make_keys, running
 from tests.interop.servers.table import FACTS
+from tests.leaks import lasting
 
 
 class Fleet:
@@ -30,7 +31,8 @@ class Fleet:
         if name not in self._servers:
             folder = self._folder / str(len(self._servers))
             folder.mkdir()
-            self._servers[name] = self._stack.enter_context(running(name, folder, self._keys))
+            with lasting():
+                self._servers[name] = self._stack.enter_context(running(name, folder, self._keys))
         return self._servers[name]
 
 
