@@ -38,8 +38,9 @@ class Traces:
 
     def left(self) -> list[str]:
         """What there is more by now."""
-        # A provider that a test only dropped ends with its collection.
-        gc.collect()
+        if self._found():
+            # A provider that a test only dropped ends with its collection.
+            gc.collect()
         give_up_at = time.monotonic() + _PATIENCE
         while (found := self._found()) and time.monotonic() < give_up_at:
             # Neither a thread of `_thread` nor a process of somebody's child can be waited for.
