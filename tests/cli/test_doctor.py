@@ -335,6 +335,15 @@ def audience_differs(world: World) -> None:
     server.pages["/token"] = {**TOKEN, "access_token": f"eyJhbGciOiJub25lIn0.{payload}."}
 
 
+def resource_says_page(status: int, title: str) -> Callable[[World], None]:
+    page = f"<html><head><title>{title}</title></head></html>".encode()
+
+    def make(world: World) -> None:
+        world.gateway(**{"/mcp": (status, {"Content-Type": "text/html"}, page)})
+
+    return make
+
+
 def resource_says_in_its_body(world: World) -> None:
     resource_says(403)(world)
     body = b'{"error": "insufficient_scope", "scope": "admin"}'
@@ -429,6 +438,9 @@ CASES: dict[str, Callable[[World], None]] = {
     "scope-too-narrow": resource_says(403, WWW_Authenticate='Bearer error="insufficient_scope", scope="admin"'),
     "scope-too-narrow, by its body": resource_says_in_its_body,
     "forbidden": resource_says(403),
+    "forbidden, by a filter": resource_says_page(403, "Blocked by policy"),
+    "not-mcp": resource_says_page(200, "Log in"),
+    "client-certificate-wanted, by the resource": resource_says_page(400, "400 No required SSL certificate was sent"),
     "resource-moved": resource_says(307, Location="https://elsewhere.example/mcp"),
     "resource-in-trouble": resource_says(502),
     "resource-not-there": resource_says(404),
@@ -463,6 +475,10 @@ WORDS: dict[str, tuple[str, ...]] = {
     "answer-not-a-token, but a bearer token": ("does not bind tokens for this client",),
     "too-many-requests": ("Wait 7 s",),
     "audience-differs": ("https://other.example", "/mcp was asked for"),
+    "forbidden, by a filter": ("Blocked by policy", "a filter in front of the resource"),
+    "not-mcp": ("text/html", "a login page"),
+    "client-certificate-wanted, by the resource": ("No required SSL certificate", "client_certificate"),
+    "resource-moved": ("https://elsewhere.example/mcp",),
     "scope-too-narrow": ('scope = "read admin"',),
     "scope-too-narrow, by its body": ('scope = "read admin"', "insufficient_scope"),
 }

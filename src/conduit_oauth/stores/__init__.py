@@ -98,8 +98,9 @@ def open_store(url: str, timeout: float) -> TokenStore | None:
     """The store that a URL names; None for `memory:`, where each provider's own memory is all there is.
 
     `sqlite:` (in the platform's cache directory), `sqlite:///path`, `redis://`, `rediss://`, `valkey://`, `valkeys://`,
-    `redis+sentinel://host:port,host:port/service/db`, `redis+cluster://host:port`. `timeout` is what one flight may
-    wait for the store, in seconds. Raises `ConfigurationError`.
+    `redis+sentinel://host:port,host:port/service/db`, `redis+cluster://host:port`; those of Redis with
+    `?password_file=/path` or `?password_environment=NAME` in place of a password. `timeout` is what one flight may wait
+    for the store, in seconds. Raises `ConfigurationError`.
     """
     scheme = urlsplit(url).scheme.lower()
     try:

@@ -7,10 +7,11 @@ a cluster takes it. Writers announce what they did on a channel.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
+from pathlib import Path
 from typing import Any, TypeVar, cast
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -18,6 +19,7 @@ from redis.cluster import RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from ..credentials import Source, from_environment, read_text
 from ..errors import ConfigurationError
 from . import Entry, News, StoreError
 
@@ -86,6 +88,30 @@ return floor
 """
 
 
+_PASSWORD_SOURCES = ("password_file=", "password_environment=")
+
+
+class _Credentials(redis.CredentialProvider):
+    """The user of the URL, and a password that is somewhere else."""
+
+    def __init__(self, user: str | None, source: Source) -> None:
+        self._user = user
+        self._source = source
+        self.get_credentials()
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """What redis-py asks for at each connection. Raises `ConfigurationError`."""
+        password = read_text(self._source, "store password")
+        return (password,) if self._user is None else (self._user, password)
+
+
+def _password_source(parameters: Mapping[str, Sequence[str]]) -> Source | None:
+    if (file := parameters.get("password_file")) is not None:
+        return Path(file[0])
+    variable = parameters.get("password_environment")
+    return None if variable is None else from_environment(variable[0])
+
+
 class RedisStore:
     """A `TokenStore` in Redis or Valkey, through a redis-py client of any kind (single, Sentinel's, Cluster).
 
@@ -110,11 +136,16 @@ class RedisStore:
 
     @classmethod
     def from_url(cls, url: str, timeout: float) -> RedisStore:
-        """A store for a URL as redis-py takes it, `prefix=` among its parameters; Sentinel and Cluster by scheme."""
+        """A store for a URL as redis-py takes it; Sentinel and Cluster by scheme.
+
+        Of its parameters, ours are `prefix=`, and `password_file=/path` or `password_environment=NAME`, which is read
+        anew for each connection. Raises `ConfigurationError`.
+        """
         parts = urlsplit(url)
         parameters = parse_qs(parts.query, keep_blank_values=True)
         (prefix,) = parameters.pop("prefix", ["conduit-oauth"])
-        query = "&".join(part for part in parts.query.split("&") if not part.startswith("prefix="))
+        ours = ("prefix=", *_PASSWORD_SOURCES)
+        query = "&".join(part for part in parts.query.split("&") if not part.startswith(ours))
         scheme, _, kind = parts.scheme.partition("+")
         scheme = scheme.replace("valkey", "redis")
         # A flight asks twice at most before it goes on without: see `Tier.spent`.
@@ -125,10 +156,14 @@ class RedisStore:
             # Two commands fewer for each new connection, and no reading of redis-py's metadata.
             "driver_info": None,
         }
+        netloc = parts.netloc
+        if (source := _password_source(parameters)) is not None:
+            user, _, netloc = netloc.rpartition("@")
+            limits["credential_provider"] = _Credentials(unquote(user) or None, source)
         try:
             if kind == "sentinel":
-                return cls(_behind_sentinels(parts.netloc, parts.path, limits, tls=scheme == "rediss"), prefix)
-            plain = urlunsplit((scheme, parts.netloc, parts.path, query, ""))
+                return cls(_behind_sentinels(netloc, parts.path, limits, tls=scheme == "rediss"), prefix)
+            plain = urlunsplit((scheme, netloc, parts.path, query, ""))
             if kind == "cluster":
                 return cls(cast("Any", RedisCluster).from_url(plain, **limits), prefix)
             if kind:
@@ -195,6 +230,8 @@ class RedisStore:
             said = f"{type(error).__name__}: {error}"
             _drop_frames(error)
             raise StoreError(said) from None
+        except ConfigurationError as error:  # the password cannot be read any more
+            raise StoreError(str(error)) from None
         except ValueError:  # what redis-py raises where another thread closes the connection that this one reads from
             if not self._closed.is_set():
                 raise

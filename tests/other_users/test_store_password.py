@@ -1,0 +1,47 @@
+"""The password of a shared store is not in its URL, which settings, processes and logs show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conduit_oauth import ConfigurationError
+from conduit_oauth.credentials import public_environment
+from conduit_oauth.stores import StoreError, open_store
+from tests.conftest import MakeProvider, Said
+from tests.redis_server import RedisServer
+
+PASSWORD = "store-password-31"
+
+
+def test_it_is_read_from_a_file_or_a_variable(
+    make_provider: MakeProvider, said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "password").write_text(PASSWORD + "\n")
+    monkeypatch.setenv("CACHE_PASSWORD", PASSWORD)
+    with RedisServer(tmp_path, "--requirepass", PASSWORD) as server:
+        sources = f"password_file={tmp_path}/password", "password_environment=CACHE_PASSWORD&prefix=conduit-oauth"
+        users = f"default@127.0.0.1:{server.port}", f"127.0.0.1:{server.port}"
+        urls = [f"redis://{user}/0?{source}" for user in users for source in sources]
+        tokens = {make_provider(store=url, store_timeout=5.0).get_token() for url in urls}
+        # The same store for all of them, so the same token.
+        assert len(tokens) == 1
+        assert said.count("store_down") == 0
+        assert "CACHE_PASSWORD" not in public_environment()
+        (tmp_path / "password").write_text("another")
+        store = open_store(urls[0], 5.0)
+        assert store is not None
+        # Redis refuses the one that the file holds by now.
+        with pytest.raises(StoreError) as caught:
+            store.claim("key", 0, 0.0)
+        assert "another" not in str(caught.value)
+        (tmp_path / "password").write_text(PASSWORD)
+        assert store.claim("key", 0, 0.0).value is None
+        store.close()
+
+
+@pytest.mark.parametrize("source", ["password_file=/absent", "password_environment=CONDUIT_ABSENT"])
+def test_what_cannot_be_read_is_an_error_at_once(source: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"store password|CONDUIT_ABSENT"):
+        open_store(f"redis://127.0.0.1:1/0?{source}", 1.0)
