@@ -19,10 +19,10 @@ class Asked(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     form: dict[str, list[str]]
 
-    def answer(self, body: object = b"", status: int = 200, **headers: str) -> None:
+    def answer(self, body: object = b"", status: int = 200, kind: str = "application/json", **headers: str) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)

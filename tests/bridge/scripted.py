@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any, Self
 
+from tests.scripted_server import Asked
 from tests.threaded import serving
 
 VERSION = "2025-06-18"
 
 
-class Exchange(BaseHTTPRequestHandler):
-    """One request, and what it is answered with."""
-
-    protocol_version = "HTTP/1.1"
-
-    def answer(self, body: object = b"", status: int = 200, kind: str = "application/json", **headers: str) -> None:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(content)
+class Exchange(Asked):
+    """One request to the gateway, which may be answered by events."""
 
     def begin_events(self) -> None:
         self.close_connection = True
@@ -38,9 +27,6 @@ class Exchange(BaseHTTPRequestHandler):
         named = b"" if event_id is None else f"id: {event_id}\n".encode()
         self.wfile.write(named + b"data: " + data + b"\n\n")
         self.wfile.flush()
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 Script = Callable[[Exchange, dict[str, Any]], object]
