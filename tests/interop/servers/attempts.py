@@ -12,6 +12,7 @@ from conduit_oauth import DiscoveryError, TokenProvider
 from conduit_oauth.cli.inspection import read_jwt
 from tests.conftest import FakeClock
 from tests.interop.servers.running import ACCENTED, LIFETIME, LONG, ODD, SECRET, Server
+from tests.leaks import lasting
 
 RESOURCE = "https://api.example/v1"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
@@ -181,7 +182,8 @@ def restart(attempt: Attempt) -> None:
         waiting.start()
         while provider.state().counts.failures == 0:
             threading.Event().wait(0.005)
-        attempt.server.start()
+        with lasting():
+            attempt.server.start()
         waiting.join(30)
         assert len(got) == 1
 
