@@ -101,8 +101,17 @@ def child(*command: str | Path, environment: dict[str, str] | None = None, **opt
 def bridge(server: AuthorizationServer, url: str) -> Iterator[tuple[str, int]]:
     """The bridge before `url`: where it is, and its process id."""
     environment = {"CONDUIT_OAUTH_CLIENT_ID": server.client_id, "CONDUIT_OAUTH_CLIENT_SECRET": server.client_secret}
-    command = [Path(sys.executable).with_name("conduit-oauth"), "bridge", "--listen", "127.0.0.1:0", "--mcp-url", url]
-    command += ["--token-endpoint", server.token_endpoint(), "--resource", server.mcp_url(), "--store", "memory:"]
+    command = [Path(sys.executable).with_name("conduit-oauth"), "bridge", "--listen", "127.0.0.1:0", "--no-local-token"]
+    command += [
+        "--mcp-url",
+        url,
+        "--token-endpoint",
+        server.token_endpoint(),
+        "--resource",
+        server.mcp_url(),
+        "--store",
+        "memory:",
+    ]
     with child(*command, environment=environment, stderr=subprocess.PIPE) as process:
         yield process.stderr.readline().strip().removeprefix("Listening on "), process.pid
 

@@ -43,6 +43,7 @@ _OVERHEAD = 2048
 # Seconds for which an idle connection is used again, less than servers keep one (5 s and more). What could do its work
 # twice is not sent again, so it goes by connections that no server is about to close.
 _IDLE, _IDLE_FOR_EFFECTS = 4.0, 0.25
+_QUICKLY_PARSED = 1 << 16
 # Seconds until an answer begins: of what can be asked again, and of a tool that takes its time.
 _FIRST_BYTE, _FIRST_BYTE_OF_EFFECTS = 60.0, 600.0
 # Seconds after which a peer that acknowledges nothing is taken for gone, and between two probes of an idle one.
@@ -273,7 +274,8 @@ class Gateway:
 
     async def _begun(self, question: Question) -> aiohttp.ClientResponse:
         """The answer, once it begins. Raises what aiohttp does, and `TimeoutError`."""
-        repeatable = question.is_repeatable
+        # A large message is not parsed for that.
+        repeatable = len(question.content) <= _QUICKLY_PARSED and question.is_repeatable
         http = self._http if repeatable else self._http_for_effects
         async with asyncio.timeout(_FIRST_BYTE if repeatable else _FIRST_BYTE_OF_EFFECTS):
             return await http.request(
