@@ -219,8 +219,6 @@ def run() -> int:
     except KeyboardInterrupt:
         return 130
     except OAuthError as error:
-        # What could not be written is not written again at the end of the process.
-        sys.stdout = sys.__stdout__
         err.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
         err.out(str(error), highlight=False)
         return next(code for kind, code in EXIT_CODES if isinstance(error, kind))

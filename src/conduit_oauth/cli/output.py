@@ -43,10 +43,17 @@ class OutputError(OAuthError):
 
 
 class _Stdout(io.FileIO):
+    """Fails once. What is still buffered then is dropped, or the end of the process would fail over it again."""
+
+    _failed = False
+
     def write(self, data: Buffer) -> int:
+        if self._failed:
+            return memoryview(data).nbytes
         try:
             return super().write(data)
         except OSError as error:
+            self._failed = True
             raise OutputError("standard output", error) from None
 
 
