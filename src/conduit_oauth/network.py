@@ -6,6 +6,7 @@ A name with several addresses is reached by the first that answers (RFC 8305).
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import itertools
 import queue
@@ -144,11 +145,19 @@ def _looked_up(host: str, port: int, seconds: float | None) -> list[Any] | Excep
     if seconds is None or _is_address(host):
         ask()
     else:
-        threading.Thread(target=ask, name="conduit-oauth name", daemon=True).start()
+        _aside(ask)
     try:
         return answer.get(timeout=seconds)
     except queue.Empty:
         raise httpcore2.ConnectTimeout("the name is not resolved") from None
+
+
+def _aside(work: Callable[[], None]) -> None:
+    """Do it on a thread of its own; here, where there is none to be had: too many, or the interpreter ends."""
+    try:
+        threading.Thread(target=work, name="conduit-oauth-network", daemon=True).start()
+    except RuntimeError:
+        work()
 
 
 def _is_address(host: str) -> bool:
@@ -176,7 +185,7 @@ class _Race:
         try:
             while waiting or running:
                 if waiting:
-                    threading.Thread(target=self._try, args=(waiting.pop(0),), daemon=True).start()
+                    _aside(functools.partial(self._try, waiting.pop(0)))
                     running += 1
                 left = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
                 pause = left if not waiting else _HEAD_START if left is None else min(_HEAD_START, left)

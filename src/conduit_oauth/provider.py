@@ -182,7 +182,7 @@ class TokenProvider:
             None if ca_file is None else Path(ca_file).expanduser(),
             partial(read_text, private_key_password, "private_key_password") if private_key_password else None,
         )
-        if certificate is not None or ca_file is not None:
+        if self._tls.is_set:
             # Loaded once here, so that a wrong file is an error at construction.
             self._tls.context()
         config = client_config(
@@ -404,7 +404,7 @@ class TokenProvider:
 
         For the HTTP client that uses tokens bound to it (RFC 8705 §3): `httpx2.Client(verify=provider.tls_context())`.
         """
-        return self._tls.context() if self._tls.certificate or self._tls.authorities else None
+        return self._tls.context() if self._tls.is_set else None
 
     @property
     def dpop(self) -> Dpop | None:

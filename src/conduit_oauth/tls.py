@@ -31,6 +31,11 @@ class TlsFiles:
     # What returns the password of the certificate's key.
     password: Callable[[], str] | None = field(default=None, repr=False)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is any."""
+        return self.certificate is not None or self.authorities is not None
+
     def version(self) -> tuple[int, ...]:
         """Changes when a file does. Raises `ConfigurationError` where one cannot be read."""
         certificate = () if self.certificate is None else (self.certificate.certificate, self.certificate.key)

@@ -33,9 +33,10 @@ class AccessToken:
     def given_again(self, before: AccessToken, now: float) -> AccessToken:
         """This token, where the server gave it `before`: another one may come at half of what is left of it.
 
-        Both moments of its end are early by what the answer took and by a part of a second, so the later one is right.
+        A whole number of seconds makes the later answer's end up to one earlier. What is more than that was shortened.
         """
-        expires_at = max(self.expires_at, before.expires_at)
+        earlier = before.expires_at - self.expires_at
+        expires_at = before.expires_at if 0 < earlier <= 1 else self.expires_at
         return replace(
             self, refresh_at=min(expires_at, now + max(REPEAT, (expires_at - now) / 2)), expires_at=expires_at
         )

@@ -49,7 +49,7 @@ class Transport:
         transport: httpx2.BaseTransport | None = None,
         tls: TlsFiles = _PLATFORM,
     ) -> None:
-        if (tls.certificate or tls.authorities) and (client is not None or transport is not None):
+        if tls.is_set and (client is not None or transport is not None):
             raise ConfigurationError(
                 "client_certificate" if tls.certificate else "ca_file",
                 "is given beside http_client or transport",
@@ -72,7 +72,7 @@ class Transport:
 
     def prepare(self, url: str) -> None:
         """Load the HTTP client now: where a fleet waits for one process's answer, it should not wait for that."""
-        self._client_for(proxy_for(url) if self._injected is None and self._transport is None else None)
+        self._client_for(self._proxy_for(url))
 
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
@@ -80,8 +80,7 @@ class Transport:
 
         from .network import Journey
 
-        # A client that was injected goes by the proxies of its own.
-        proxy = proxy_for(request.url) if self._injected is None and self._transport is None else None
+        proxy = self._proxy_for(request.url)
         client = self._client_for(proxy)
         journey = Journey(timeout, 0 if proxy is None else proxy.handshakes(request.url))
         try:
@@ -109,6 +108,10 @@ class Transport:
             # What httpx2 raises where the client was closed by its owner: no use in trying again.
             raise ConfigurationError("http_client", str(error), "Keep it open while the provider is.") from None
         raise failure
+
+    def _proxy_for(self, url: str) -> Proxy | None:
+        """The proxy for `url`; what was injected goes by proxies of its own."""
+        return proxy_for(url) if self._injected is None and self._transport is None else None
 
     def _client_for(self, proxy: Proxy | None) -> httpx2.Client:
         """Our client by `proxy`, made anew where the files of TLS changed: a connection keeps what it had."""
@@ -197,9 +200,7 @@ def transport_of(
     """What a provider sends with. A transport or TLS of its own needs connections of its own."""
     if not isinstance(client, SharedTransport):
         return Transport(client, transport, tls)
-    return (
-        client if not tls.certificate and not tls.authorities and transport is None else Transport(None, transport, tls)
-    )
+    return Transport(None, transport, tls) if tls.is_set or transport is not None else client
 
 
 def _check_injected(client: object, transport: object) -> None:

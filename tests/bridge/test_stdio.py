@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from conduit_oauth.bridge.events import ServerEvent, server_events
+from conduit_oauth.bridge.stdio import split_lines
 from conduit_oauth.testing import AuthorizationServer
 from tests.bridge.scripted import VERSION, Exchange, Script, ScriptedGateway, result
 from tests.conftest import COMMAND
@@ -92,6 +97,8 @@ def echo(exchange: Exchange, message: dict[str, Any]) -> None:
         (b'{"jsonrpc":"2.0","id":9,"method":"foo","params":[1]}', -32600, 9),
         (b'{"id":11,"method":"ping"}', -32600, 11),
         (b'{"jsonrpc":"2.0","id":true,"method":"ping"}', -32600, None),
+        (b'{"jsonrpc":"2.0","id":NaN,"method":"ping"}', -32700, None),
+        (b'{"jsonrpc":"2.0","id":1e999,"method":"ping"}', -32600, None),
         (b'{"jsonrpc":"2.0","id":"x","method":7}', -32600, "x"),
         (b'{"jsonrpc":"2.0","id":"x"}', -32600, "x"),
         (b"7", -32600, None),
@@ -115,6 +122,85 @@ def test_messages_pass_unchanged_both_ways(open_stdio: OpenStdio) -> None:
     bridge.send(line)
     assert bridge.line() == body.replace(b"\r\n", b"  ") + b"\n"
     assert bridge.gateway.requests[-1][2] == line
+
+
+def test_a_method_that_no_header_can_have_is_the_gateways_to_judge(open_stdio: OpenStdio) -> None:
+    modern = b'{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}'
+    bridge = open_stdio(echo)
+    line = b'{"jsonrpc":"2.0","id":1,"method":"\\ud83d","params":' + modern + b"}"
+    assert bridge.ask(line)["id"] == 1
+    assert bridge.gateway.requests[-1][2] == line
+
+
+def test_a_line_in_pieces_is_one_message(open_stdio: OpenStdio) -> None:
+    bridge = open_stdio(echo)
+    assert bridge.process.stdin is not None
+    for piece in (b'{"jsonrpc":"2.0",', b'"id":1,"method":"ping"}', b"\n"):
+        bridge.process.stdin.write(piece)
+        bridge.process.stdin.flush()
+    assert json.loads(bridge.line())["id"] == 1
+
+
+@given(st.lists(st.sampled_from([b"\n", b"\n\n", b"a", b"", b"bc\nd", b"long" * 3])))
+def test_lines_are_those_of_the_whole_however_it_is_cut(pieces: list[bytes]) -> None:
+    given_pieces = iter([piece for piece in pieces if piece])
+    whole = b"".join(pieces)
+    expected = whole.removesuffix(b"\n").split(b"\n") if whole else []
+    assert list(split_lines(lambda: next(given_pieces, b""))) == expected
+
+
+@given(st.lists(st.sampled_from([b"data: a", b"\n", b"\r", b"\r\n", b"id: 1", b"retry: 5", b":", b"", b"data:b\n\n"])))
+def test_events_are_those_of_the_whole_however_they_are_cut(pieces: list[bytes]) -> None:
+    async def cut(parts: list[bytes]) -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+
+    async def read(parts: list[bytes]) -> list[ServerEvent]:
+        return [event async for event in server_events(cut(parts), 1000)]
+
+    assert asyncio.run(read(pieces)) == asyncio.run(read([b"".join(pieces)]))
+
+
+def test_an_id_that_is_used_again_has_both_answers(open_stdio: OpenStdio) -> None:
+    first, go_on = threading.Event(), threading.Event()
+
+    def script(exchange: Exchange, message: dict[str, Any]) -> None:
+        if message["params"]["n"] == 1:
+            first.set()
+            go_on.wait(20)
+        echo(exchange, message)
+
+    bridge = open_stdio(script)
+    bridge.send(json.dumps({**PING, "params": {"n": 1}}).encode())
+    assert first.wait(20)
+    assert bridge.ask({**PING, "params": {"n": 2}})["result"] == {"n": 2}
+    go_on.set()
+    assert json.loads(bridge.line())["result"] == {"n": 1}
+
+
+def test_a_client_that_reads_no_more_ends_it(open_stdio: OpenStdio) -> None:
+    bridge = open_stdio(echo)
+    assert bridge.process.stdout is not None
+    assert bridge.process.stderr is not None
+    bridge.process.stdout.close()
+    bridge.send(json.dumps(PING).encode())
+    assert bridge.process.wait(20) == 1
+    assert bridge.process.stderr.read() == b"error: OutputError: standard output: Broken pipe\n"
+
+
+def test_a_client_that_does_not_read_can_still_end_it(open_stdio: OpenStdio) -> None:
+    asked = threading.Event()
+
+    def script(exchange: Exchange, message: dict[str, Any]) -> None:
+        exchange.answer(result(message, "x" * (1 << 20)))
+        asked.set()
+
+    bridge = open_stdio(script)
+    # More than a pipe holds.
+    bridge.send(json.dumps(PING).encode())
+    assert asked.wait(20)
+    bridge.process.send_signal(signal.SIGINT)
+    assert bridge.process.wait(10) == 130
 
 
 @pytest.mark.parametrize("by_events", [False, True])

@@ -59,9 +59,11 @@ async def _lines(chunks: AsyncIterator[bytes], largest: int) -> AsyncIterator[by
     size = 0
     after_cr = False
     async for chunk in chunks:
-        if after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
-        after_cr = chunk.endswith(b"\r") if chunk else after_cr
+        if not chunk:
+            continue
+        if after_cr:
+            chunk = chunk.removeprefix(b"\n")
+        after_cr = chunk.endswith(b"\r")
         *whole, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         for part in whole:
             yield b"".join((*kept, part))

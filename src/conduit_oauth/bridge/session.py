@@ -1,0 +1,387 @@
+"""One session of a client that sends and reads lines, at a gateway that speaks HTTP (MCP, streamable HTTP).
+
+Invariants: a message passes as it is, both ways, and is parsed only to know where it belongs. Every request has an
+answer, whatever the client or the gateway sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import aiohttp
+
+from ..errors import mask
+from .events import ServerEvent, TooLargeError, server_events
+from .gateway import LARGEST_MESSAGE, SESSION, VERSION, Answer, Gateway, Question
+from .mirror import MIRRORED, Message, Mirror, header_text, table
+
+logger = logging.getLogger("conduit_oauth.bridge")
+
+# Seconds that answers are waited for after the client sends no more.
+LAST_WORDS = 10.0
+# Seconds that the gateway has to end the session.
+_GOODBYE = 2.0
+# Seconds for which a message without an answer holds up those that follow it.
+_IN_ORDER = 5.0
+# Seconds until a stream that ended is opened again, where the gateway says nothing of it.
+_RECONNECT, _LONGEST_RECONNECT = 1.0, 60.0
+_PARSE_ERROR, _INVALID_REQUEST, _INTERNAL_ERROR = -32700, -32600, -32603
+# How much of an answer that is no message is looked at for a reason.
+_LONGEST_REASON = 4096
+
+# What names a request.
+RequestId = str | int | float
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request of the client's that has no answer yet."""
+
+    method: str
+    # Of a revision without a handshake, in which leaving an answer cancels its request.
+    modern: bool
+    task: asyncio.Task[None] | None = None
+
+
+class Door:
+    """One session between a client and the gateway at `url`; `write` gives the client one line."""
+
+    def __init__(self, url: str, gateway: Gateway, write: Callable[[bytes], Awaitable[object]]) -> None:
+        self._url = url
+        self._gateway = gateway
+        self._write_line = write
+        self._session: str | None = None
+        self._version: str | None = None
+        self._mirror = Mirror()
+        # By type and value: the request 1 is not the request "1".
+        self._asked: dict[tuple[type, RequestId], _Asked] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening = False
+
+    async def run(self, lines: AsyncIterator[bytes | None]) -> None:
+        """Pass on each line that the client sends, None for one that is too long; end with the last answer."""
+        try:
+            async for line in lines:
+                if line is None:
+                    await self._refuse(None, _INVALID_REQUEST, f"a message has {LARGEST_MESSAGE} bytes at most")
+                elif line.strip():
+                    await self._take(line)
+            if waiting := [asked.task for asked in self._asked.values() if asked.task is not None]:
+                await asyncio.wait(waiting, timeout=LAST_WORDS)
+            unanswered = [request_id for _, request_id in self._asked]
+            # First, so that none has two answers.
+            await self._cancel(waiting)
+            for request_id in unanswered:
+                await self._refuse(
+                    request_id, _INTERNAL_ERROR, f"no answer within {LAST_WORDS:g} s of the end of input"
+                )
+        finally:
+            await self._cancel(self._tasks)
+            await self._leave()
+
+    async def _cancel(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        ended = [*tasks]
+        for task in ended:
+            task.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
+
+    async def _take(self, line: bytes) -> None:
+        """A message of the client's. A request is left to a task; what has no answer goes in order."""
+        try:
+            message: object = json.loads(line.decode(), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            await self._refuse(None, _PARSE_ERROR, "that is no JSON")
+            return
+        fault = _fault(message)
+        if fault is not None:
+            await self._refuse(_id_of(message), _INVALID_REQUEST, fault)
+            return
+        message = cast("Message", message)
+        method, request_id = message.get("method"), _id_of(message)
+        mirrored = self._mirror.headers(message)
+        question = Question("POST", self._url, self._headers() | mirrored, line)
+        if method is None or request_id is None:
+            if not (method == "notifications/cancelled" and self._cancelled(message)):
+                told = self._spawn(self._notify(question, method))
+                # What follows may rely on it; a gateway that takes its time holds up nothing else.
+                await asyncio.wait([told], timeout=_IN_ORDER)
+            return
+        asked = _Asked(method, modern=bool(mirrored))
+        self._asked[type(request_id), request_id] = asked
+        asked.task = self._spawn(self._ask(question, request_id, asked))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+        if self._session is not None:
+            headers[SESSION] = self._session
+        if self._version is not None:
+            headers[VERSION] = self._version
+        return headers
+
+    def _cancelled(self, message: Message) -> bool:
+        """Whether the request that it names was cancelled by leaving its answer."""
+        named = table(message.get("params")).get("requestId")
+        if not isinstance(named, RequestId):
+            return False
+        asked = self._asked.get((type(named), named))
+        if asked is None or not asked.modern or asked.task is None:
+            return False
+        asked.task.cancel()
+        return True
+
+    async def _notify(self, question: Question, method: object) -> None:
+        """Send what has no answer."""
+        answer = await self._gateway.send(question)
+        if not answer.is_success:
+            reason = await _reason(answer)
+            logger.warning("the gateway does not take %s: %s", mask(str(method or "an answer"), ()), reason)
+        else:
+            await answer.drain()
+        if method == "notifications/initialized" and answer.is_success and self._session and not self._listening:
+            self._listening = True
+            self._spawn(self._listen())
+
+    async def _ask(self, question: Question, request_id: RequestId, asked: _Asked) -> None:
+        """Send a request, and give the client its answer."""
+        try:
+            await self._answered(question, request_id, asked)
+        except aiohttp.ClientError as error:
+            problem = f"the answer was lost on the way ({type(error).__name__})"
+            await self._refuse(request_id, _INTERNAL_ERROR, problem)
+        except TooLargeError:
+            problem = f"the answer has more than {LARGEST_MESSAGE} bytes"
+            await self._refuse(request_id, _INTERNAL_ERROR, problem)
+        except Exception as error:  # a fault of ours must not leave the client waiting
+            logger.error("a request failed\n%s", traceback.format_exc())
+            await self._refuse(request_id, _INTERNAL_ERROR, f"the bridge failed ({type(error).__name__})")
+        finally:
+            # A client may have used its id again meanwhile.
+            if self._asked.get((type(request_id), request_id)) is asked:
+                del self._asked[type(request_id), request_id]
+
+    async def _answered(self, question: Question, request_id: RequestId, asked: _Asked) -> None:
+        answer = await self._gateway.send(question)
+        try:
+            if asked.method == "initialize" and answer.is_success and answer.session:
+                self._session = answer.session
+            kind = (answer.header(b"content-type") or "").partition(";")[0].strip().lower()
+            if answer.is_success and kind == "text/event-stream":
+                await self._answered_by_events(answer, request_id, asked)
+                return
+            content = await _content(answer)
+            if await self._pass_back(content, request_id, asked):
+                return
+        finally:
+            answer.close()
+        problem = f"the gateway answered {answer.status}"
+        if answer.is_success:
+            problem += f" with {mask(kind, ()) or 'nothing'}, which is no answer to a request"
+        elif 300 <= answer.status < 400:
+            problem += f", to {mask(answer.header(b'location') or 'nowhere', ())}"
+        else:
+            problem += _reason_in(content)
+        await self._refuse(request_id, _INTERNAL_ERROR, problem)
+
+    async def _pass_back(self, content: bytes, request_id: RequestId, asked: _Asked) -> bool:
+        """Give the client `content`, if it is an answer to its request."""
+        try:
+            text = content.decode("utf-8-sig")
+            message: object = json.loads(text)
+        except RecursionError:
+            # Too deep to be looked at; the client may be able to.
+            await self._write(content)
+            return True
+        except ValueError:
+            return False
+        if not isinstance(message, dict):
+            return False
+        message = cast("Message", message)
+        if "result" not in message and not isinstance(message.get("error"), dict):
+            return False
+        self._heard(message, asked, text)
+        if message.get("id") != request_id:
+            # A server that could not tell whose request it was answers with null.
+            await self._write(json.dumps({**message, "id": request_id}).encode())
+        else:
+            await self._write(text.encode())
+        return True
+
+    def _heard(self, message: Message, asked: _Asked, text: str) -> None:
+        """Take note of an answer, before the client has it."""
+        result = table(message.get("result"))
+        if asked.method == "initialize":
+            self._version = header_text(result.get("protocolVersion"))
+        elif asked.method == "tools/list" and MIRRORED in text:
+            self._mirror.hear_tools(result.get("tools"))
+
+    async def _answered_by_events(self, answer: Answer, request_id: RequestId, asked: _Asked) -> None:
+        """Pass on what comes before the answer, and the answer; a stream that breaks off is resumed where it can be."""
+        last_id: str | None = None
+        retry = _RECONNECT
+        while True:
+            try:
+                async for event in server_events(answer.chunks(), LARGEST_MESSAGE):
+                    last_id, retry = event.id or last_id, event.retry or retry
+                    if await self._pass_event(event, request_id, asked):
+                        return
+                problem = "ended without an answer"
+            except aiohttp.ClientError as error:
+                problem = f"broke off ({type(error).__name__})"
+            finally:
+                answer.close()
+            if last_id is None:
+                await self._refuse(request_id, _INTERNAL_ERROR, f"the stream of the answer {problem}")
+                return
+            await asyncio.sleep(min(retry, _LONGEST_RECONNECT))
+            answer = await self._open_stream(last_id)
+            if not _is_stream(answer):
+                problem = f"the stream of the answer {problem}, and is not resumed ({answer.status})"
+                answer.close()
+                await self._refuse(request_id, _INTERNAL_ERROR, problem)
+                return
+
+    async def _pass_event(self, event: ServerEvent, request_id: RequestId | None, asked: _Asked | None) -> bool:
+        """Give the client what is in an event; whether it was the answer to its request."""
+        if event.event != "message" or not event.data.strip():
+            return False
+        try:
+            message: object = json.loads(event.data.decode())
+        except RecursionError:
+            await self._write(event.data)
+            return asked is not None
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            logger.warning("the gateway sent an event that is no message")
+            return False
+        message = cast("Message", message)
+        if asked is not None and request_id is not None and "method" not in message:
+            return await self._pass_back(event.data, request_id, asked)
+        await self._write(event.data)
+        return False
+
+    async def _listen(self) -> None:
+        """Pass on what the gateway says unasked, for as long as there is a session; some have no such stream."""
+        last_id: str | None = None
+        failures = 0
+        while True:
+            answer = await self._open_stream(last_id)
+            pause = _RECONNECT
+            try:
+                if not _is_stream(answer):
+                    if answer.status < 500:
+                        return
+                    failures += 1
+                else:
+                    failures = 0
+                    async for event in server_events(answer.chunks(), LARGEST_MESSAGE):
+                        last_id, pause = event.id or last_id, event.retry or pause
+                        await self._pass_event(event, None, None)
+            except (aiohttp.ClientError, TooLargeError) as error:
+                logger.info("the stream of events broke off (%s)", type(error).__name__)
+            finally:
+                answer.close()
+            await asyncio.sleep(min(pause * 2 ** min(failures, 6), _LONGEST_RECONNECT))
+
+    async def _open_stream(self, last_id: str | None) -> Answer:
+        headers = self._headers() | {"accept": "text/event-stream"}
+        if last_id is not None:
+            headers["last-event-id"] = last_id
+        return await self._gateway.send(Question("GET", self._url, headers, b""))
+
+    async def _leave(self) -> None:
+        """End the session, so that the gateway keeps nothing of it."""
+        if self._session is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE):
+                answer = await self._gateway.send(Question("DELETE", self._url, self._headers(), b""))
+                answer.close()
+
+    async def _refuse(self, request_id: RequestId | None, code: int, problem: str) -> None:
+        error = {"code": code, "message": f"conduit-oauth bridge: {problem}"}
+        await self._write(json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}).encode())
+
+    async def _write(self, message: bytes) -> None:
+        """One message on one line. JSON has line breaks between its parts only."""
+        flat = message.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b" ").replace(b"\n", b" ").strip()
+        await self._write_line(flat + b"\n")
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _fault(message: object) -> str | None:
+    """What keeps a JSON value from being a message (JSON-RPC 2.0 §4, §5)."""
+    if isinstance(message, list):
+        return "MCP has no batches"
+    if not isinstance(message, dict):
+        return "a message is an object"
+    message = cast("Message", message)
+    if message.get("jsonrpc") != "2.0":
+        return 'a message has "jsonrpc": "2.0"'
+    if "method" not in message:
+        return None if "result" in message or "error" in message else "a message has a method, a result or an error"
+    if not isinstance(message["method"], str):
+        return "method is no string"
+    if not isinstance(message.get("params", {}), dict):
+        return "params is no object"
+    return "id is neither a string nor a number" if "id" in message and _id_of(message) is None else None
+
+
+def _id_of(message: object) -> RequestId | None:
+    request_id = table(message).get("id")
+    if isinstance(request_id, bool) or not isinstance(request_id, str | int | float):
+        return None
+    # A number may be too large for JSON to say it again.
+    return None if isinstance(request_id, float) and not math.isfinite(request_id) else request_id
+
+
+def _is_stream(answer: Answer) -> bool:
+    return answer.is_success and (answer.header(b"content-type") or "").lower().startswith("text/event-stream")
+
+
+async def _content(answer: Answer) -> bytes:
+    """A whole body. Raises `TooLargeError`."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in answer.chunks():
+        size += len(chunk)
+        if size > LARGEST_MESSAGE:
+            raise TooLargeError
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _reason(answer: Answer) -> str:
+    try:
+        return f"{answer.status}{_reason_in(await _content(answer))}"
+    except (aiohttp.ClientError, TooLargeError):
+        return str(answer.status)
+
+
+def _reason_in(content: bytes) -> str:
+    """What a refusal says for people: its `error` and `error_description`, else its first characters."""
+    try:
+        text = content[:_LONGEST_REASON].decode()
+        body = table(json.loads(text))
+    except (ValueError, RecursionError):
+        body, text = {}, content[:_LONGEST_REASON].decode("utf-8", "replace")
+    said = [value for name in ("error", "error_description", "message") if isinstance(value := body.get(name), str)]
+    reason = mask(": ".join(said) or text, ())
+    return f" ({reason})" if reason else ""
