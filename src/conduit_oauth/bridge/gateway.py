@@ -12,9 +12,8 @@ import json
 import socket
 import ssl
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -29,20 +28,16 @@ from ..life import backoff
 from ..provider import TokenProvider
 from ..proxies import proxy_for
 from ..tls import trusted
+from .remembered import Session, Sessions
 
 SESSION = "mcp-session-id"
 VERSION = "mcp-protocol-version"
 # Held in memory whole: a request, so that it can be sent again with another token, and an answer over stdio.
 LARGEST_MESSAGE = 32 << 20
-# What is remembered of sessions at most, in bytes: of all, and of one. A session that nobody used for the longest, or
-# that says too much, must begin anew after a restart.
-_MOST_REMEMBERED = 32 << 20
-_MOST_OF_ONE = 1 << 20
-# What a session takes beside what its client said.
-_OVERHEAD = 2048
 # Seconds for which an idle connection is used again, less than servers keep one (5 s and more). What could do its work
 # twice is not sent again, so it goes by connections that no server is about to close.
 _IDLE, _IDLE_FOR_EFFECTS = 4.0, 0.25
+# Bytes of a message that may be parsed to choose a connection.
 _QUICKLY_PARSED = 1 << 16
 # Seconds until an answer begins: of what can be asked again, and of a tool that takes its time.
 _FIRST_BYTE, _FIRST_BYTE_OF_EFFECTS = 60.0, 600.0
@@ -139,23 +134,6 @@ class Answer:
         ]
 
 
-@dataclass(slots=True)
-class _Session:
-    """A session by the name that the client knows, and what brings it back where the gateway forgot it."""
-
-    name: str
-    current: str
-    initialize: bytes
-    # The log level and the subscriptions, as they were asked for.
-    kept: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    reviving: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes."""
-        return _OVERHEAD + len(self.initialize) + sum(len(key) + len(content) for key, content in self.kept.items())
-
-
 class Gateway:
     """Sends with `provider`'s tokens; waits `patience` seconds at most for a gateway that cannot be reached."""
 
@@ -168,8 +146,7 @@ class Gateway:
         if self._proxy is not None and not self._proxy.speaks_http:
             raise ConfigurationError(self._proxy.variable, "names a SOCKS proxy", "The bridge goes by HTTP proxies.")
         self._patience = patience
-        self._sessions: OrderedDict[str, _Session] = OrderedDict()
-        self._remembered = 0
+        self._sessions = Sessions()
         self._host = provider.mcp_url and urlsplit(provider.mcp_url).netloc
 
     async def __aenter__(self) -> Self:
@@ -201,13 +178,8 @@ class Gateway:
 
     async def send(self, question: Question) -> Answer:
         """The gateway's answer, or one that says what keeps us from it."""
-        name = question.headers.get(SESSION)
-        session = self._sessions.get(name) if name is not None else None
-        if session is None:
-            answer = await self._reached(question)
-        else:
-            self._sessions.move_to_end(session.name)
-            answer = await self._in_session(session, question)
+        session = self._sessions.used(question.headers.get(SESSION))
+        answer = await (self._reached(question) if session is None else self._in_session(session, question))
         if answer.status == 401:
             answer.close()
             return _failure(question, "the gateway refuses the tokens that the authorization server gives this client")
@@ -215,7 +187,7 @@ class Gateway:
             self._remember(session, question, answer)
         return answer
 
-    async def _in_session(self, session: _Session, question: Question) -> Answer:
+    async def _in_session(self, session: Session, question: Question) -> Answer:
         used = question.headers[SESSION] = session.current
         answer = await self._reached(question)
         # How a server says that it knows of no such session (MCP, transports): one that was restarted. A GET may have
@@ -274,7 +246,6 @@ class Gateway:
 
     async def _begun(self, question: Question) -> aiohttp.ClientResponse:
         """The answer, once it begins. Raises what aiohttp does, and `TimeoutError`."""
-        # A large message is not parsed for that.
         repeatable = len(question.content) <= _QUICKLY_PARSED and question.is_repeatable
         http = self._http if repeatable else self._http_for_effects
         async with asyncio.timeout(_FIRST_BYTE if repeatable else _FIRST_BYTE_OF_EFFECTS):
@@ -286,7 +257,7 @@ class Gateway:
                 allow_redirects=False,
             )
 
-    async def _revive(self, session: _Session, used: str, question: Question) -> bool:
+    async def _revive(self, session: Session, used: str, question: Question) -> bool:
         """Begin anew what the client takes for its session; whether there is one now."""
         async with session.reviving:
             if session.current != used:
@@ -303,27 +274,14 @@ class Gateway:
                 await (await self._reached(Question("POST", question.url, headers, content))).drain()
             return True
 
-    def _remember(self, session: _Session | None, question: Question, answer: Answer) -> None:
+    def _remember(self, session: Session | None, question: Question, answer: Answer) -> None:
         if session is None:
-            if not (name := answer.session) or question.message.get("method") != "initialize":
-                return
-            self._forget(name)
-            session = self._sessions[name] = _Session(name, name, question.content)
-            self._remembered += session.size
+            if answer.session and question.message.get("method") == "initialize":
+                self._sessions.begin(answer.session, question.content)
         elif question.method == "DELETE":
-            self._forget(session.name)
-        elif question.method == "POST" and session.name in self._sessions and _concerns_session(question.content):
-            self._remembered -= session.size
-            _keep(session, question)
-            self._remembered += session.size
-        if session.size > _MOST_OF_ONE:
-            self._forget(session.name)
-        while self._remembered > _MOST_REMEMBERED:
-            self._forget(next(iter(self._sessions)))
-
-    def _forget(self, name: str) -> None:
-        if (session := self._sessions.pop(name, None)) is not None:
-            self._remembered -= session.size
+            self._sessions.forget(session.name)
+        elif b"resources/" in question.content or b"logging/" in question.content:
+            self._sessions.keep(session, question.message, question.content)
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:
@@ -333,10 +291,6 @@ async def _once(body: bytes) -> AsyncIterator[bytes]:
 def _cause(error: BaseException) -> str:
     cause = error.__cause__
     return str(getattr(cause, "reason", None) or type(cause).__name__)
-
-
-def _concerns_session(content: bytes) -> bool:
-    return b"resources/" in content or b"logging/" in content
 
 
 def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
@@ -352,22 +306,6 @@ def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
         if hasattr(socket, option):
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return made
-
-
-def _keep(session: _Session, question: Question) -> None:
-    """Note what the client asked of its session for as long as that lasts."""
-    message, content = question.message, question.content
-    parameters = message.get("params")
-    uri = parameters.get("uri") if isinstance(parameters, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    match message.get("method"):
-        case "logging/setLevel":
-            session.kept["level"] = content
-        case "resources/subscribe":
-            session.kept[f"subscription {uri}"] = content
-        case "resources/unsubscribe":
-            session.kept.pop(f"subscription {uri}", None)
-        case _:
-            pass
 
 
 def _failure(question: Question, problem: str) -> Answer:

@@ -51,7 +51,7 @@ class _Asked:
     task: asyncio.Task[None] | None = None
 
 
-class Door:
+class LineSession:
     """One session between a client and the gateway at `url`; `write` gives the client one line."""
 
     def __init__(self, url: str, gateway: Gateway, write: Callable[[bytes], Awaitable[object]]) -> None:

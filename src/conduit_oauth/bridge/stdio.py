@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
 from .gateway import LARGEST_MESSAGE, Gateway
-from .session import Door
+from .session import LineSession
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ async def serve_stdio(url: str, gateway: Gateway) -> None:
 
     writer = _Writer(loop)
     threading.Thread(target=read, name="conduit-oauth-stdin", daemon=True).start()
-    run = asyncio.ensure_future(Door(url, gateway, writer.write).run(given()))
+    run = asyncio.ensure_future(LineSession(url, gateway, writer.write).run(given()))
     writer.broken.add_done_callback(lambda _: run.cancel())
     loop.add_signal_handler(signal.SIGTERM, run.cancel)
     try:
