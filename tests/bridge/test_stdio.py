@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conduit_oauth.bridge.events import ServerEvent, server_events
@@ -150,6 +150,7 @@ def test_lines_are_those_of_the_whole_however_it_is_cut(pieces: list[bytes]) -> 
 
 
 @given(st.lists(st.sampled_from([b"data: a", b"\n", b"\r", b"\r\n", b"id: 1", b"retry: 5", b":", b"", b"data:b\n\n"])))
+@example([b"data: a", b"\r", b"\n"])
 def test_events_are_those_of_the_whole_however_they_are_cut(pieces: list[bytes]) -> None:
     async def cut(parts: list[bytes]) -> AsyncIterator[bytes]:
         for part in parts:
