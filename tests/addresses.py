@@ -29,6 +29,5 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     def getaddrinfo(_host: str, port: int, **_: object) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    for module in ("conduit_oauth.network", "conduit_oauth.cli.checks"):
-        own = SimpleNamespace(**{**vars(socket), "getaddrinfo": getaddrinfo})
-        monkeypatch.setattr(f"{module}.socket", own)
+    own = SimpleNamespace(**{**vars(socket), "getaddrinfo": getaddrinfo})
+    monkeypatch.setattr("conduit_oauth.network.socket", own)

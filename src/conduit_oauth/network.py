@@ -121,7 +121,9 @@ class _Backend(httpcore2.SyncBackend):
 
 def _addresses(host: str, port: int, seconds: float | None) -> list[str]:
     """The addresses of `host` in the order of the system, the families by turns (RFC 8305 §4)."""
-    found = _looked_up(host, port, seconds)
+    found = look_up(host, port, seconds)
+    if isinstance(found, TimeoutError):
+        raise httpcore2.ConnectTimeout(str(found)) from None
     if isinstance(found, Exception):
         raise httpcore2.ConnectError(str(found)) from None
     by_family: dict[int, list[str]] = {}
@@ -132,8 +134,8 @@ def _addresses(host: str, port: int, seconds: float | None) -> list[str]:
     return list(dict.fromkeys(filter(None, turns)))[:_MOST_ADDRESSES]
 
 
-def _looked_up(host: str, port: int, seconds: float | None) -> list[Any] | Exception:
-    """What the system's resolver says of `host`, on a thread that is left behind where that takes too long."""
+def look_up(host: str, port: int, seconds: float | None) -> list[Any] | Exception:
+    """What `socket.getaddrinfo` says of `host`, on a thread that is left behind where that takes too long."""
     answer: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -149,7 +151,7 @@ def _looked_up(host: str, port: int, seconds: float | None) -> list[Any] | Excep
     try:
         return answer.get(timeout=seconds)
     except queue.Empty:
-        raise httpcore2.ConnectTimeout("the name is not resolved") from None
+        return TimeoutError(f"no answer within {seconds:.1f} s")
 
 
 def _aside(work: Callable[[], None]) -> None:

@@ -56,6 +56,10 @@ class Address:
         """Whether only this machine reaches it."""
         return self.path is not None or self.host in LOOPBACK_NAMES
 
+    def url(self, port: int) -> str:
+        """The base URL of a server there, at `port`."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
+
 
 def parse_address(text: str) -> Address:
     """Read HOST:PORT, [::1]:PORT or unix:/path. Raises `ConfigurationError`."""
@@ -186,8 +190,7 @@ def _listen(address: Address) -> tuple[socket.socket, str]:
         if address.path is None:
             family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
             listener = socket.create_server((address.host, address.port), family=family)
-            host = f"[{address.host}]" if ":" in address.host else address.host
-            return listener, f"http://{host}:{listener.getsockname()[1]}"
+            return listener, address.url(listener.getsockname()[1])
         _remove_stale(address.path)
         listener = socket.socket(socket.AF_UNIX)
         # Nobody else's from the first moment on.

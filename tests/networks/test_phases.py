@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 
 from conduit_oauth import TokenProvider, TransportError
+from conduit_oauth.cli.checks import check_way
+from conduit_oauth.transport import Transport
 from tests.bridge.conftest import Bridge
 from tests.certificates import issue
 from tests.conftest import COMMAND
@@ -71,6 +75,23 @@ def failure(url: str, timeout: float) -> str:
 def test_an_answer_that_does_not_come_is_said() -> None:
     with raw_server() as url:
         assert re.search(r"no whole answer within 0\.\d s \(answer 0\.\d+ s\)", failure(url, 1.0))
+
+
+def test_a_name_that_is_not_resolved_in_time_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def getaddrinfo(*_: object, **__: object) -> list[object]:
+        over.wait(20)
+        return []
+
+    own = SimpleNamespace(**{**vars(socket), "getaddrinfo": getaddrinfo})
+    monkeypatch.setattr("conduit_oauth.network.socket", own)
+    try:
+        assert re.search(r"the name is not resolved within 0\.\d s \(name ", failure("https://as.example/token", 1.0))
+        (told,) = check_way("https://as.example/", Transport(), signs=False, client_context=None)
+        assert (told.cause, "no answer within 5.0 s" in told.said) == ("name-unknown", True)
+    finally:
+        over.set()
 
 
 def test_a_handshake_that_does_not_end_is_said() -> None:

@@ -53,7 +53,10 @@ def withdraw(output: Output, name: str) -> None:
 
 
 def trace(output: Output, name: str) -> tuple[int, ...]:
-    """What tells whether somebody took away or changed what was written; empty where nothing is there."""
+    """What tells whether somebody took away or changed what was written; empty where nothing is there.
+
+    Owner and mode do not count: a command of the output may set them.
+    """
     place = output.place(name)
     if place is None:
         return ()
@@ -61,15 +64,7 @@ def trace(output: Output, name: str) -> tuple[int, ...]:
         status = (place if output.directory is None else place / "token").stat()
     except OSError:
         return ()
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_mtime_ns,
-        status.st_size,
-        status.st_mode,
-        status.st_uid,
-        status.st_gid,
-    )
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _write(place: Path, content: bytes, output: Output) -> None:
@@ -166,7 +161,10 @@ def _folder_of(path: Path, output: Output) -> Generator[int]:
             except FileNotFoundError:
                 os.mkdir(part, 0o755, dir_fd=folder)
                 folder = stack.enter_context(_opened(part, folder))
-            except NotADirectoryError:
+            except OSError as error:
+                # What a link is called here differs between systems.
+                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                    raise
                 link = os.stat(part, dir_fd=folder, follow_symlinks=False)
                 if not stat.S_ISLNK(link.st_mode) or link.st_uid != 0:
                     raise

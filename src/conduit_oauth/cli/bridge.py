@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -145,7 +146,11 @@ def _make_token(file: Path) -> None:
     """Write a new token to `file`, unless it is there."""
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent) as draft:
+            draft.write(secrets.token_urlsafe(32) + "\n")
+            draft.flush()
+            # Whole when it appears: another bridge may start at the same time.
+            os.link(draft.name, file)
     except FileExistsError:
         return
     except OSError as error:
@@ -154,8 +159,6 @@ def _make_token(file: Path) -> None:
             f"{file} cannot be made ({error.strerror})",
             "Pass --local-token-file or --no-local-token.",
         ) from None
-    with os.fdopen(descriptor, "w") as made:
-        made.write(secrets.token_urlsafe(32) + "\n")
 
 
 def _print_http_config(client: Client, name: str, listen: str, file: Path | None, *, no_local_token: bool) -> None:
@@ -164,9 +167,8 @@ def _print_http_config(client: Client, name: str, listen: str, file: Path | None
     address = parse_address(listen)
     if address.path is not None or address.port == 0:
         raise ConfigurationError("listen", f"{listen!r} is no URL for a client", "Write HOST:PORT, with a port.")
-    host = f"[{address.host}]" if ":" in address.host else address.host
     bearer = _bearer(address, file, no_local_token=no_local_token)
-    said = snippet_for_http(client, name, f"http://{host}:{address.port}/mcp", bearer)
+    said = snippet_for_http(client, name, f"{address.url(address.port)}/mcp", bearer)
     if said is None:
         raise ConfigurationError("print_config", f"{client} starts its servers itself", "Leave --listen out.")
     place, text = said

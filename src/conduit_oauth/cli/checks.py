@@ -23,6 +23,7 @@ from cryptography import x509
 
 from ..errors import ConfigurationError, TransportError, mask
 from ..grant import Request
+from ..network import look_up
 from ..proxies import Proxy, proxy_for
 from ..tls import trusted
 from ..transport import Transport
@@ -90,13 +91,12 @@ def check_way(url: str, transport: Transport, *, signs: bool, client_context: ss
         if parts.scheme == "https":
             yield from _check_tls(host, port, functools.partial(_tunnel, proxy, host, port), client_context, proxy)
     else:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
+        found = look_up(host, port, TIMEOUT)
+        if isinstance(found, Exception):
             yield bad(
                 "name resolution",
                 "name-unknown",
-                f"{host} has no address ({getattr(error, 'strerror', None) or error})",
+                f"{host} has no address ({getattr(found, 'strerror', None) or found})",
                 "Check the URL for a slip, and that this machine's DNS knows the name (a VPN may be needed).",
             )
             return
@@ -150,6 +150,7 @@ def _check_proxy(proxy: Proxy, host: str, port: int, *, tunnelled: bool) -> Gene
 
 def _tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
     """A connection to the server through `proxy`. Raises `OSError`."""
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     kind = http.client.HTTPSConnection if proxy.url.startswith("https:") else http.client.HTTPConnection
     connection = kind(*proxy.address, timeout=TIMEOUT)
     headers: dict[str, str] = {}
@@ -158,8 +159,8 @@ def _tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
         headers["Proxy-Authorization"] = f"Basic {pair}"
     try:
         # CONNECT by itself: the connection is to be used for TLS after it.
-        connection.putrequest("CONNECT", f"{host}:{port}", skip_host=True, skip_accept_encoding=True)
-        for name, value in {"Host": f"{host}:{port}", **headers}.items():
+        connection.putrequest("CONNECT", target, skip_host=True, skip_accept_encoding=True)
+        for name, value in {"Host": target, **headers}.items():
             connection.putheader(name, value)
         connection.endheaders()
         answer = http.client.HTTPResponse(connection.sock, method="CONNECT")
