@@ -73,6 +73,7 @@ def write(tmp_path: Path, authorization_server: AuthorizationServer, bell: Bell)
             client_secret = {{ file = "secret" }}
             token_endpoint = "{authorization_server.token_endpoint()}"
             store = "sqlite://{tmp_path}/tokens.sqlite3"
+            store_timeout = 5
             {text.replace("BELL", str(bell.command).replace("'/bin/sh', '-c', ", '"/bin/sh", "-c", '))}
             """
         )

@@ -11,6 +11,7 @@ import pytest
 
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import COMMAND
+from tests.scripted_server import Asked, ScriptedServer
 
 
 @pytest.fixture
@@ -136,6 +137,24 @@ def test_ctrl_c_ends_a_command_that_waits(
         assert (process.returncode, "Traceback" in said) == (130, False)
     finally:
         authorization_server.release()
+
+
+def test_ctrl_c_ends_a_command_whose_output_nobody_reads(
+    environment: dict[str, str], authorization_server: AuthorizationServer
+) -> None:
+    def page(asked: Asked) -> None:
+        # Less than the command's buffer holds, and more than the pipe does.
+        asked.answer(b"x" * 8000)
+
+    with ScriptedServer(page) as server:
+        command = [COMMAND, "request", "--no-resource", "GET", server.url]
+        environment["CONDUIT_OAUTH_MCP_URL"] = server.url
+        environment["CONDUIT_OAUTH_TOKEN_ENDPOINT"] = authorization_server.token_endpoint()
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, pipesize=4096) as process:
+            assert process.stdout is not None
+            assert os.read(process.stdout.fileno(), 1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
 
 
 def test_ctrl_c_ends_the_agent(environment: dict[str, str], tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ class Agent:
         self._written: dict[Key, str] = {}
         self._traces: dict[Key, tuple[int, ...]] = {}
         self._commands = ThreadPoolExecutor(4, "conduit-oauth-command")
-        # What runs, and whether it has to run once more after that.
-        self._running: dict[Key, bool] = {}
+        # Whose command runs; it runs once more where its output changed meanwhile.
+        self._running: set[Key] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="conduit-oauth-writer", daemon=True)
 
@@ -202,9 +202,7 @@ class Agent:
                 failed = f"{output.place(name) if isinstance(error, OSError) else output.provider}: {error}"
                 logger.warning("output_failed name=%s: %s", name, failed)
                 continue
-            before, self._written[key] = self._written.get(key, ""), token.value if token else ""
-            if output.command and self._written[key] != before:
-                self._run(output, name)
+            self._tell(key, token.value if token else "")
         if failed is not None:
             self._trouble(name, failed)
             self._look_at_later(name, elapsed() + RETRY)
@@ -224,23 +222,23 @@ class Agent:
         if not self._unsettled:
             self.settled.set()
 
-    def _run(self, output: Output, name: str) -> None:
-        """Run the output's command: one at a time, and once more where the token changed meanwhile."""
-        key = output, name
+    def _tell(self, key: Key, token: str) -> None:
+        """Note what an output has now, and run its command where that is news and none runs."""
         with self._lock:
-            busy = key in self._running
-            self._running[key] = busy
-        if not busy:
-            self._commands.submit(self._command, key)
+            before, self._written[key] = self._written.get(key, ""), token
+            if not key[0].command or token == before or key in self._running:
+                return
+            self._running.add(key)
+        self._commands.submit(self._command, key)
 
     def _command(self, key: Key) -> None:
         while True:
-            self._execute(*key, self._written.get(key, ""))
+            told = self._written.get(key, "")
+            self._execute(*key, told)
             with self._lock:
-                if not self._running[key]:
-                    del self._running[key]
+                if self._written.get(key, "") == told:
+                    self._running.discard(key)
                     return
-                self._running[key] = False
 
     def _execute(self, output: Output, name: str, token: str) -> None:
         place = output.place(name)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import queue
 import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from .gateway import LARGEST_MESSAGE, Gateway
 from .session import LineSession
@@ -71,11 +72,14 @@ class _Writer:
         await written
 
     def _work(self) -> None:
+        raw = cast("io.BufferedWriter", sys.stdout.buffer).raw
         while True:
             line, written = self._lines.get()
+            left = memoryview(line)
             try:
-                sys.stdout.buffer.write(line)
-                sys.stdout.buffer.flush()
+                # Not through the buffer, whose lock would keep the process from its end while the client does not read.
+                while left:
+                    left = left[raw.write(left) :]
             except Exception as error:  # whatever it is, nothing more can be written
                 self._tell(self.broken, error)
                 return

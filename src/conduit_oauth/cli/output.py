@@ -55,6 +55,9 @@ class _Stdout(io.FileIO):
         except OSError as error:
             self._failed = True
             raise OutputError("standard output", error) from None
+        except KeyboardInterrupt:  # what is left would wait for the same reader
+            self._failed = True
+            raise
 
 
 def prepare_streams() -> None:
