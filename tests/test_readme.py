@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conduit_oauth.cli.app import EXIT_CODES
-from conduit_oauth.cli.request import REFUSED
+from conduit_oauth.cli.exits import EXIT_CODES, REFUSED
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import COMMAND
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import typer
 
-from conduit_oauth.cli.app import EXIT_CODES, app
-from conduit_oauth.cli.request import REFUSED
+from conduit_oauth.cli.app import app
+from conduit_oauth.cli.exits import EXIT_CODES, REFUSED
 
 PLACE = Path(__file__).parent.parent.parent / "docs" / "reference" / "cli.md"
 HEAD = """# The command line

@@ -12,12 +12,13 @@ from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import KeySet
 
 from ..discovery import Search, discover_issuer
-from ..errors import ConfigurationError, DiscoveryError, OAuthError, mask
+from ..errors import ConfigurationError, DiscoveryError, mask
 from ..grant import Request, parse_json_object
 from ..jose import Algorithms
 from ..locator import drive
 from ..metadata import same_issuer
 from ..transport import Transport
+from .exits import InvalidTokenError
 
 # Signatures by a key pair. `none` proves nothing, and a published key as an HMAC secret proves that anyone can read.
 _ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"]
@@ -25,13 +26,6 @@ _TIMEOUT = 10.0
 # Tokens with certificates in their headers are large, and only shown here.
 _READER = jws.JWSRegistry()
 _READER.max_header_length = _READER.max_payload_length = 1 << 20
-
-
-class InvalidTokenError(OAuthError):
-    """The token that was inspected is not what it says."""
-
-    def __init__(self, problem: str, advice: str) -> None:
-        super().__init__(f"the token {problem}. {advice}")
 
 
 @dataclass(frozen=True, slots=True)

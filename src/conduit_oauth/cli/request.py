@@ -23,12 +23,11 @@ from ..network import Journey, bounded
 from ..proxies import Proxy, proxy_for
 from ..tls import trusted
 from ..transport import CONNECT_TIMEOUT, failure_of
+from .exits import REFUSED
 from .options import as_client
 from .output import OutputError, busy, err, out, plain
 from .profile import Options
 
-# The exit status for an answer of 400 or more: not an error of ours, but a script must see it.
-REFUSED = 7
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _LONGEST_PAUSE = 60.0
 # Seconds between two parts of an answer.

@@ -1,0 +1,102 @@
+"""The command that shows what a token says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import ConfigurationError, clean
+from .inspection import Inspected, has_ended, read_jwt, verify_jwt
+from .options import as_client
+from .output import busy, out, plain, span
+from .profile import Options
+
+_TIMES = frozenset({"exp", "iat", "nbf", "auth_time"})
+
+
+@as_client
+def inspect(
+    options: Options,
+    token_file: Annotated[Path, typer.Argument(help="File with the token; - reads standard input.")] = Path("-"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(help="Verify a JWT by its issuer's keys; exit with 5 where the token is not valid."),
+    ] = False,
+) -> None:
+    """Show what a token says and when it expires.
+
+    An opaque token says nothing: its server is asked (introspection), as the client that the options describe.
+
+    \b
+    conduit-oauth token | conduit-oauth inspect
+    conduit-oauth inspect --verify token.txt
+    """
+    try:
+        token = (sys.stdin.read() if str(token_file) == "-" else token_file.read_text(encoding="utf-8")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError("token", str(error), "Name a readable file, or -.") from None
+    if not token:
+        raise ConfigurationError("token", "is empty", "Name a file that holds a token, or pipe one to this command.")
+    inspected = read_jwt(token)
+    if inspected is None:
+        with options.provider() as provider, busy("Asking its server"):
+            inspected = Inspected("opaque token, as its server says", {}, provider.introspect(token))
+    elif verify:
+        with busy("Asking for the issuer's keys"):
+            inspected = verify_jwt(token, inspected, options.issuer)
+    _show(inspected, as_json=as_json)
+    if verify and has_ended(inspected, datetime.now(UTC)):
+        raise typer.Exit(5)
+
+
+def _show(inspected: Inspected, *, as_json: bool) -> None:
+    if as_json:
+        plain(
+            json.dumps({"source": inspected.source, "header": inspected.header, "claims": inspected.claims}, indent=2)
+        )
+        return
+    now = datetime.now(UTC)
+    out.print(f"[bold]{escape(clean(inspected.source))}[/]", soft_wrap=True)
+    out.print(_claims_table(inspected, now))
+    out.print(_expiry_line(inspected.claims, now))
+
+
+def _claims_table(inspected: Inspected, now: datetime) -> Table:
+    """What a token says, for a human, times spelt out."""
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in {**{f"header {k}": v for k, v in inspected.header.items()}, **inspected.claims}.items():
+        shown = _moment(value, now) if name in _TIMES else value if isinstance(value, str) else json.dumps(value)
+        # A token is anybody's text: no markup and no terminal codes of its making.
+        table.add_row(Text(clean(name)), Text(clean(shown)))
+    return table
+
+
+def _expiry_line(claims: dict[str, Any], now: datetime) -> str:
+    """Whether the token lives, in a sentence."""
+    if "exp" not in claims:
+        return "It does not say when it expires."
+    left = float(claims["exp"]) - now.timestamp()
+    return f"[green]It expires in {span(left)}.[/]" if left > 0 else f"[red]It expired {span(-left)} ago.[/]"
+
+
+def _moment(value: Any, now: datetime) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    try:
+        moment = datetime.fromtimestamp(value, UTC)
+    except (OverflowError, ValueError, OSError):
+        return str(value)
+    away = moment - now
+    relative = f"in {span(away.total_seconds())}" if away > timedelta() else f"{span(-away.total_seconds())} ago"
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC ({relative})"
