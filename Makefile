@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 UV := .venv/uv/bin/uv
 RUN := .venv/bin
+# The tests start hundreds of processes, and each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 PEERS := tests/interop/node_modules/.package-lock.json
 SERVERS := tests/interop/servers/node_modules/.package-lock.json
