@@ -1,0 +1,155 @@
+"""`make mutants [MODULES="life token"]`: changes modules in small ways, one at a time, and runs their tests.
+
+A change that no test notices fails the run, unless tests/mutants/survivors.toml says why it is none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CHANGES = [".venv/mutants/bin/python", str(HERE / "changes.py")]
+PROTOCOL = ["tests/test_discovery.py", "tests/test_hostile.py"]
+FLIGHTS = ["tests/test_provider.py", "tests/test_concurrency.py", "tests/test_patience.py", "tests/real_answers"]
+SHARING = ["tests/stores/test_sharing.py", "tests/stores/test_contract.py", "tests/test_patience.py"]
+# The tests that know each module, the quick ones first.
+TESTS = {
+    "life": ["tests/test_life.py"],
+    "token": ["tests/test_token.py", "tests/test_life.py", "tests/real_answers/test_same_token.py"],
+    "challenge": ["tests/test_challenge.py"],
+    "client_auth": ["tests/test_client_auth.py"],
+    "discovery": PROTOCOL,
+    "dpop": ["tests/test_dpop.py"],
+    "grant": ["tests/test_grant.py", "tests/test_token.py", "tests/test_introspection.py"],
+    "jose": ["tests/test_jose.py", "tests/test_client_auth.py", "tests/test_dpop.py"],
+    "metadata": PROTOCOL,
+    "refusals": ["tests/test_refusals.py"],
+    "urls": ["tests/test_urls.py", *PROTOCOL],
+    "flight": FLIGHTS,
+    "control": FLIGHTS,
+    "landing": FLIGHTS,
+    "gate": [*SHARING, *FLIGHTS],
+    "sealing": SHARING,
+    "share": SHARING,
+    "tier": SHARING,
+}
+# Slow to import, and the same for every change.
+FOREIGN = [
+    "cryptography.x509",
+    "httpx2",
+    "hypothesis.strategies",
+    "joserfc.jwk",
+    "redis",
+    "starlette",
+    "trio",
+    "uvicorn",
+]
+
+
+@dataclass
+class Running:
+    change: dict[str, str]
+    slot: int
+    deadline: float
+
+
+class Bench:
+    """Copies of the sources, in each of which one change at a time is tried."""
+
+    def __init__(self, module: str) -> None:
+        self._place = Path("src/conduit_oauth") / f"{module}.py"
+        self._source = self._place.read_text(encoding="utf-8")
+        self._tests = TESTS[module]
+        self._copies = [Path(f".venv/mutants/copy{slot}").absolute() for slot in range(os.cpu_count() or 1)]
+        for copy in self._copies:
+            shutil.rmtree(copy, ignore_errors=True)
+            for name in ("src", "tests"):
+                shutil.copytree(name, copy / name, ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
+            shutil.copy("pyproject.toml", copy)
+
+    def survivors(self, changes: list[dict[str, str]]) -> Iterator[dict[str, str]]:
+        """Those of the changes that no test notices."""
+        begun = time.monotonic()
+        for slot in range(len(self._copies)):
+            _, status = os.waitpid(self._try(slot, self._source, keep=True), 0)
+            if status:
+                raise SystemExit(f"{self._place}: its tests fail without any change")
+        limit = 20 + 5 * (time.monotonic() - begun) / len(self._copies)
+        waiting, running, free = changes[::-1], dict[int, Running](), list(range(len(self._copies)))
+        while waiting or running:
+            while waiting and free:
+                change, slot = waiting.pop(), free.pop()
+                running[self._try(slot, change["code"])] = Running(change, slot, time.monotonic() + limit)
+            for process, at in list(running.items()):
+                late = time.monotonic() > at.deadline
+                if late:
+                    os.killpg(process, signal.SIGKILL)
+                ended, status = os.waitpid(process, 0 if late else os.WNOHANG)
+                if ended:
+                    del running[process]
+                    free.append(at.slot)
+                    if status == 0:
+                        yield at.change
+            time.sleep(0.01)
+
+    def _try(self, slot: int, code: str, *, keep: bool = False) -> int:
+        """The process that runs the tests with this code; its status is 0 where they pass."""
+        copy = self._copies[slot]
+        (copy / self._place).write_text(code, encoding="utf-8")
+        if process := os.fork():
+            return process
+        status = 1
+        try:
+            os.setsid()
+            os.chdir(copy)
+            # Compiled code is told from changed code by the second only.
+            sys.dont_write_bytecode = not keep
+            for stale in (copy / self._place).parent.glob(f"__pycache__/{self._place.stem}.*"):
+                stale.unlink()
+            for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+                del sys.modules[name]
+            sys.path[:0] = [str(copy / "src"), str(copy)]
+            os.environ["PYTHONPATH"] = f"{copy / 'src'}:{copy}"
+            silent = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(silent, descriptor)
+            plugins = [word for name in ("randomly", "xdist", "cacheprovider") for word in ("-p", f"no:{name}")]
+            status = pytest.main(["-x", "-q", "-W", "ignore:Module already imported", *plugins, *self._tests])
+        finally:
+            os._exit(int(status))
+
+
+def main(modules: list[str]) -> int:
+    explained = tomllib.loads((HERE / "survivors.toml").read_text())
+    for name in FOREIGN:
+        importlib.import_module(name)
+    left = 0
+    for module in modules or TESTS:
+        listed = subprocess.check_output([*CHANGES, f"src/conduit_oauth/{module}.py"], text=True)
+        changes = [json.loads(line) for line in listed.splitlines()]
+        known = {(each["change"], each["line"]) for each in explained.get(module, [])}
+        begun, survived = time.monotonic(), 0
+        for change in Bench(module).survivors(changes):
+            survived += 1
+            if (change["change"], change["line"]) not in known:
+                left += 1
+                print(f"  {module} {change['change']}: {change['line']}", flush=True)
+        print(f"{module}: {len(changes)} changes, {survived} survive, {time.monotonic() - begun:.0f} s", flush=True)
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
