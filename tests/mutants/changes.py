@@ -25,9 +25,10 @@ KEPT = {
 }
 
 
-def is_kept(operator: str) -> bool:
+def is_kept(operator: str, line: str) -> bool:
     replaced = re.fullmatch(r"core/Replace(?:Binary|Comparison|Unary)Operator_(\w+)", operator)
-    return replaced is None or replaced[1] in KEPT
+    # The star of a signature is taken for an operator.
+    return replaced is None or (replaced[1] in KEPT and "*," not in line)
 
 
 def main(module: Path) -> None:
@@ -38,9 +39,9 @@ def main(module: Path) -> None:
         for item in db.work_items:
             (change,) = item.mutations
             name = change.operator_name
-            if is_kept(name):
+            line = lines[change.start_pos[0] - 1].strip()
+            if is_kept(name, line):
                 code = mutate_code(source, get_operator(name)(**change.operator_args), change.occurrence)
-                line = lines[change.start_pos[0] - 1].strip()
                 print(json.dumps({"change": name.removeprefix("core/"), "line": line, "code": code}))
 
 
