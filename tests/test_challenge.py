@@ -84,3 +84,9 @@ def test_claims_that_are_demanded(claims: str, demanded: dict[str, Any] | None) 
 def test_claims_are_demanded_by_that_error_only() -> None:
     (challenge,) = parse_challenges('Bearer error="invalid_token", claims="e30="')
     assert demanded_claims(challenge) is None
+
+
+@pytest.mark.parametrize(("length", "read"), [(8192, True), (8193, False)])
+def test_a_header_is_read_up_to_a_length(length: int, read: bool) -> None:
+    header = 'Bearer a="b"'.ljust(length - 1, ",") + "c"
+    assert (len(parse_challenges(header)) == 2) is read

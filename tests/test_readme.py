@@ -42,11 +42,11 @@ def test_its_profile_is_one(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(profile)
     assert tomllib.loads(profile)["profiles"]["default"]["client_secret"]["file"]
-    run = subprocess.run(
-        [COMMAND, "token", "--config", config], capture_output=True, text=True, check=False, timeout=60
-    )
+    here = ["--mcp-url", "https://127.0.0.1:1/mcp", "--timeout", "1"]
+    command = [COMMAND, "token", "--config", config, *here]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     # Every setting was understood; only the gateway is not on this machine.
-    assert "https://gateway.example/servers/42/mcp: ConnectError" in run.stderr
+    assert "https://127.0.0.1:1/mcp: ConnectError" in run.stderr
 
 
 def test_its_agent_file_is_one(tmp_path: Path) -> None:

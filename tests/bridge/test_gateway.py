@@ -84,13 +84,13 @@ def test_the_memory_for_sessions_is_bounded(start: StartBridge, resource_server:
 
     assert post(bridge.url, "initialize").status_code == 200
     before = resident()
-    for number in range(200):
+    for number in range(100):
         # A session that says little is remembered, and one that says much is not.
         size = 4 << 20 if number % 10 == 0 else 900 << 10
         assert post(bridge.url, "initialize", name="x" * size).status_code == 200
         # The number of requests names the next session.
         resource_server.requests[-1].clear()
-    assert resident() - before < 120 << 20
+    assert resident() - before < 60 << 20
 
 
 def test_a_body_that_ends_early_reaches_no_gateway(start: StartBridge, resource_server: ResourceServer) -> None:
