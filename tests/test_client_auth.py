@@ -10,11 +10,12 @@ from joserfc import jws, jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
-from conduit_oauth.client_auth import METHODS, Signing, methods_to_try
+from conduit_oauth.client_auth import METHODS, Signing, methods_to_try, usable_methods
 from conduit_oauth.clock import DATED_BACK
 from conduit_oauth.credentials import Credentials
 from conduit_oauth.jose import Algorithms
 from conduit_oauth.testing import AuthorizationServer
+from conduit_oauth.tls import ClientCertificate
 from tests.conftest import MakeProvider
 
 AWKWARD = ("client:with colon", "s3cr%t&=+ \u00e4/?")
@@ -69,7 +70,7 @@ def test_a_key_of_any_kind_and_form_signs_a_fresh_assertion(algorithm: str, form
         token.claims.items()
         >= {"iss": "me", "sub": "me", "aud": "https://as.example", "iat": 10**9 - DATED_BACK}.items()
     )
-    assert token.claims["iat"] < token.claims["exp"] <= token.claims["iat"] + 300
+    assert token.claims["exp"] == token.claims["iat"] + 60
     again = jwt.decode(second["client_assertion"], key, registry=Algorithms(algorithms=[name]))
     assert again.claims["jti"] != token.claims["jti"]
 
@@ -119,6 +120,38 @@ def test_an_assertion_made_elsewhere_is_read_anew_at_each_use(tmp_path: Path) ->
     with pytest.raises(ConfigurationError) as caught:
         sign("private_key_jwt", Credentials(client_assertion=file))
     assert caught.value.field == "client_assertion"
+
+
+def test_what_a_message_may_tell_of_an_assertion() -> None:
+    pem = KEYS["ES256"].as_pem(private=True).decode()
+    assert sign("private_key_jwt", Credentials(private_key=pem, key_id="key-1")).assertion == [
+        "alg ES256",
+        "kid key-1",
+        "aud https://as.example",
+    ]
+    foreign = jwt.encode({"alg": "ES256"}, {"aud": "https://other.example"}, KEYS["ES256"])
+    told = sign("private_key_jwt", Credentials(client_assertion=lambda: foreign)).assertion
+    assert told == ["alg ES256", "aud https://other.example", "no kid"]
+
+
+CERTIFICATE = ClientCertificate(Path("cert.pem"), Path("key.pem"))
+
+
+@pytest.mark.parametrize(
+    ("credentials", "methods"),
+    [
+        (Credentials("secret"), ("client_secret_basic", "client_secret_post", "client_secret_jwt")),
+        (Credentials(private_key="key"), ("private_key_jwt",)),
+        (Credentials(client_assertion="assertion"), ("private_key_jwt",)),
+        (
+            Credentials(client_certificate=ClientCertificate(Path("cert.pem"), Path("key.pem"))),
+            ("tls_client_auth", "self_signed_tls_client_auth"),
+        ),
+        (Credentials(), ("none",)),
+    ],
+)
+def test_the_methods_that_a_credential_can_be_used_by(credentials: Credentials, methods: tuple[str, ...]) -> None:
+    assert usable_methods(credentials) == methods
 
 
 def test_a_secret_that_changes_on_disk_is_in_the_next_request(
@@ -220,6 +253,7 @@ def test_the_likelier_method_of_a_secret_goes_first(
 def test_other_credentials_have_one_method_and_what_the_server_lists_instead_is_named() -> None:
     settings = {"prefer_post": False, "derived": False}
     assert methods_to_try(("private_key_jwt",), None, **settings) == ("private_key_jwt",)
+    assert methods_to_try(("tls_client_auth", "self_signed_tls_client_auth"), None, **settings) == ("tls_client_auth",)
     assert methods_to_try(
         ("tls_client_auth", "self_signed_tls_client_auth"), ["self_signed_tls_client_auth"], **settings
     ) == ("self_signed_tls_client_auth",)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 from joserfc import jws, jwt
-from joserfc.jwk import ECKey, JWKRegistry, OctKey
+from joserfc.jwk import ECKey, JWKRegistry, OctKey, RSAKey
 
 from conduit_oauth import ConfigurationError, InvalidTokenResponse, TokenProvider
 from conduit_oauth.dpop import Dpop
@@ -61,6 +61,51 @@ def test_nonces_are_kept_apart_by_role_and_origin() -> None:
 
     assert (nonce(URL, None), nonce(URL, "t")) == ("as-nonce", "rs-nonce")
     assert (nonce(other, None), nonce(other, "t")) == (None, None)
+
+
+def test_the_nonces_of_256_origins_are_kept() -> None:
+    dpop = Dpop(None)
+
+    def nonce() -> str | None:
+        return opened(dpop.proof("GET", "https://api0.example", wall_now=0, access_token="t"))[1].get("nonce")
+
+    for number in range(256):
+        dpop.remember(f"https://api{number}.example", "nonce", resource=True)
+    assert nonce() == "nonce"
+    dpop.remember("https://api256.example", "nonce", resource=True)
+    assert nonce() is None
+
+
+@pytest.mark.parametrize(
+    ("server", "resource", "expected"),
+    [
+        (None, None, ("RS256", "RS256")),
+        (("PS256",), None, ("PS256", "PS256")),
+        (("RS384",), ("PS256",), ("RS384", "PS256")),
+        (None, ("PS256",), ("RS256", "PS256")),
+    ],
+)
+def test_each_side_gets_proofs_by_an_algorithm_that_it_publishes(
+    server: tuple[str, ...] | None, resource: tuple[str, ...] | None, expected: tuple[str, str]
+) -> None:
+    dpop = Dpop(RSAKey.generate_key(2048).as_pem(private=True).decode())
+    dpop.obey(server, resource)
+    heads = (dpop.proof("GET", URL, wall_now=0, access_token=token).partition(".")[0] for token in (None, "t"))
+    assert tuple(json.loads(base64.urlsafe_b64decode(head + "=="))["alg"] for head in heads) == expected
+
+
+def test_tokens_of_another_key_are_told_from_ours() -> None:
+    key = ECKey.generate_key("P-256").as_pem(private=True).decode()
+    configured, again, made, other = Dpop(key), Dpop(key), Dpop(None), Dpop(None)
+    assert configured.configured
+    assert configured.identity() == again.identity() == configured.thumbprint()
+    assert not made.configured
+    assert made.identity() != other.identity()
+    # The type of a key that is made here is known after discovery only.
+    before = made.identity()
+    made.obey(("ES384",), None)
+    assert opened(made.proof("GET", URL, wall_now=0))[0]["alg"] == "ES384"
+    assert made.identity() == before != made.thumbprint()
 
 
 @pytest.mark.parametrize("nonce", [None, "", "a b", "a\r\nX: 1", 'a"b', "é", "x" * 513])

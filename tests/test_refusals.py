@@ -10,7 +10,7 @@ import pytest
 from conduit_oauth import InvalidTokenResponse, TokenRequestError
 from conduit_oauth.errors import OAuthError
 from conduit_oauth.grant import ACCESS_TOKEN_TYPE, Response, judge_revocation, judge_token_response
-from conduit_oauth.refusals import Asked
+from conduit_oauth.refusals import Asked, is_refused_client
 
 URL = "https://as.example/token"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -121,6 +121,73 @@ CASES: dict[str, tuple[OAuthError, str, list[str], list[str]]] = {
         ["Wait 9 s"],
         [],
     ),
+    "a redirect, without a place": (refused(Asked(), status=300), "redirected", ["Configure the final URL"], []),
+    "a status at the end of the redirects": (refused(Asked(), status=399), "redirected", [], []),
+    "nothing there": (
+        refused(Asked(), status=404),
+        "no-token-endpoint",
+        ["There is no token endpoint", "Check token_endpoint, mcp_url or issuer."],
+        [],
+    ),
+    "another method wanted": (refused(Asked(), status=405), "no-token-endpoint", [], []),
+    "nothing there, by a code": (refused(Asked(), {"error": "access_denied"}, 404), "access-denied", [], []),
+    "trouble, by the status": (refused(Asked(), status=500), "server-in-trouble", ["try again later"], []),
+    "trouble, by the code": (refused(Asked(), {"error": "temporarily_unavailable"}), "server-in-trouble", [], []),
+    "a status below trouble": (refused(Asked(), status=499), "refused-without-reason", [], ["in trouble"]),
+    "a grant of another kind": (
+        refused(Asked(grant_type=EXCHANGE), status=403),
+        "refused-without-reason",
+        [f"used the grant {EXCHANGE}"],
+        [],
+    ),
+    "the usual grant": (
+        refused(Asked(scope="read"), {"error": "access_denied"}, 403),
+        "access-denied",
+        ["asked for the scope read"],
+        ["used the grant", "some servers require one"],
+    ),
+    "no scope, which some require": (
+        refused(Asked(), status=403),
+        "refused-without-reason",
+        ["sent no scope, and some servers require one."],
+        [],
+    ),
+    "a grant that is refused": (
+        refused(Asked(), {"error": "invalid_grant"}),
+        "grant-refused",
+        ["may use the grant client_credentials"],
+        ["issuer"],
+    ),
+    "a subject token that is refused": (
+        refused(Asked(grant_type=EXCHANGE), {"error": "invalid_grant"}),
+        "grant-refused",
+        ["refuses the subject token"],
+        ["may use"],
+    ),
+    "a method by choice": (
+        refused(Asked(tried=("client_secret_post",), configured=True), {"error": "invalid_client"}, 401),
+        "client-refused",
+        ["Without token_endpoint_auth_method"],
+        [],
+    ),
+    "both methods": (
+        refused(Asked(tried=("client_secret_basic", "client_secret_post")), {"error": "invalid_client"}, 401),
+        "client-refused",
+        ["by client_secret_basic, then by client_secret_post."],
+        ["Without token_endpoint_auth_method"],
+    ),
+    "the certificate after another method": (
+        refused(Asked(tried=("client_secret_basic", "tls_client_auth")), {"error": "invalid_client"}, 401),
+        "certificate-refused",
+        [],
+        [],
+    ),
+    "no method at all": (
+        refused(Asked(tried=("none",), published=()), status=403),
+        "refused-without-reason",
+        ["the server publishes no method"],
+        [],
+    ),
     "a redirect": (
         refused(Asked(), status=307, location="https://new.example/token"),
         "redirected",
@@ -153,6 +220,23 @@ def test_a_refusal_has_its_own_words(case: str) -> None:
         assert words in str(error)
     for words in unsaid:
         assert words not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "refuses"),
+    [
+        (400, "invalid_client", True),
+        (401, None, True),
+        (403, "BAD_CLIENT", True),
+        (402, None, False),
+        (404, None, False),
+        (400, None, False),
+        (401, "invalid_request", False),
+        (403, "invalid_scope", False),
+    ],
+)
+def test_what_refuses_the_client(status: int, error: str | None, refuses: bool) -> None:
+    assert is_refused_client(status, error) is refuses
 
 
 def test_retry_after_goes_before_its_imitation() -> None:

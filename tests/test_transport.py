@@ -25,12 +25,17 @@ from tests.threaded import serving
 
 
 @contextmanager
-def raw_server(*pieces: bytes, apart: float = 0.0) -> Iterator[str]:
-    """A socket that answers one request with these bytes, `apart` seconds between them, and then says no more."""
+def raw_server(*pieces: bytes, apart: float = 0.0, knocks: int = 0) -> Iterator[str]:
+    """A socket that answers one request with these bytes, `apart` seconds between them, and then says no more.
+
+    The first `knocks` connections are closed at once.
+    """
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
+            for _ in range(knocks):
+                listener.accept()[0].close()
             connection, _ = listener.accept()
             with connection:
                 connection.recv(65536)

@@ -33,6 +33,13 @@ def test_bad_urls_are_refused_by_name(url: object) -> None:
     assert "secret" not in str(caught.value).replace("client_secret", "")
 
 
+def test_a_url_has_a_longest_length() -> None:
+    longest = "https://gateway.example/".ljust(8192, "x")
+    assert parse_url(longest, "mcp_url").path
+    with pytest.raises(ConfigurationError, match="longer than 8192 characters"):
+        parse_url(longest + "x", "mcp_url")
+
+
 @pytest.mark.parametrize(
     "url", ["https://gateway.example", "http://localhost:8080", "http://127.8.8.8/x", "http://[::1]:1/x"]
 )
@@ -90,7 +97,16 @@ def test_what_is_not_public_is_recognised(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["as.example", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "corp.example", "lan.example"],
+    [
+        "as.example",
+        "8.8.8.8",
+        "2606:4700::1111",
+        "::ffff:8.8.8.8",
+        "64:ff9b::808:808",
+        "2001:0:a00:1:0:0:f7f7:f7f7",
+        "corp.example",
+        "lan.example",
+    ],
 )
 def test_what_is_public_is_not_taken_for_private(host: str) -> None:
     assert not is_private(host)

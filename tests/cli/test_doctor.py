@@ -28,6 +28,7 @@ from tests.certificates import Authority, issue
 from tests.cli.broken import BrokenServer, Page
 from tests.cli.conftest import Run
 from tests.resource_server import ResourceServer
+from tests.test_transport import raw_server
 
 SECRET = "very-secret"
 TOKEN: dict[str, Any] = {"access_token": "good-token", "token_type": "Bearer", "expires_in": 3600}
@@ -571,3 +572,21 @@ def test_a_narrow_encoding_still_prints_what_is_wrong(encoding: str, run: Run) -
     done = run("doctor", PYTHONIOENCODING=encoding, CONDUIT_OAUTH_CLIENT_SECRET="other")
     assert "\nx " in done.stdout
     assert "  -> " in done.stdout
+
+
+def test_a_proxy_that_drips_its_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conduit_oauth.cli.checks.TIMEOUT", 0.3)
+    with raw_server(b"HTTP/1.1 200 OK\r\nX-A: ", *[b"x"] * 1000, apart=0.02) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.removesuffix("/token"))
+        found = list(check_way("https://as.example/token", Transport(), signs=False, client_context=None))
+    assert [each.cause for each in found] == ["proxy-refuses"]
+
+
+def test_a_server_that_drips_its_handshake_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conduit_oauth.cli.checks.TIMEOUT", 0.3)
+    # A server's hello of 16 KiB that never ends. One connection only looks whether anybody listens.
+    with raw_server(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc", *[b"x"] * 1000, apart=0.02, knocks=1) as url:
+        ways = check_way(url.replace("http:", "https:"), Transport(), signs=False, client_context=None)
+        found = next(each for each in ways if each.step == "TLS")
+    assert (found.verdict, found.cause) == (Verdict.BAD, "tls-failed")
+    assert "timed out" in found.said

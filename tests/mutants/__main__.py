@@ -34,7 +34,12 @@ TESTS = {
     "discovery": PROTOCOL,
     "dpop": ["tests/test_dpop.py"],
     "grant": ["tests/test_grant.py", "tests/test_token.py", "tests/test_introspection.py"],
-    "jose": ["tests/test_jose.py", "tests/test_client_auth.py", "tests/test_dpop.py"],
+    "jose": [
+        "tests/test_jose.py",
+        "tests/test_dpop.py",
+        "tests/test_client_auth.py",
+        "tests/surroundings/test_keys.py",
+    ],
     "metadata": PROTOCOL,
     "refusals": ["tests/test_refusals.py"],
     "urls": ["tests/test_urls.py", *PROTOCOL],

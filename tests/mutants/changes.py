@@ -27,8 +27,9 @@ KEPT = {
 
 def is_kept(operator: str, line: str) -> bool:
     replaced = re.fullmatch(r"core/Replace(?:Binary|Comparison|Unary)Operator_(\w+)", operator)
-    # What a dataclass forbids is for the type checker. The star of a signature is taken for an operator.
-    if line.startswith("@dataclass") or (replaced and "*," in line):
+    # What a dataclass forbids, and what types need, is for the type checker.
+    # The star of a signature is taken for an operator.
+    if line.startswith(("@dataclass", "if TYPE_CHECKING")) or (replaced and "*," in line):
         return False
     return replaced is None or replaced[1] in KEPT
 

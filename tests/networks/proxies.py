@@ -57,6 +57,15 @@ listen gateway
     bind 127.0.0.1:{port}
     server one 127.0.0.1:{behind}
 """
+_TLS = """
+listen tls
+    mode tcp
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+    bind 127.0.0.1:{port} ssl crt {certificate}
+    server one 127.0.0.1:{behind}
+"""
 NGINX = """
 daemon off;
 worker_processes 1;
@@ -140,10 +149,14 @@ def _squid(folder: Path, hosts: str, credentials: tuple[str, str] | None) -> Ite
 
 
 @contextmanager
-def haproxy(folder: Path, behind: int) -> Iterator[int]:
-    """A balancer that closes a connection that was idle for 500 ms. Its port."""
+def haproxy(folder: Path, behind: int, certificate: Path | None = None) -> Iterator[int]:
+    """A balancer that closes a connection that was idle for 500 ms; with a `certificate`, the TLS of what is behind it.
+
+    Its port.
+    """
     port = free_port()
-    (folder / "haproxy.cfg").write_text(HAPROXY.format(port=port, behind=behind))
+    text = HAPROXY if certificate is None else _TLS
+    (folder / "haproxy.cfg").write_text(text.format(port=port, behind=behind, certificate=certificate))
     with _running(["haproxy", "-db", "-f", folder / "haproxy.cfg"], port, folder / "haproxy.log"):
         yield port
 

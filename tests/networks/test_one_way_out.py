@@ -18,7 +18,7 @@ from conduit_oauth.proxies import proxy_for
 from tests.certificates import issue
 from tests.cli.broken import BrokenServer
 from tests.conftest import COMMAND
-from tests.networks.proxies import squid
+from tests.networks.proxies import haproxy, squid
 from tests.redis_server import free_port
 
 HOST = "as.conduit.example"
@@ -52,6 +52,10 @@ class Company:
         }
         self.proxy = stack.enter_context(squid(HOST))
         self.open = self.proxy.port
+        issue(folder, "proxy", authority, host="localhost")
+        pair = folder / "pair.pem"
+        pair.write_text((folder / "proxy.pem").read_text() + (folder / "proxy-key.pem").read_text())
+        self.by_tls = stack.enter_context(haproxy(folder, self.open, pair))
         self.closed = stack.enter_context(squid(HOST, ("user", PASSWORD))).port
 
     def run(self, command: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -84,6 +88,7 @@ FORMS: dict[str, Callable[[Company], dict[str, str]]] = {
     "without a scheme": lambda company: {"HTTPS_PROXY": f"127.0.0.1:{company.open}"},
     "in lower case, with a slash": lambda company: {"https_proxy": f"http://127.0.0.1:{company.open}/"},
     "for all": lambda company: {"ALL_PROXY": f"http://127.0.0.1:{company.open}"},
+    "by TLS": lambda company: {"HTTPS_PROXY": f"https://localhost:{company.by_tls}"},
     "with a password": lambda company: {"HTTPS_PROXY": f"http://user:p%C3%A4%23ss%2Fw%40rd@127.0.0.1:{company.closed}"},
     "with a password as it is": lambda company: {"HTTPS_PROXY": f"http://user:{PASSWORD}@127.0.0.1:{company.closed}"},
 }

@@ -10,6 +10,7 @@ import functools
 import http.client
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -157,6 +158,9 @@ def _tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
     if proxy.credentials is not None:
         pair = base64.b64encode(":".join(proxy.credentials).encode()).decode()
         headers["Proxy-Authorization"] = f"Basic {pair}"
+    # Each read has its time, and a proxy can drip an endless answer.
+    end = threading.Timer(TIMEOUT, lambda: connection.sock and connection.sock.shutdown(socket.SHUT_RDWR))
+    end.start()
     try:
         # CONNECT by itself: the connection is to be used for TLS after it.
         connection.putrequest("CONNECT", target, skip_host=True, skip_accept_encoding=True)
@@ -173,6 +177,8 @@ def _tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
     except OSError:
         connection.close()
         raise
+    finally:
+        end.cancel()
     return connection.sock
 
 
@@ -204,9 +210,10 @@ def _check_tls(
     # As the HTTP client trusts: SSL_CERT_FILE and SSL_CERT_DIR count.
     context = client_context or trusted()
     try:
-        with connect() as plain, _shaken(context, plain, host) as secured:
-            shown = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
-            version = secured.version()
+        with connect() as plain:
+            secured = _shaken(context, plain, host)
+        shown = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
+        version = secured.version()
     except ssl.SSLCertVerificationError as error:
         yield _untrusted(host, connect, error, proxy)
         return
@@ -238,8 +245,24 @@ def _check_tls(
         yield good("TLS", f"{version}, a certificate that is trusted and lasts {span(left)}")
 
 
-def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSLSocket:
-    return context.wrap_socket(plain, server_hostname=host)
+def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSLObject:
+    """The TLS of the server, whose bytes `plain` carries: the TLS of a proxy may be around them."""
+    deadline = time.monotonic() + TIMEOUT
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secured = context.wrap_bio(incoming, outgoing, server_hostname=host)
+    while True:
+        try:
+            secured.do_handshake()
+        except ssl.SSLWantReadError:
+            plain.sendall(outgoing.read())
+            plain.settimeout(max(0.001, deadline - time.monotonic()))
+            if received := plain.recv(1 << 14):
+                incoming.write(received)
+            else:
+                incoming.write_eof()
+        else:
+            plain.sendall(outgoing.read())
+            return secured
 
 
 def _untrusted(host: str, connect: Connect, error: ssl.SSLCertVerificationError, proxy: Proxy | None) -> Diagnosis:
@@ -279,8 +302,9 @@ def _shown_certificate(host: str, connect: Connect) -> x509.Certificate | None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        with connect() as plain, _shaken(context, plain, host) as secured:
-            return x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
+        with connect() as plain:
+            secured = _shaken(context, plain, host)
+        return x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
     except (OSError, ValueError):
         return None
 
