@@ -40,7 +40,7 @@ TESTS = {
         "tests/test_client_auth.py",
         "tests/surroundings/test_keys.py",
     ],
-    "metadata": PROTOCOL,
+    "metadata": ["tests/test_metadata.py", *PROTOCOL],
     "refusals": ["tests/test_refusals.py"],
     "urls": ["tests/test_urls.py", *PROTOCOL],
     "flight": FLIGHTS,
