@@ -15,13 +15,19 @@ from conduit_oauth import InvalidTokenResponse, TokenRequestError
 from conduit_oauth.grant import (
     MAX_LIFETIME,
     Grant,
+    Request,
     Response,
     client_credentials_form,
+    is_scope,
+    judge_introspection,
+    judge_revocation,
     judge_token_response,
     jwt_lifetime,
     parse_retry_after,
     token_request,
+    wants_nonce,
 )
+from conduit_oauth.refusals import UNKNOWN
 
 URL = "https://as.example/token"
 SECRET = "s3cr&t pässword/+"
@@ -62,6 +68,11 @@ def test_lifetimes_that_are_accepted(value: object, seconds: float | None) -> No
     assert judge(good(expires_in=value)).lifetime == seconds
 
 
+def test_a_lifetime_is_cut_to_ten_years() -> None:
+    assert judge(good(expires_in=315_360_000)) == Grant("abc", 315_360_000.0, None)
+    assert judge(good(expires_in=315_360_001)) == Grant("abc", 315_360_000.0, None, is_cut=True)
+
+
 @pytest.mark.parametrize(
     "value",
     ["-1", "soon", "", "1e3", "0x10", "1_000", "٣", "NaN", "inf", True, False, [], {}, -1, -0.5],
@@ -83,6 +94,21 @@ def test_access_tokens_that_are_refused(token: object) -> None:
     with pytest.raises(InvalidTokenResponse) as caught:
         judge(good(access_token=token))
     assert caught.value.field == "access_token"
+
+
+def test_a_token_and_a_scope_have_a_longest_length() -> None:
+    assert judge(good(access_token="x" * 65_536)).access_token == "x" * 65_536
+    with pytest.raises(InvalidTokenResponse, match="longer than 65536 characters"):
+        judge(good(access_token="x" * 65_537))
+    assert is_scope("x" * 65_536)
+    assert not is_scope("x" * 65_537)
+
+
+@pytest.mark.parametrize(
+    ("scope", "sound"), [("a", True), ("a b:c/d", True), ("", False), ("a  b", False), ('a"b', False), ("a\\b", False)]
+)
+def test_what_a_scope_is(scope: str, sound: bool) -> None:
+    assert is_scope(scope) is sound
 
 
 @pytest.mark.parametrize("token", ["8f14e45f:sj", "5|AbC", "00D000!AQ0", "=abc", "a=b", "a\"b\\c'd#e$f`g"])
@@ -123,7 +149,11 @@ def test_a_missing_token_type_is_taken_for_the_default_where_there_is_one() -> N
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(1800, 1800.0), (0.5, 0.5), (None, None), (0, None), (-1, None), ("60", None), (True, None)]
+    ("value", "expected"),
+    [
+        *[(1800, 1800.0), (0.5, 0.5), (MAX_LIFETIME, MAX_LIFETIME), (MAX_LIFETIME + 1, None)],
+        *[(None, None), (0, None), (-1, None), ("60", None), (True, None)],
+    ],
 )
 def test_the_server_may_say_when_to_refresh(value: object, expected: float | None) -> None:
     assert judge(good(refresh_in=value)).refresh_in == expected
@@ -140,12 +170,15 @@ def jwt(**claims: object) -> str:
         (jwt(exp=1600, iat=1100), 500.0),  # our clock is behind
         (jwt(exp=1600, iat=900), 600.0),  # it was issued to somebody before
         (jwt(exp=900), -100.0),
-        (jwt(exp=10**11), MAX_LIFETIME),
+        (jwt(exp=10**12 - 1), MAX_LIFETIME),
+        (jwt(exp=10**12), None),
+        (jwt(exp=1600, iat=10**12), 600.0),
         (jwt(), None),
         (jwt(exp="1600"), None),
         (jwt(exp=True), None),
         ("opaque", None),
         ("a.%%.c", None),
+        ("a.b.c", None),
     ],
 )
 def test_a_jwt_says_how_long_it_lives(token: str, lifetime: float | None) -> None:
@@ -167,6 +200,75 @@ def test_bodies_that_are_no_json_object(body: bytes) -> None:
         judge(body)
     assert caught.value.field == "body"
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"", "is not a JSON object (0 bytes)"),
+        (b"<h1>Hello</h1>", "is not a JSON object (14 bytes: <h1>Hello</h1>)"),
+        (b"the Token", "is not a JSON object (9 bytes)"),
+        (b"\xff\xfe{}", "is not a JSON object (4 bytes that are no text in UTF-8)"),
+        (b"a\0b", "is not a JSON object (3 bytes that are no text in UTF-8)"),
+    ],
+)
+def test_a_body_that_is_no_answer_is_shown_where_it_holds_no_token(body: bytes, shown: str) -> None:
+    with pytest.raises(InvalidTokenResponse) as caught:
+        judge(body)
+    assert f"body {shown}" in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 299])
+def test_a_success(status: int) -> None:
+    assert judge(good(), status).access_token == "abc"
+    answer = Response(status, {}, b'{"active": true}')
+    assert judge_introspection(URL, answer, secrets=[], wall_now=0.0, asked=UNKNOWN) == {"active": True}
+
+
+@pytest.mark.parametrize("status", [199, 300])
+def test_no_success(status: int) -> None:
+    with pytest.raises(TokenRequestError):
+        judge(good(), status)
+    with pytest.raises(TokenRequestError):
+        judge_revocation(URL, Response(status, {}, b""), secrets=[], wall_now=0.0, asked=UNKNOWN)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"active": "true"}', b'{"active": null}'])
+def test_an_introspection_that_says_nothing(body: bytes) -> None:
+    with pytest.raises(InvalidTokenResponse) as caught:
+        judge_introspection(URL, Response(200, {}, body), secrets=[], wall_now=0.0, asked=UNKNOWN)
+    assert caught.value.field == "active"
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "headers", "wants"),
+    [
+        (400, "use_dpop_nonce", {"dpop-nonce": "n"}, True),
+        (401, "use_dpop_nonce", {"dpop-nonce": "n"}, True),
+        (402, "use_dpop_nonce", {"dpop-nonce": "n"}, False),
+        (399, "use_dpop_nonce", {"dpop-nonce": "n"}, False),
+        (400, "use_dpop_nonce", {}, False),
+        (400, "invalid_client", {"dpop-nonce": "n"}, False),
+    ],
+)
+def test_when_a_nonce_is_wanted(status: int, error: str, headers: dict[str, str], wants: bool) -> None:
+    assert wants_nonce(Response(status, headers, json.dumps({"error": error}).encode())) is wants
+    assert not wants_nonce(Response(status, headers, b"no JSON"))
+
+
+@pytest.mark.parametrize(
+    ("reads", "status", "whether"),
+    [("all", 200, True), ("errors", 399, False), ("errors", 400, True), ("errors", 401, True), ("head", 400, False)],
+)
+def test_whose_body_is_read(reads: Any, status: int, whether: bool) -> None:
+    assert Request("GET", URL, {}, reads=reads).reads_body(status) is whether
+
+
+def test_what_may_hold_a_secret_is_in_no_repr() -> None:
+    headers = {"authorization": "very-secret"}
+    values = Request("POST", URL, headers, b"very-secret"), Response(200, headers, b"very-secret"), judge(good())
+    assert "very-secret" not in repr(values)
+    assert "abc" not in repr(values)
 
 
 def test_a_broken_success_body_is_not_quoted() -> None:
@@ -209,6 +311,13 @@ def test_a_redirect_says_what_to_do() -> None:
         judge(b"", 307)
 
 
+@pytest.mark.parametrize(("status", "named"), [(300, True), (399, True), (400, False), (401, False)])
+def test_the_target_of_a_redirect_is_named(status: int, named: bool) -> None:
+    with pytest.raises(TokenRequestError) as caught:
+        judge(b"", status, {"location": "https://new.example/token"})
+    assert ("redirects to https://new.example/token" in str(caught.value)) is named
+
+
 @pytest.mark.parametrize(
     "echo",
     [
@@ -238,6 +347,8 @@ def test_a_server_that_echoes_the_secret_does_not_get_it_into_an_error(echo: str
         ("5", 5.0),
         (" 1.5 ", 1.5),
         ("Thu, 01 Jan 1970 00:00:30 GMT", 30.0),
+        ("Thu, 01 Jan 1970 01:00:30 +0100", 30.0),
+        ("Thu, 01 Jan 1970 00:00:30 -0000", 30.0),
         ("Wed, 31 Dec 1969 23:00:00 GMT", 0.0),
         ("soon", None),
         ("-5", None),
@@ -249,12 +360,16 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value, 0.0) == seconds
 
 
+def test_a_date_is_compared_with_now() -> None:
+    assert parse_retry_after("Thu, 01 Jan 1970 00:00:30 GMT", 10.0) == 20.0
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-members = st.sampled_from(["access_token", "token_type", "expires_in", "scope", "other"])
+members = st.sampled_from(["access_token", "token_type", "expires_in", "scope", "error"])
 bodies = (
     st.dictionaries(members, json_values | st.sampled_from(["abc", "Bearer", "60"])).map(json.dumps).map(str.encode)
     | st.binary(max_size=60)
@@ -272,12 +387,12 @@ def test_any_answer_is_a_sound_grant_or_a_typed_error(body: bytes, status: int) 
         assert 200 <= status < 300
         assert error.field in {"body", "access_token", "token_type", "expires_in", "scope"}
     except TokenRequestError as error:
-        assert not 200 <= status < 300
+        assert error.error or not 200 <= status < 300
         assert error.status == status
         assert len(str(error)) < 1200
     else:
         assert 200 <= status < 300
-        assert re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", grant.access_token)
+        assert re.fullmatch(r"[\x21-\x7e]+", grant.access_token)
         assert grant.lifetime is None or (math.isfinite(grant.lifetime) and 0 <= grant.lifetime <= MAX_LIFETIME)
 
 

@@ -56,6 +56,7 @@ def test_a_process_of_a_fleet_refreshes_by_up_to_a_quarter_of_the_window_earlier
         (199.5, 150.0, 200.0),
         (199.0, 150.0, 200.0),
         (198.8, 149.4, 198.8),
+        (200.5, 150.25, 200.5),
         (202.0, 151.0, 202.0),
     ],
 )

@@ -45,7 +45,7 @@ TESTS = {
     "urls": ["tests/test_urls.py", *PROTOCOL],
     "flight": FLIGHTS,
     "control": FLIGHTS,
-    "landing": FLIGHTS,
+    "landing": ["tests/test_landing.py", *FLIGHTS],
     "gate": [*SHARING, *FLIGHTS],
     "sealing": SHARING,
     "share": SHARING,
