@@ -46,8 +46,8 @@ TESTS = {
     "flight": FLIGHTS,
     "control": FLIGHTS,
     "landing": ["tests/test_landing.py", *FLIGHTS],
-    "gate": [*SHARING, *FLIGHTS],
-    "sealing": SHARING,
+    "gate": ["tests/test_gate.py", "tests/test_patience.py"],
+    "sealing": ["tests/test_sealing.py"],
     "share": SHARING,
     "tier": SHARING,
 }
