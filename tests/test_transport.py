@@ -104,9 +104,10 @@ def test_a_server_that_drips_is_left(drip: str) -> None:
         send(url, 0.3)
 
 
-def test_an_injected_client_leaves_a_body_that_drips() -> None:
+@pytest.mark.parametrize("drip", DRIPS)
+def test_an_injected_client_leaves_a_server_that_drips(drip: str) -> None:
     with (
-        raw_server(*DRIPS["a body"], apart=0.02) as url,
+        raw_server(*DRIPS[drip], apart=0.02) as url,
         httpx2.Client() as client,
         pytest.raises(TransportError, match=r"no whole answer within 0\.3 s"),
     ):

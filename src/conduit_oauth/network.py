@@ -87,12 +87,13 @@ class Until(float):
 
 
 def bounded(client: httpx2.Client) -> httpx2.Client:
-    """`client`, with its connections, those through proxies too, made here."""
-    backend = _Backend()
+    """`client`, with its connections, those through proxies too, made here; a backend of its user's own stays."""
     # httpcore2 takes a backend, and httpx2 has no parameter to hand one on by.
     for transport in (client._transport, *client._mounts.values()):  # pyright: ignore[reportPrivateUsage]
         if isinstance(transport, httpx2.HTTPTransport):
-            transport._pool._network_backend = backend  # pyright: ignore[reportPrivateUsage]
+            pool = transport._pool  # pyright: ignore[reportPrivateUsage]
+            if type(pool._network_backend) is httpcore2.SyncBackend:  # pyright: ignore[reportPrivateUsage]
+                pool._network_backend = _Backend()  # pyright: ignore[reportPrivateUsage]
     return client
 
 

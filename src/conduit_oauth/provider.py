@@ -105,7 +105,7 @@ class TokenProvider:
             for never, or the space-separated scopes that may be added.
         revoke_on_close: have the authorization server forget the token when the provider closes (RFC 7009).
         http_client: an `httpx2.Client` to send token requests with, on the provider's own thread, whoever calls; it
-            stays yours to close.
+            stays yours to close. From the first request on its connections end each read at the request's deadline.
         transport: in its place, a transport for a client of our own.
         store: what is shared with other processes: the URL of a store (`memory:` shares nothing, `sqlite:`,
             `sqlite:///path`, `redis://…`, see `conduit_oauth.stores`), or a `TokenStore`. A warm call never touches it.

@@ -115,13 +115,13 @@ class Transport:
 
     def _client_for(self, proxy: Proxy | None) -> httpx2.Client:
         """Our client by `proxy`, made anew where the files of TLS changed: a connection keeps what it had."""
+        from .network import bounded
+
         if self._injected is not None:
-            return self._injected
+            return bounded(self._injected)
         from http.cookiejar import CookieJar, DefaultCookiePolicy
 
         import httpx2
-
-        from .network import bounded
 
         # A flight, a wider scope's flight and a question about a token may all come here at once.
         with self._lock:
