@@ -47,7 +47,7 @@ def test_the_algorithm_of_a_jwk_is_the_only_one_used_with_it(algorithm: str) -> 
         (jwk(RSA, alg="PS256"), {"supported": ("RS256",)}, "signing_algorithm", "the server lists RS256"),
         (jwk(RSA, alg="ES256"), {}, "private_key", "says alg ES256"),
         (jwk(RSA, alg="RSA-OAEP"), {}, "private_key", "says alg RSA-OAEP"),
-        (jwk(ECKey.generate_key("secp256k1")), {}, "private_key", "signs by none of ours"),
+        (jwk(ECKey.generate_key("secp256k1")), {}, "private_key", "signs by no algorithm known here"),
         (jwk(RSA, use="enc"), {}, "private_key", "not for signatures"),
         (jwk(RSA, key_ops=["decrypt"]), {}, "private_key", "not for signatures"),
         (jwk(RSA), {"supported": ("ES256",)}, "signing_algorithm", "or set signing_algorithm"),

@@ -176,13 +176,15 @@ def _possible(key: Key, field: str) -> tuple[str, ...]:
     """The algorithms that the key can sign by: the `alg` of a JWK is the only one (RFC 7517 §4.4)."""
     curve = key.as_dict(private=False).get("crv") if isinstance(key, ECKey | OKPKey) else None
     possible = _ALGORITHMS.get(str(curve or key.key_type), ())
+    if not possible:
+        raise ConfigurationError(field, "is of a type that signs by no algorithm known here", "Use another key.")
     own = key.get("alg")
-    if own is None and possible:
+    if own is None:
         return possible
     if own not in possible:
         raise ConfigurationError(
             field,
-            f"says alg {mask(str(own), ())}, and a key of its type signs by {', '.join(possible) or 'none of ours'}",
+            f"says alg {mask(str(own), ())}, and a key of its type signs by {', '.join(possible)}",
             "Correct the alg of the JWK, or use another key.",
         )
     return (own,)
