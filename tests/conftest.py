@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import tempfile
 import threading
@@ -27,6 +28,9 @@ _FILES = pytest.StashKey[set[str]]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell has what it starts in the background ignore it, and what the tests start would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     session.config.stash[_FILES] = {path.name for path in session.config.rootpath.iterdir()}
 
 

@@ -237,7 +237,11 @@ class FlightControl:
             flight.landing.set()
         self.settle(flight)
         # The store's thread and connections end with the last provider that uses it, not with the next collection.
-        self.share = self.requester.locator.pins = self.requester.authentication.memory = None
+        with self.lock:
+            share, self.share = self.share, None
+        self.requester.locator.pins = self.requester.authentication.memory = None
+        if share is not None:
+            share.tier.part()
 
     def after_fork_in_child(self) -> None:
         """Share no lock, flight or socket with the parent; keep the token."""

@@ -234,8 +234,9 @@ class TokenProvider:
         if tier is not None:
             check_shareable(config, requester.dpop)
             requester.transport.prepare(requester.locator.target)
-            tier.start()
         self._assemble(requester, clock, tier, observer)
+        if tier is not None:
+            tier.start()
 
     def _assemble(self, requester: Requester, clock: Clock, tier: Tier | None, observer: Observer | None) -> None:
         self._requester = requester

@@ -56,6 +56,9 @@ class Tier:
         self._lock = threading.Lock()
         self._up = threading.Event()
         self._thread: threading.Thread | None = None
+        # The one that was told to end.
+        self._ending: threading.Thread | None = None
+        self._users = 0
         self._said_down = self._said_deaf = False
         self._probe = f"probe-{secrets.token_hex(4)}"
         self._renewed = elapsed()
@@ -137,20 +140,37 @@ class Tier:
     def after_fork_in_child(self) -> None:
         """Begin anew, with the parent's thread, locks and leases gone; who listened still does."""
         self._lock = threading.Lock()
-        self._thread = None
+        self._thread = self._ending = None
         self._leases.clear()
         self._tickets = {}
         self._told = {}
         self.store.after_fork_in_child()
         if self._remote:
-            self._up, self._tried, self._closed = threading.Event(), threading.Event(), threading.Event()
+            self._up, self._tried = threading.Event(), threading.Event()
+
+    def join(self) -> None:
+        """Have the tier's thread for a user more."""
+        with self._lock:
+            self._users += 1
+
+    def part(self) -> None:
+        """End the thread with the last user, whatever still holds the tier: the frames of a failed request may."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._thread is not None:
+                self._closed.set()
+                self._ending, self._thread = self._thread, None
 
     def start(self) -> None:
-        """Let the tier's thread connect, if it does not run yet."""
+        """Let the tier's thread connect, if there are users and it does not run yet."""
         with self._lock:
-            if self._thread is None and self._remote and not self._closed.is_set():
+            if self._thread is None and self._remote and self._users:
+                self._closed = threading.Event()
                 self._thread = threading.Thread(
-                    target=_watch, args=(weakref.ref(self), self._closed), name="conduit-oauth-store", daemon=True
+                    target=_watch,
+                    args=(weakref.ref(self), self._closed, self._ending),
+                    name="conduit-oauth-store",
+                    daemon=True,
                 )
                 self._thread.start()
 
@@ -222,8 +242,10 @@ class Tier:
             logger.warning("store_down: %s. Every process goes on by itself until it is back.", str(error))
 
 
-def _watch(reference: weakref.ref[Tier], closed: threading.Event) -> None:
-    """The tier's thread: ends with the tier, which it does not keep alive."""
+def _watch(reference: weakref.ref[Tier], closed: threading.Event, before: threading.Thread | None) -> None:
+    """The tier's thread: ends with the tier, which it does not keep alive. One at a time listens to the store."""
+    if before is not None:
+        before.join()
     pause = 0.0
     while not closed.wait(pause) and (tier := reference()) is not None:
         pause = tier.watch(pause)

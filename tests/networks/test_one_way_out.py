@@ -106,7 +106,7 @@ def test_each_form_works_in_each_command(form: str, command: str, company: Compa
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_proxy_that_is_down_is_said(command: str, company: Company) -> None:
     port = free_port()
-    done = company.run(command, HTTPS_PROXY=f"http://127.0.0.1:{port}", CONDUIT_OAUTH_TIMEOUT="1")
+    done = company.run(command, HTTPS_PROXY=f"http://127.0.0.1:{port}", CONDUIT_OAUTH_TIMEOUT="5")
     said = done.stdout + done.stderr
     assert f"the proxy http://127.0.0.1:{port} (HTTPS_PROXY)" in said, said
     assert "✓ connection" not in said
@@ -116,7 +116,7 @@ def test_a_proxy_that_is_down_is_said(command: str, company: Company) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_proxy_that_refuses_is_said_without_the_password(command: str, company: Company) -> None:
     proxy = f"http://user:wrong-password@127.0.0.1:{company.closed}"
-    done = company.run(command, HTTPS_PROXY=proxy, CONDUIT_OAUTH_TIMEOUT="1")
+    done = company.run(command, HTTPS_PROXY=proxy, CONDUIT_OAUTH_TIMEOUT="5")
     said = done.stdout + done.stderr
     assert "407" in said, said
     assert f"127.0.0.1:{company.closed}" in said
@@ -141,7 +141,7 @@ def test_what_no_proxy_names_goes_past_it(command: str, company: Company) -> Non
     before = company.proxy.tunnels()
     # Nobody but the proxy knows the name.
     proxy = f"http://127.0.0.1:{company.open}"
-    done = company.run(command, HTTPS_PROXY=proxy, NO_PROXY="*.conduit.example", CONDUIT_OAUTH_TIMEOUT="1")
+    done = company.run(command, HTTPS_PROXY=proxy, NO_PROXY="*.conduit.example", CONDUIT_OAUTH_TIMEOUT="5")
     assert "the proxy" not in done.stdout + done.stderr
     assert company.proxy.tunnels() == before
 

@@ -322,6 +322,28 @@ def test_closing_the_last_provider_of_a_store_ends_its_thread_and_connections(
     assert redis_server.client.pubsub_numsub("closing:news") == [(b"closing:news", 0)]
 
 
+def test_a_store_whose_last_provider_closed_can_be_used_again(make_provider: MakeProvider) -> None:
+    store = MemoryStore()
+    one = make_provider(store=store, store_timeout=5.0)
+    token, share = one.get_token(), one.control.share
+    assert share is not None
+    # Frames of a failed request may hold the tier for a while.
+    tier = share.tier
+    first = tier._thread
+    one.close()
+    assert first is not None
+    first.join(10)
+    assert not first.is_alive()
+    other = make_provider(store=store, store_timeout=5.0)
+    assert other.control.share is not None
+    assert other.control.share.tier is tier
+    assert other.get_token() == token
+    assert tier._thread is not None
+    # Closing twice counts once.
+    one.close()
+    assert tier._thread.is_alive()
+
+
 def test_a_token_that_was_refused_does_not_come_back_with_a_store_that_lost_its_memory(
     make_provider: MakeProvider, clock: FakeClock
 ) -> None:
