@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from conduit_oauth.cli.app import app
 from conduit_oauth.testing import AuthorizationServer
@@ -234,6 +235,15 @@ def test_inspect_shows_the_claims_to_a_human_and_to_a_program(run: Run) -> None:
     assert "It expires in 59 min" in shown or "It expires in 1 h" in shown
     claims = json.loads(run("inspect", "--json", stdin=token).stdout)["claims"]
     assert claims["client_id"] == "demo"
+
+
+@pytest.mark.parametrize("end", ["null", '"soon"', "true", "[1]", "1e999", "-1e999", "9" * 400, "1e300"])
+def test_inspect_shows_a_token_whose_end_is_no_time(end: str) -> None:
+    parts = ('{"alg": "none"}', f'{{"exp": {end}}}')
+    header, claims = (base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts)
+    done = CliRunner().invoke(app, ["inspect"], input=f"{header}.{claims}.")
+    assert (done.exit_code, done.exception) == (0, None)
+    assert "It does not say when it expires." in done.output
 
 
 def test_inspect_verifies_a_signature_by_the_issuers_keys(run: Run, authorization_server: AuthorizationServer) -> None:

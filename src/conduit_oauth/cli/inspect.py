@@ -20,6 +20,8 @@ from .output import busy, out, plain, span
 from .profile import Options
 
 _TIMES = frozenset({"exp", "iat", "nbf", "auth_time"})
+# No Unix time.
+_FAR = 1e12
 
 
 @as_client
@@ -84,9 +86,10 @@ def _claims_table(inspected: Inspected, now: datetime) -> Table:
 
 def _expiry_line(claims: dict[str, Any], now: datetime) -> str:
     """Whether the token lives, in a sentence."""
-    if "exp" not in claims:
+    expires = claims.get("exp")
+    if isinstance(expires, bool) or not isinstance(expires, int | float) or not abs(expires) < _FAR:
         return "It does not say when it expires."
-    left = float(claims["exp"]) - now.timestamp()
+    left = expires - now.timestamp()
     return f"[green]It expires in {span(left)}.[/]" if left > 0 else f"[red]It expired {span(-left)} ago.[/]"
 
 
