@@ -17,6 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from conduit_oauth import ConfigurationError
 from conduit_oauth.cli.app import app
 from conduit_oauth.testing import AuthorizationServer
 from tests.cli.broken import BrokenServer
@@ -244,6 +245,22 @@ def test_inspect_shows_a_token_whose_end_is_no_time(end: str) -> None:
     done = CliRunner().invoke(app, ["inspect"], input=f"{header}.{claims}.")
     assert (done.exit_code, done.exception) == (0, None)
     assert "It does not say when it expires." in done.output
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        # What is nested without end is no JWT: its server would be asked about it.
+        (base64.urlsafe_b64encode(b"[" * 100_000).decode().rstrip("=") + ".e30.", "is missing"),
+        ("x" * (1 << 20), "is missing"),
+        ("x" * ((1 << 20) + 1), "token: is longer than 1048576 characters"),
+    ],
+    ids=["deep", "long", "longer"],
+)
+def test_inspect_of_text_that_is_no_token(token: str, said: str) -> None:
+    done = CliRunner().invoke(app, ["inspect"], input=token)
+    assert isinstance(done.exception, ConfigurationError)
+    assert said in str(done.exception)
 
 
 def test_inspect_verifies_a_signature_by_the_issuers_keys(run: Run, authorization_server: AuthorizationServer) -> None:

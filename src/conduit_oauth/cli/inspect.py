@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,8 @@ from .output import busy, out, plain, span
 from .profile import Options
 
 _TIMES = frozenset({"exp", "iat", "nbf", "auth_time"})
+# In characters: tokens with certificates in their headers are large.
+_LONGEST = 1 << 20
 # No Unix time.
 _FAR = 1e12
 
@@ -43,9 +46,12 @@ def inspect(
     conduit-oauth inspect --verify token.txt
     """
     try:
-        token = (sys.stdin.read() if str(token_file) == "-" else token_file.read_text(encoding="utf-8")).strip()
+        with nullcontext(sys.stdin) if str(token_file) == "-" else token_file.open(encoding="utf-8-sig") as file:
+            token = file.read(_LONGEST + 1).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError("token", str(error), "Name a readable file, or -.") from None
+    if len(token) > _LONGEST:
+        raise ConfigurationError("token", f"is longer than {_LONGEST} characters", "Name a file that holds a token.")
     if not token:
         raise ConfigurationError("token", "is empty", "Name a file that holds a token, or pipe one to this command.")
     inspected = read_jwt(token)

@@ -42,7 +42,7 @@ def read_jwt(token: str) -> Inspected | None:
     try:
         parsed = jws.extract_compact(token.encode(), registry=_READER)
         claims = parse_json_object(parsed.payload)
-    except (JoseError, ValueError):
+    except (JoseError, ValueError, RecursionError):
         return None
     return None if claims is None else Inspected("JWT, signature not verified", dict(parsed.headers()), claims)
 
