@@ -5,6 +5,7 @@ A source is the text itself, a `Path` to a file that holds it, or a callable tha
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from typing import Any, cast
 from .errors import ConfigurationError
 from .grant import ACCESS_TOKEN_TYPE
 from .tls import ClientCertificate
+
+# In characters: a key with its chain has some ten thousand.
+_LONGEST_FILE = 1 << 20
 
 Source = str | Path | Callable[[], str]
 KeySource = str | Path | Mapping[str, Any] | Callable[[], str | Mapping[str, Any]]
@@ -112,7 +116,7 @@ def read_text(source: Source | tuple[Source, Source] | None, name: str) -> str:
     if callable(source):
         value = source()
     elif isinstance(source, Path):
-        value = _read_file(source, name)
+        value = _read_source(source, name)
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(name, "is missing or empty", f"Pass it as text, a Path or a callable as {name}.")
     return value
@@ -136,10 +140,19 @@ def read_key(source: KeySource | None, name: str = "private_key") -> str | Mappi
     return read_text(value, name)
 
 
-def _read_file(path: Path, name: str) -> str:
+def read_file(path: Path, longest: int = _LONGEST_FILE) -> str:
+    """The text of a file of `longest` characters at most. Raises `OSError` and `UnicodeDecodeError`."""
+    # Without the mark that editors and shells of Windows begin a file with.
+    with path.expanduser().open(encoding="utf-8-sig") as file:
+        text = file.read(longest + 1)
+    if len(text) > longest:
+        raise OSError(errno.EFBIG, f"has more than {longest} characters", str(path))
+    return text
+
+
+def _read_source(path: Path, name: str) -> str:
     try:
         # What an editor or `echo` leaves at the end of a line is not part of a secret.
-        # Nor is the mark that editors and shells of Windows begin a file with.
-        return path.expanduser().read_text(encoding="utf-8-sig").rstrip("\r\n")
+        return read_file(path).rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(name, f"cannot be read ({error})", "Name a readable text file.") from None

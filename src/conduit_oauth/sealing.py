@@ -53,7 +53,7 @@ def credential(credentials: Credentials) -> bytes:
         if (source := getattr(credentials, name)) is not None:
             parts.append(read_text(source, name))
     if credentials.client_certificate is not None:
-        parts.append(credentials.client_certificate.key.read_text(encoding="utf-8"))
+        parts.append(read_text(credentials.client_certificate.key, "client_certificate"))
     return json.dumps(parts).encode()
 
 

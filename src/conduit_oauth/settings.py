@@ -19,13 +19,16 @@ import inspect
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from .credentials import from_environment, from_keyring
+from .credentials import from_environment, from_keyring, read_file
 from .errors import ConfigurationError
 from .provider import TokenProvider
 
+T = TypeVar("T")
 Settings = dict[str, Any]
+# In characters: a hundred thousand providers.
+_LONGEST_TOML = 1 << 26
 # What makes something of a table, in a file of that folder; it raises `ConfigurationError`.
 Reader = Callable[[Settings, Path], Any]
 
@@ -57,10 +60,7 @@ def from_file(
 
     Raises `ConfigurationError` for a file that will not do.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError("providers", f"{path}: {error}", "Mend the file, or name another.") from None
+    document = read_toml(path, "providers")
     if unknown := document.keys() - {"defaults", "providers", *readers}:
         raise ConfigurationError(
             ", ".join(sorted(unknown)), f"is no table of {path}", "There are [defaults] and [providers.NAME]."
@@ -74,6 +74,14 @@ def from_file(
     }
     further = {name: read(table_of(document.get(name, {}), name), path.parent) for name, read in readers.items()}
     return providers, further
+
+
+def read_toml(path: Path, field: str, parse: Callable[[str], T] = tomllib.loads) -> T:
+    """The document in a file, as `parse` reads it. Raises `ConfigurationError` naming `field`."""
+    try:
+        return parse(read_file(path, _LONGEST_TOML))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigurationError(field, f"{path}: {error}", "Mend the file, or name another.") from None
 
 
 def read_table(place: str, table: Settings, folder: Path) -> Settings:

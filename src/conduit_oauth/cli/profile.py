@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from getpass import getpass
 from pathlib import Path
@@ -24,7 +24,7 @@ import platformdirs
 
 from ..errors import ConfigurationError
 from ..provider import TokenProvider
-from ..settings import CREDENTIALS, Settings, read_table, table_of
+from ..settings import CREDENTIALS, Settings, read_table, read_toml, table_of
 
 _SETTINGS = (
     "client_id",
@@ -110,10 +110,7 @@ class Options:
     def _secret(self) -> str | Path | None:
         if self.client_secret_file is not None and str(self.client_secret_file) != "-":
             return _secret_in(self.client_secret_file.expanduser())
-        try:
-            return sys.stdin.read().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise ConfigurationError("client_secret", str(error), "Give it as UTF-8.") from None
+        return read_secret(None)
 
     def _from_file(self) -> Settings:
         if not self.path.exists() and self.config is None:
@@ -135,10 +132,7 @@ class Options:
 
 def profiles_in(path: Path) -> Mapping[str, Any]:
     """The tables of a file of profiles, unread. Raises `ConfigurationError` where it is none."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError("config", f"{path}: {error}", "Mend the file, or name another.") from None
+    document = read_toml(path, "config")
     return table_of(document.get("profiles", {}), "profiles")
 
 
@@ -159,10 +153,13 @@ def _prompt() -> str:
 
 def _secret_in(path: Path) -> str | Path:
     """A file, to be read anew for each request; what is in a pipe (`<(…)`), which can be read once only."""
-    if path.is_file() or not path.exists():
-        return path
+    return path if path.is_file() or not path.exists() else read_secret(path)
+
+
+def read_secret(path: Path | None) -> str:
+    """The secret in a file or a pipe, None for standard input. Raises `ConfigurationError`."""
     try:
-        with path.open(encoding="utf-8-sig") as pipe:
+        with nullcontext(sys.stdin) if path is None else path.open(encoding="utf-8-sig") as pipe:
             text = pipe.read(_LONGEST_SECRET + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError("client_secret", str(error), "Name a readable file, or -.") from None

@@ -16,15 +16,14 @@ import tomlkit
 import typer
 from rich.table import Table
 from rich.text import Text
-from tomlkit.exceptions import TOMLKitError
 
 from ..errors import ConfigurationError, clean
 from ..provider import TokenProvider
-from ..settings import CREDENTIALS, read_table, table_of
+from ..settings import CREDENTIALS, read_table, read_toml, table_of
 from ..stores import hide_password
 from .options import Config, as_client
 from .output import err, out
-from .profile import Options, profiles_in
+from .profile import Options, profiles_in, read_secret
 from .vault import forget_secret, keep_secret
 
 profile = typer.Typer(no_args_is_help=True, help="Keep what commands need to know of a client under a name.")
@@ -176,14 +175,7 @@ def _asked(said: dict[str, Any]) -> dict[str, Any]:
 def _secret(file: Path | None) -> str:
     if file is None and sys.stdin.isatty():
         return getpass("Client secret: ")
-    try:
-        if file is None or str(file) == "-":
-            text = sys.stdin.read()
-        else:
-            text = file.expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError("client_secret", str(error), "Name a readable file, or -.") from None
-    return text.rstrip("\r\n")
+    return read_secret(None if file is None or str(file) == "-" else file.expanduser())
 
 
 def _check(name: str, said: dict[str, Any], secret: str | None, folder: Path) -> None:
@@ -195,10 +187,7 @@ def _check(name: str, said: dict[str, Any], secret: str | None, folder: Path) ->
 
 
 def _document(path: Path) -> tuple[Path, tomlkit.TOMLDocument]:
-    try:
-        return path, tomlkit.parse(path.read_text(encoding="utf-8-sig")) if path.exists() else tomlkit.document()
-    except (OSError, UnicodeDecodeError, TOMLKitError) as error:
-        raise ConfigurationError("config", f"{path}: {error}", "Mend the file, or name another.") from None
+    return path, read_toml(path, "config", tomlkit.parse) if path.exists() else tomlkit.document()
 
 
 def _save(path: Path, document: tomlkit.TOMLDocument) -> None:
