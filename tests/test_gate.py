@@ -13,6 +13,7 @@ from conduit_oauth import (
     TransportError,
 )
 from conduit_oauth.gate import Busy, Gate, Refused, is_trouble, recalled, remembered
+from conduit_oauth.refusals import Explanation
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.tier import Tier
 from tests.conftest import FakeClock
@@ -133,6 +134,7 @@ def test_what_speaks_against_an_endpoint(error: OAuthError, trouble: bool) -> No
     [
         TokenRequestError(URL, 503, error="temporarily_unavailable", error_description="come back"),
         TokenRequestError(URL, 401, error="invalid_client"),
+        TokenRequestError(URL, 401, error="invalid_client", explanation=Explanation("key-unknown", "Register it.")),
         TransportError(URL, "refuses connections"),
         TransportError(URL, "has another certificate", "Look at it.", retryable=False),
     ],
@@ -152,4 +154,5 @@ def test_a_malformed_answer_is_told_without_what_was_in_it() -> None:
 
 
 def test_what_says_nothing_of_the_error_is_one_all_the_same() -> None:
+    assert "None" not in str(recalled({"url": URL, "status": 401, "cause": "key-unknown"}, 5.0))
     assert "could not be asked" in str(recalled({}, 5.0))
