@@ -96,6 +96,7 @@ def test_the_algorithm_is_the_one_chosen_or_the_first_in_common() -> None:
     [
         "nonsense",
         "{}",
+        '{"kty": ' + "[" * 100_000,
         '{"kty": "RSA"}',
         {"kty": "oct"},
         KEYS["ES256"].as_pem(private=False).decode(),

@@ -94,7 +94,7 @@ def _exec_credential(value: str, state: ProviderState) -> dict[str, Any]:
     """An ExecCredential of the version that kubectl asks for."""
     try:
         asked = json.loads(os.environ.get("KUBERNETES_EXEC_INFO") or "{}").get("apiVersion")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise ConfigurationError("KUBERNETES_EXEC_INFO", "is not a JSON object", "kubectl sets it.") from None
     version = asked if asked in (f"{_EXEC_API}/v1", f"{_EXEC_API}/v1beta1") else f"{_EXEC_API}/v1"
     # kubectl asks again once this is over: from then on we would refresh, too.

@@ -56,7 +56,7 @@ def load_key(material: str | Mapping[str, Any], field: str = "private_key", pass
         if isinstance(material, str) and material.lstrip().startswith("{"):
             material = json.loads(material)
         key = _from_pem(material, field, password) if isinstance(material, str) else _from_jwk(material)
-    except (JoseError, ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm):
+    except (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UnsupportedAlgorithm):
         # What was wrong with it could quote it.
         raise ConfigurationError(
             field,

@@ -115,6 +115,14 @@ def test_a_kubernetes_client_gets_an_exec_credential(run: Run, asked: str | None
     assert timedelta(minutes=58) < left <= timedelta(minutes=59, seconds=1)
 
 
+@pytest.mark.parametrize("info", ["no JSON", "[]", "[" * 100_000], ids=["text", "list", "deep"])
+def test_what_kubernetes_does_not_say_is_an_error_that_names_it(run: Run, info: str) -> None:
+    done = run("token", "--format", "exec-credential", KUBERNETES_EXEC_INFO=info)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "KUBERNETES_EXEC_INFO: is not a JSON object" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_exec_runs_a_program_with_the_token_and_without_the_secret(run: Run) -> None:
     script = 'printf "%s %s" "$CONDUIT_OAUTH_TOKEN" "${CONDUIT_OAUTH_CLIENT_SECRET-none}"; exit 3'
     done = run("exec", "--", "sh", "-c", script)
