@@ -45,6 +45,10 @@ class Bell:
             if rung == name and size:
                 return
 
+    def is_silent(self) -> bool:
+        """Whether nothing more was told."""
+        return not self._rest and not select.select([self._descriptor], [], [], 0)[0]
+
     def close(self) -> None:
         os.close(self._descriptor)
 

@@ -247,6 +247,26 @@ def test_a_command_that_fails_is_told(keep: Keep, write: Write, tmp_path: Path) 
     assert agent.troubles["billing"][1] == "/bin/sh ended with status 3"
 
 
+def test_a_command_that_was_late_is_told_of_the_last_token_only(keep: Keep, bell: Bell, tmp_path: Path) -> None:
+    agent = keep(BILLING)
+    bell.wait()
+    busy = threading.Event()
+    for _ in range(4):
+        agent._commands.submit(busy.wait, 20)
+    for _ in range(2):
+        agent.providers["billing"].invalidate()
+        token = agent.providers["billing"].get_token()
+        looked = threading.Event()
+        agent._jobs.put(lambda: agent._look_at("billing"))
+        agent._jobs.put(looked.set)
+        assert looked.wait(20)
+    busy.set()
+    # The commands are over when the agent is.
+    agent._commands.shutdown()
+    assert bell.wait() == ("billing", len(token))
+    assert bell.is_silent()
+
+
 @pytest.mark.parametrize("harm", ["deleted", "changed"])
 def test_an_output_that_somebody_harmed_is_written_again(harm: str, keep: Keep, tmp_path: Path) -> None:
     agent = keep(
