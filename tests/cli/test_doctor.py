@@ -576,7 +576,8 @@ def test_a_narrow_encoding_still_prints_what_is_wrong(encoding: str, run: Run) -
 
 def test_a_proxy_that_drips_its_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("conduit_oauth.cli.checks.TIMEOUT", 0.3)
-    with raw_server(b"HTTP/1.1 200 OK\r\nX-A: ", *[b"x"] * 1000, apart=0.02) as proxy:
+    # One connection only looks whether anybody listens.
+    with raw_server(b"HTTP/1.1 200 OK\r\nX-A: ", *[b"x"] * 1000, apart=0.02, knocks=1) as proxy:
         monkeypatch.setenv("https_proxy", proxy.removesuffix("/token"))
         found = list(check_way("https://as.example/token", Transport(), signs=False, client_context=None))
     assert [each.cause for each in found] == ["proxy-refuses"]
@@ -584,7 +585,7 @@ def test_a_proxy_that_drips_its_answer_is_left(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_server_that_drips_its_handshake_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("conduit_oauth.cli.checks.TIMEOUT", 0.3)
-    # A server's hello of 16 KiB that never ends. One connection only looks whether anybody listens.
+    # A server's hello of 16 KiB that never ends.
     with raw_server(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc", *[b"x"] * 1000, apart=0.02, knocks=1) as url:
         ways = check_way(url.replace("http:", "https:"), Transport(), signs=False, client_context=None)
         found = next(each for each in ways if each.step == "TLS")

@@ -158,7 +158,8 @@ def _tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
     if proxy.credentials is not None:
         pair = base64.b64encode(":".join(proxy.credentials).encode()).decode()
         headers["Proxy-Authorization"] = f"Basic {pair}"
-    # Each read has its time, and a proxy can drip an endless answer.
+    # Each read has its time, and a proxy can drip an endless answer. Its end looks like that of the headers.
+    deadline = time.monotonic() + TIMEOUT
     end = threading.Timer(TIMEOUT, lambda: connection.sock and connection.sock.shutdown(socket.SHUT_RDWR))
     end.start()
     try:
@@ -169,6 +170,8 @@ def _tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
         connection.endheaders()
         answer = http.client.HTTPResponse(connection.sock, method="CONNECT")
         answer.begin()
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"no whole answer within {TIMEOUT:g} s")
         if answer.status != 200:
             raise OSError(f"status {answer.status}")
     except http.client.HTTPException as error:
