@@ -250,9 +250,16 @@ def test_a_command_that_fails_is_told(keep: Keep, write: Write, tmp_path: Path) 
 def test_a_command_that_was_late_is_told_of_the_last_token_only(keep: Keep, bell: Bell, tmp_path: Path) -> None:
     agent = keep(BILLING)
     bell.wait()
-    busy = threading.Event()
+    busy, all_busy = threading.Event(), threading.Barrier(5)
+
+    def keep_busy() -> None:
+        all_busy.wait(20)
+        busy.wait(20)
+
     for _ in range(4):
-        agent._commands.submit(busy.wait, 20)
+        agent._commands.submit(keep_busy)
+    # The first command is over, too.
+    all_busy.wait(20)
     for _ in range(2):
         agent.providers["billing"].invalidate()
         token = agent.providers["billing"].get_token()
