@@ -22,7 +22,6 @@ import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs
 
 import greenlet
@@ -31,6 +30,7 @@ import matplotlib as mpl
 from matplotlib import pyplot
 
 from conduit_oauth import TokenProvider, TokenProviders, flight, tier
+from conduit_oauth.landing import Flag
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.tier import Tier
 from conduit_oauth.token import EARLIEST
@@ -57,15 +57,15 @@ class World:
         self._count += 1
         heapq.heappush(self._agenda, (moment, self._count, work))
 
-    def spawn(self, work: Callable[[Any], None], arguments: tuple[Any]) -> None:
+    def spawn(self, work: Callable[[], None]) -> None:
         """In place of a thread."""
-        self.at(self.now, lambda: greenlet.greenlet(work).switch(*arguments))
+        self.at(self.now, lambda: greenlet.greenlet(work).switch())
 
-    def pause_on(self, event: threading.Event, seconds: float) -> bool:
-        """In place of a wait: nobody sets an event while we sleep, and the store is looked at again anyway."""
-        if seconds > 0 and not event.is_set():
+    def pause_on(self, flag: Flag, seconds: float) -> bool:
+        """In place of a wait: nobody sets a flag while we sleep, and the store is looked at again anyway."""
+        if seconds > 0 and not flag.is_set():
             self.sleep(seconds)
-        return event.is_set()
+        return flag.is_set()
 
     def sleep(self, seconds: float) -> None:
         self.at(self.now + seconds, greenlet.getcurrent().switch)

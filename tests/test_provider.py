@@ -385,24 +385,6 @@ def test_an_issuer_without_metadata_is_a_discovery_error(
         make_provider(issuer=f"{authorization_server.url}/nobody").get_token()
 
 
-def test_a_process_out_of_threads_serves_what_is_valid_and_says_so_after(
-    make_provider: MakeProvider, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def out_of_threads(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    provider = make_provider(clock=clock)
-    token = provider.get_token()
-    with monkeypatch.context() as patch:
-        patch.setattr("conduit_oauth.flight.spawn", out_of_threads)
-        clock.step(3545)
-        assert provider.get_token() == token
-        clock.step(60)
-        with pytest.raises(TransportError, match="no thread"):
-            provider.get_token()
-    assert provider.get_token() != token
-
-
 def test_without_discovery_there_is_no_request_but_the_tokens_own(
     authorization_server: AuthorizationServer, make_provider: MakeProvider
 ) -> None:

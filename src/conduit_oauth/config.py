@@ -78,6 +78,11 @@ class ClientConfig:
     step_up_to: bool | str = True
     step_up: StepUp | None = None
 
+    @property
+    def signs(self) -> bool:
+        """Whether this client signs assertions."""
+        return self.credentials.private_key is not None or self.method == "client_secret_jwt"
+
     def parameters(self, found: Discovery) -> list[tuple[str, str]]:
         """The parameters of a token request beside the grant: what was configured, else what was found.
 

@@ -6,13 +6,11 @@ Law: there is at most one flight; under the lock nothing waits.
 from __future__ import annotations
 
 import _thread
-import atexit
 import contextlib
 import logging
 import math
-import os
 import threading
-import weakref
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from .errors import OAuthError, ProviderClosedError, TransportError
 from .events import Event, Observer, observe
 from .flight import Flight
 from .life import Life, Step
+from .process import Rank, Resident, enter, is_ending
 from .requester import Requester
 from .state import Counts
 from .tier import Tier, local_tier
@@ -32,12 +31,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("conduit_oauth")
 logger.addHandler(logging.NullHandler())
 
+# Seconds between two tries to find a thread for a refresh.
+THREAD_PAUSE = 5.0
 
-class FlightControl:
+
+class FlightControl(Resident):
     """Starts flights when the life of the token asks for one, and lets callers board."""
 
     __slots__ = (
-        "__weakref__",
         "clock",
         "closed",
         "counts",
@@ -73,7 +74,8 @@ class FlightControl:
         self.clock = clock
         self.timeout = timeout
         self.life = life
-        self.lock = threading.Lock()
+        # Reentrant, because a signal handler may ask, invalidate or close while the lock is held by what it interrupts.
+        self.lock = threading.RLock()
         self.flight: Flight | None = None
         self.counts = Counts()
         self.closed = False
@@ -88,7 +90,7 @@ class FlightControl:
 
             self.share = Share(tier, requester, clock, self)
         self.local = local_tier(clock)
-        _controls.add(self)
+        enter(self, Rank.PROVIDER)
 
     def serve_in_window(self) -> str | None:
         """The token while it is valid, and its one refresh started unless it is under way or resting."""
@@ -100,10 +102,7 @@ class FlightControl:
         if self.flight is None and now >= self.life.quiet_until:
             with self.lock:
                 if self.life.step(now, now, in_flight=self.flight is not None) is Step.REFRESH:
-                    try:
-                        self._start(Flight(self))
-                    except TransportError as error:
-                        self.life.fail(error, now, jitter=1.0)
+                    self._refresh(now)
         return token.value
 
     def held(self) -> AccessToken | None:
@@ -115,15 +114,14 @@ class FlightControl:
         """Start the refresh if it is due, though nobody calls; else the moment to look again, None while one is on."""
         with self.lock:
             now, life = self.clock(), self.life
-            if self.closed:
+            if self.closed or is_ending():
                 return math.inf
             if self.flight is not None:
                 return None
             rest = max(life.quiet_until, life.closed_until)
-            if now < life.token.refresh_at or now < rest:
-                return max(life.token.refresh_at, rest)
-            self._start(Flight(self))
-            return None
+            if now >= life.token.refresh_at and now >= rest and self._refresh(now):
+                return None
+            return max(life.token.refresh_at, life.quiet_until, life.closed_until)
 
     def inherit(self, other: FlightControl) -> None:
         """Take over the token of one that was made from other settings, where they ask for the same token."""
@@ -152,9 +150,7 @@ class FlightControl:
                 if waited_for is not None and waited_for.last_error is not None:
                     raise waited_for.last_error.again()
                 raise TransportError(self.requester.locator.target, f"no token within {self.timeout:g} s")
-            flight = self.flight or self._start(Flight(self, self.life.closed_until))
-            flight.deadline = max(flight.deadline, deadline)
-            return flight
+            return self._awaited(deadline)
 
     def renew(self, deadline: float) -> tuple[str, Flight]:
         """The token at hand, valid or not, and the flight that is to bring another."""
@@ -164,9 +160,7 @@ class FlightControl:
             error = self.life.last_error
             if error is not None and not error.retryable and self.clock() < self.life.closed_until:
                 raise error.again()
-            flight = self.flight or self._start(Flight(self, self.life.closed_until))
-            flight.deadline = max(flight.deadline, deadline)
-            return self.life.token.value, flight
+            return self.life.token.value, self._awaited(deadline)
 
     def renewed(self, before: str, flight: Flight) -> str:
         """The token that `flight` brought in the place of `before`; raises why there is none."""
@@ -233,7 +227,7 @@ class FlightControl:
             self.life.invalidate()
             flight = self.flight
         if flight is not None:
-            flight.hurry.set()
+            flight.cut()
             flight.landing.set()
         self.settle(flight)
         # The store's thread and connections end with the last provider that uses it, not with the next collection.
@@ -241,23 +235,28 @@ class FlightControl:
             share, self.share = self.share, None
         self.requester.locator.pins = self.requester.authentication.memory = None
         if share is not None:
-            share.tier.part()
+            share.tier.part(share)
 
     def after_fork_in_child(self) -> None:
         """Share no lock, flight or socket with the parent; keep the token."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.flight = None
         self.requester.transport = self.requester.transport.in_child()
         if self.share is not None:
             self.share.after_fork_in_child()
 
-    def before_exit(self) -> None:
+    def cut_short(self) -> None:
+        """End the flight that is under way, but for one whose token is there and only has to be stored."""
+        if (flight := self.flight) is not None and not flight.landing.is_set():
+            flight.cut()
+
+    def before_exit(self, until: float) -> None:
         """Let the fleet have the token that was just asked for, or the lease, before this process is gone."""
-        flight = self.flight
-        if flight is not None and (share := self.share) is not None and not flight.landing.is_set():
+        if (flight := self.flight) is not None and not flight.is_unreached:
+            flight.done.wait(until - time.monotonic())
+        if (share := self.share) is not None:
             share.leave()
-        else:
-            self.settle(flight)
+            share.tell()
 
     def settle(self, flight: Flight | None) -> None:
         """Wait, for as long as a store may take, until it knows what we know."""
@@ -266,34 +265,28 @@ class FlightControl:
                 flight.done.wait(share.tier.timeout)
             share.tell()
 
-    def _start(self, flight: Flight) -> Flight:
+    def _awaited(self, deadline: float) -> Flight:
+        """The flight, for one who waits for it until `deadline`."""
+        if self.flight is None:
+            self.flight = Flight(self, self.life.closed_until)
+        self.flight.deadline = max(self.flight.deadline, deadline)
+        self.flight.start_or_ground()
+        return self.flight
+
+    def _refresh(self, now: float) -> bool:
+        """Start a flight that nobody waits for; False, and not again at once, where there is no thread for it."""
+        flight = Flight(self)
         try:
             flight.start()
-        except RuntimeError as error:  # no more threads, or the interpreter is shutting down
-            raise TransportError(self.requester.locator.target, f"no thread for the token request ({error})") from None
+        except RuntimeError as error:
+            # Not the token's fault: whoever needs one is not refused for it.
+            logger.warning("token_refresh_put_off name=%s: there is no thread for it (%s)", self.name, error)
+            self.life.rest(now + THREAD_PAUSE)
+            return False
         self.flight = flight
-        return flight
+        return True
 
     def tell_keeper(self, *, crashed: bool = False) -> None:
         """Not under the lock: the keeper has one of its own, and calls us with it."""
         if self.ended is not None:
             self.ended(crashed)
-
-
-# Weak, so that a provider lives no longer than its users do.
-_controls: weakref.WeakSet[FlightControl] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for control in list(_controls):
-        control.after_fork_in_child()
-
-
-@atexit.register
-def _before_exit() -> None:
-    for control in list(_controls):
-        control.before_exit()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

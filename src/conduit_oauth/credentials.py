@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from .errors import ConfigurationError
 from .grant import ACCESS_TOKEN_TYPE
+from .places import expanded
 from .tls import ClientCertificate
 
 # In characters: a key with its chain has some ten thousand.
@@ -52,7 +53,7 @@ class Credentials:
         certificate = self.client_certificate
         own = (self.private_key, self.key_password, self.client_assertion, self.assertion, self.subject_token)
         named = (*self.secrets, *own, *((certificate.certificate, certificate.key) if certificate else ()))
-        return tuple(source.expanduser() for source in named if isinstance(source, Path))
+        return tuple(expanded(source) for source in named if isinstance(source, Path))
 
 
 # The environment variables that hold a secret of ours, as far as this process was told of them.
@@ -143,7 +144,7 @@ def read_key(source: KeySource | None, name: str = "private_key") -> str | Mappi
 def read_file(path: Path, longest: int = _LONGEST_FILE) -> str:
     """The text of a file of `longest` characters at most. Raises `OSError` and `UnicodeDecodeError`."""
     # Without the mark that editors and shells of Windows begin a file with.
-    with path.expanduser().open(encoding="utf-8-sig") as file:
+    with expanded(path).open(encoding="utf-8-sig") as file:
         text = file.read(longest + 1)
     if len(text) > longest:
         raise OSError(errno.EFBIG, f"has more than {longest} characters", str(path))

@@ -64,13 +64,17 @@ class ProviderClosedError(OAuthError):
 class TransportError(OAuthError):
     """The request got no whole answer: connection, TLS or timeout.
 
-    Retried until the caller's deadline, but for TLS that will not do: another attempt mends no certificate.
+    Retried until the caller's deadline, but for TLS that will not do: another attempt mends no certificate. `local`
+    tells that it is a fault of this process or machine (no file descriptor, no name server, a proxy of its own).
     """
 
-    def __init__(self, url: str, problem: str, advice: str | None = None, *, retryable: bool = True) -> None:
+    def __init__(
+        self, url: str, problem: str, advice: str | None = None, *, retryable: bool = True, local: bool = False
+    ) -> None:
         self.advice = advice or "Check that the server is up and reachable from here."
         super().__init__(f"{url}: {problem}. {self.advice}")
         self.retryable = retryable
+        self.local = local
         self.url = url
         self.problem = problem
 

@@ -20,9 +20,11 @@ from .clock import jitter
 from .errors import InvalidTokenResponse, OAuthError, TokenRequestError, TransportError
 from .events import Event, EventName, observe
 from .gate import Busy, Gate, Refused, is_trouble
-from .landing import Landing
+from .landing import Flag, Landing
 from .life import REFUSAL_MEMORY, pause_after
+from .process import is_ending, shuts_down
 from .token import AccessToken
+from .transport import Errand
 
 if TYPE_CHECKING:
     from .control import FlightControl
@@ -30,10 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("conduit_oauth")
 
-# Not threading.Thread: its start() waits for the new thread to run, which would make a warm caller wait.
-# A simulation puts its own in place of these two.
-spawn: Callable[[Callable[[], None], tuple[()]], object] = _thread.start_new_thread
-pause_on: Callable[[threading.Event, float], bool] = threading.Event.wait
 
 # Seconds for which a refresh rests where another process is at it.
 REST = 1.0
@@ -41,10 +39,42 @@ REST = 1.0
 PATIENCE = 0.4
 
 
-class Flight:
-    """What the waiters of one flight share. Guarded by the lock of its control, but for `landing` and `hurry`."""
+def spawn(work: Callable[[], None]) -> None:
+    """Do `work` on a thread of its own. Raises `RuntimeError` where there is none. A simulation puts its own here."""
+    # Not threading.Thread: its start() waits for the new thread to run, which would make a warm caller wait.
+    _thread.start_new_thread(work, ())
 
-    __slots__ = ("_control", "deadline", "done", "error", "hurry", "landing", "last_error", "not_before")
+
+def pause_on(flag: Flag, seconds: float) -> bool:
+    """Wait until `flag` is set, or for `seconds`; whether it is set. A simulation puts its own here."""
+    return flag.wait(seconds)
+
+
+def no_thread(url: str) -> TransportError:
+    """The error for one whose event loop would have to stand still for a request to `url`."""
+    return TransportError(
+        url,
+        "was not asked: there is no thread for the request",
+        "Allow this process more threads (ulimit -u, pids.max).",
+        local=True,
+    )
+
+
+class Flight:
+    """What the waiters of one flight share. Guarded by the lock of its control, but for its flags."""
+
+    __slots__ = (
+        "_control",
+        "_errand",
+        "_grounded",
+        "deadline",
+        "done",
+        "error",
+        "hurry",
+        "landing",
+        "last_error",
+        "not_before",
+    )
 
     def __init__(self, control: FlightControl, not_before: float = -math.inf) -> None:
         self._control = control
@@ -56,13 +86,65 @@ class Flight:
         self.last_error: OAuthError | None = None
         self.landing = Landing()
         # Set later than `landing`, when the store knows, too.
-        self.done = threading.Event()
-        # Set to cut a pause between two attempts short, when the provider closes.
-        self.hurry = threading.Event()
+        self.done = Landing()
+        # Set when no attempt is to begin any more.
+        self.hurry = Flag()
+        # The attempt that is under way.
+        self._errand: Errand | None = None
+        # What is left to do until somebody does it.
+        self._grounded: list[Callable[[], None]] = [self._fly]
 
     def start(self) -> None:
         """Take off, on a thread of its own. Raises `RuntimeError` where there is none to be had."""
-        spawn(self._fly, ())
+        spawn(self._grounded.pop())
+
+    def start_or_ground(self) -> None:
+        """Take off, if it has not yet; where there is no thread for it, one of those who wait is to fly."""
+        if not is_ending() and (fly := self._claimed()) is not None:
+            try:
+                spawn(fly)
+            except RuntimeError:  # no more threads, or the interpreter is shutting down
+                self._grounded.append(fly)
+
+    def wait(self, seconds: float) -> None:
+        """Block until there is something to see, or for `seconds`."""
+        self._take_over()
+        self._next().wait(seconds)
+
+    async def wait_async(self, seconds: float) -> None:
+        """As `wait`, for tasks. Raises `TransportError` where the loop would have to stand still for a request."""
+        if self._grounded and not shuts_down():
+            raise no_thread(self._control.requester.locator.target)
+        self._take_over()
+        await self._next().wait_async(seconds)
+
+    def cut(self) -> None:
+        """End at once: nobody wants the token any more."""
+        self.hurry.set()
+        if self._errand is not None:
+            self._errand.cut()
+
+    @property
+    def is_unreached(self) -> bool:
+        """Whether it waits for an answer of the network that no cut can end, and that nothing depends on."""
+        return self._errand is not None and self._errand.is_unreached
+
+    def _next(self) -> Landing:
+        # A token that landed and is void by now: the next flight starts when this one has told the store of it.
+        return self.done if self.landing.is_set() else self.landing
+
+    def _take_over(self) -> None:
+        # At the end of the process other threads are cut off anywhere: they just wait.
+        if is_ending() and threading.current_thread() is not threading.main_thread():
+            return
+        if (fly := self._claimed()) is not None:
+            fly()
+
+    def _claimed(self) -> Callable[[], None] | None:
+        try:
+            return self._grounded.pop()
+        except IndexError:  # it flies already
+            return None
 
     def _fly(self) -> None:
         control = self._control
@@ -86,7 +168,9 @@ class Flight:
             with control.lock:
                 if control.flight is self:
                     control.flight = None
-            self.landing.set()
+            # Whoever waited for a flight that the end of the process cut short is cut off, too: no use in an error.
+            if not (is_ending() and self.hurry.is_set()):
+                self.landing.set()
             self.done.set()
             control.tell_keeper(crashed=crashed)
 
@@ -116,7 +200,10 @@ class Flight:
             else:
                 asked_at, sent = control.clock(), control.requester.sent
                 budget = self.deadline - asked_at
-                outcome = self._requested(gate, budget if budget > 0 else control.timeout)
+                self._errand = Errand(control.requester.transport, budget if budget > 0 else control.timeout)
+                if self.hurry.is_set():
+                    return
+                outcome = self._requested(gate, self._errand)
                 seconds, refresh = control.clock() - asked_at, asked_at < held.expires_at
                 if isinstance(outcome, AccessToken):
                     if outcome.value == held.value:
@@ -125,6 +212,9 @@ class Flight:
                         return
                     pause = 0.0
                     continue
+                if self.hurry.is_set():
+                    # Cut short: it says nothing of the server.
+                    return
                 if isinstance(outcome, InvalidTokenResponse):
                     # No wrong URL, where it gave tokens before: to us or, for all we know, to others of the fleet.
                     outcome.retryable = control.landed_at is not None or (share is not None and attempt == 0)
@@ -188,10 +278,10 @@ class Flight:
         observe(control.observer, self._event("token_adopted", lifetime=token.expires_at - now))
         return fresh
 
-    def _requested(self, gate: Gate, seconds: float) -> AccessToken | OAuthError:
+    def _requested(self, gate: Gate, errand: Errand) -> AccessToken | OAuthError:
         control = self._control
         sent = control.requester.sent
-        outcome = control.requester.fetch(seconds)
+        outcome = control.requester.fetch(errand)
         with control.lock:
             # One attempt, whatever it took: a nonce, the other method, the other secret.
             control.counts.token_requests += control.requester.sent > sent

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from dataclasses import dataclass
+from typing import Any
 
 from .clock import jitter
 from .errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenRequestError, TransportError
+from .landing import Flag
 from .life import RETRY_AFTER_CAP, WAITING_CAP, backoff, latest_pause
 from .refusals import Explanation
+from .stores import Entry
 from .tier import Tier
 
 # Seconds for which the count of failures outlives its pause, so that the next failure is not taken for the first.
 MEMORY = 60.0
+# More than that is no count of ours.
+MOST_FAILURES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Refused:
 class Busy:
     """Somebody else is asking; worth another look after `seconds`, or when the ticket is set."""
 
-    ticket: threading.Event
+    ticket: Flag
     seconds: float
 
 
@@ -78,19 +82,26 @@ class Gate:
         """None where the endpoint may be asked now."""
         if self._lease:
             return None
+        # A fault of this machine is known here only.
+        if self._shared is not None and (told := self._refusal(self._local)) is not None:
+            return told
         # The process's own memory stands in for a store that is out of reach.
         self._tier = self._shared if self._shared is not None and self._shared.up else self._local
         ticket = self._tier.ticket(self._key)
-        entry = self._tier.call(lambda store: store.claim(self._key, 0, 0.0))
-        if entry is None or entry.value is None:
-            self._failures = 0
+        if (told := self._refusal(self._tier)) is not None:
+            return told
+        return None if not self._failures or self._take() else Busy(ticket, self._tier.store.poll)
+
+    def _refusal(self, tier: Tier) -> Refused | None:
+        """Why `tier` says not to ask now; how often the endpoint failed is remembered."""
+        entry = tier.call(lambda store: store.claim(self._key, 0, 0.0))
+        said = _said(entry)
+        self._seen = 0 if entry is None or entry.value is None else entry.fence
+        self._failures = 0 if said is None else said["failures"]
+        if said is None or entry is None:
             return None
-        said = json.loads(entry.value)
-        self._seen, self._failures = entry.fence, int(said["failures"])
-        wait = entry.remaining - MEMORY
-        if wait > 0:
-            return Refused(recalled(said, wait), wait)
-        return None if self._take() else Busy(ticket, self._tier.store.poll)
+        wait = min(entry.remaining - MEMORY, RETRY_AFTER_CAP)
+        return Refused(recalled(said, wait), wait) if wait > 0 else None
 
     def answered(self) -> None:
         """The endpoint answered: whatever it said, it is well."""
@@ -103,6 +114,10 @@ class Gate:
 
         `left` is how long those who asked wait for at most: the pause leaves them time for one last attempt.
         """
+        if isinstance(error, TransportError) and error.local and self._tier is not self._local:
+            self.leave()
+            self._tier = self._local
+            self._refusal(self._local)
         if not self._lease and not self._take():
             return pause
         self._failures += 1
@@ -127,6 +142,15 @@ class Gate:
             self._lease = entry.lease
             self._tier.keep(self._key, entry.lease)
         return self._lease != 0
+
+
+def _said(entry: Entry | None) -> dict[str, Any] | None:
+    """What a record says; None where there is none, or one that nobody of ours wrote."""
+    try:
+        said: dict[str, Any] = json.loads(entry.value) if entry is not None and entry.value is not None else {}
+        return said if 0 < said["failures"] <= MOST_FAILURES else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def is_trouble(error: OAuthError) -> bool:

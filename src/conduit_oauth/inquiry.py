@@ -6,7 +6,6 @@ Invariant: a question is retried like a token request, and ends at the caller's 
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from .credentials import Credentials
 from .errors import DiscoveryError, OAuthError
 from .flight import pause_on
 from .grant import about_token_form, judge_introspection, judge_revocation, token_request
+from .landing import Flag
 from .life import pause_after
 from .requester import Requester
 from .transport import Errand, Sender
@@ -49,7 +49,7 @@ def _persistently(
             if once or not error.retryable or pause >= left:
                 return error.again()
         attempt += 1
-        pause_on(threading.Event(), pause)
+        pause_on(Flag(), pause)
 
 
 def _ask(requester: Requester, endpoint: str, token: str, judge: Callable[..., T], sender: Sender) -> T:

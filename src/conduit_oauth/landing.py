@@ -1,10 +1,12 @@
-"""One event for threads, asyncio tasks and trio tasks alike: set once, from any thread, it wakes them all.
+"""Events that anybody may set and wait for: a signal handler, a thread, an asyncio task and a trio task alike.
 
-Law: whoever sets it never waits for a loop, and a loop that is gone or busy harms nobody else.
+Law: whoever sets one never waits for a loop, and a loop that is gone or busy harms nobody else. None of this is bound
+at import: a framework may replace threads and locks later (gevent, eventlet).
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -19,8 +21,15 @@ class _LoopEvent(Protocol):
     def wait(self) -> Awaitable[object]: ...
 
 
+class NoThreadError(RuntimeError):
+    """There is no thread to be had: too many already, or the interpreter ends."""
+
+
 async def in_thread(work: Callable[[], T]) -> T:
-    """The result of `work`, which blocks, awaited under asyncio or trio while it runs on a thread of its own."""
+    """The result of `work`, which blocks, awaited under asyncio or trio while it runs on a thread of its own.
+
+    Raises `NoThreadError`, and does not begin, where there is none.
+    """
     landing = Landing()
     results: list[T] = []
     errors: list[Exception] = []
@@ -33,7 +42,10 @@ async def in_thread(work: Callable[[], T]) -> T:
         finally:
             landing.set()
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:
+        raise NoThreadError(str(error)) from None
     while not results and not errors:
         await landing.wait_async(3600.0)
     if errors:
@@ -41,21 +53,54 @@ async def in_thread(work: Callable[[], T]) -> T:
     return results[0]
 
 
-class Landing:
-    """Set once; waited for with a bound in seconds, from wherever the caller runs."""
+class Flag:
+    """Set once, and waited for by threads.
 
-    __slots__ = ("_event", "_lock", "_loops")
+    Unlike `threading.Event` it has no lock that a signal handler could find held by the very code it interrupts.
+    """
+
+    __slots__ = ("_baton", "_is_set")
 
     def __init__(self) -> None:
-        self._event = threading.Event()
-        self._lock = threading.Lock()
+        self._is_set = False
+        # Whoever gets the baton hands it on to the next one who waits.
+        self._baton = threading.Lock()
+        self._baton.acquire()
+
+    def set(self) -> None:
+        """Wake everybody who waits, and let nobody wait from now on."""
+        if not self._is_set:
+            self._is_set = True
+            # Two may come here at once.
+            with contextlib.suppress(RuntimeError):
+                self._baton.release()
+
+    def is_set(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._is_set
+
+    def wait(self, timeout: float) -> bool:
+        """Block this thread until set, or for `timeout` seconds; whether it is set."""
+        if not self._is_set and self._baton.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX)):
+            self._baton.release()
+        return self._is_set
+
+
+class Landing(Flag):
+    """A flag that tasks of asyncio and trio can wait for, too."""
+
+    __slots__ = ("_lock", "_loops")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.RLock()
         # One event and one wake-up per event loop, however many of its tasks wait.
         self._loops: dict[Any, tuple[_LoopEvent, Callable[[], object]]] = {}
 
     def set(self) -> None:
         """Wake everybody who waits, and let nobody wait from now on."""
         with self._lock:
-            self._event.set()
+            super().set()
             loops = list(self._loops.values())
         for _, wake in loops:
             try:
@@ -63,14 +108,6 @@ class Landing:
             except RuntimeError:
                 # Closed loop (asyncio), finished run (trio): nobody waits there any more.
                 continue
-
-    def is_set(self) -> bool:
-        """Whether nobody waits any more."""
-        return self._event.is_set()
-
-    def wait(self, timeout: float) -> None:
-        """Block this thread until set, or for `timeout` seconds."""
-        self._event.wait(max(0.0, timeout))
 
     async def wait_async(self, timeout: float) -> None:
         """Suspend this task until set, or for `timeout` seconds."""
@@ -99,6 +136,6 @@ class Landing:
             if loop not in self._loops:
                 event = make()
                 self._loops[loop] = event, partial(call_soon, event.set)
-                if self._event.is_set():
+                if self.is_set():
                     event.set()
             return self._loops[loop][0]

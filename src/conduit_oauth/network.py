@@ -6,9 +6,12 @@ A name with several addresses is reached by the first that answers (RFC 8305).
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import ipaddress
 import itertools
+import math
 import queue
 import socket
 import ssl
@@ -33,7 +36,7 @@ class Journey:
     `tunnel`: how many TLS handshakes end before a proxy passes on what is sent (`Proxy.handshakes`).
     """
 
-    __slots__ = ("_entered", "_set_out", "_took", "_tunnel", "deadline", "phase")
+    __slots__ = ("_connection", "_entered", "_set_out", "_took", "_tunnel", "deadline", "phase")
 
     def __init__(self, seconds: float, tunnel: int = 0) -> None:
         self._set_out = self._entered = time.monotonic()
@@ -42,6 +45,15 @@ class Journey:
         self.phase = ""
         self._took: dict[str, float] = {}
         self._tunnel = tunnel
+        # What is read from or written to now.
+        self._connection: socket.socket | None = None
+
+    def cut(self) -> None:
+        """End it now, from any thread: a step that waits for the peer returns, and none begins any more."""
+        self.deadline = -math.inf
+        if (connection := self._connection) is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                connection.shutdown(socket.SHUT_RDWR)
 
     def limits(self, connect: float) -> dict[str, float]:
         """The HTTP client's timeouts, each handed on to a step of this exchange; `connect` is for a connection."""
@@ -50,8 +62,9 @@ class Journey:
         step.journey = first.journey = self
         return {"connect": first, "read": step, "write": step, "pool": seconds}
 
-    def enter(self, phase: str) -> None:
-        """The exchange goes on with `phase`."""
+    def enter(self, phase: str, connection: socket.socket | None = None) -> None:
+        """The exchange goes on with `phase`, on `connection` where there is one yet."""
+        self._connection = connection
         if self._tunnel and phase in ("request", "answer"):
             phase = "proxy"
         elif phase == "TLS":
@@ -74,6 +87,26 @@ class Journey:
     def __str__(self) -> str:
         self._end_phase()
         return ", ".join(f"{phase} {seconds:.2g} s" for phase, seconds in self._took.items() if seconds >= 0.01)
+
+
+# No descriptors, memory, ports or route left; a firewall of this machine's.
+_LOCAL = {
+    getattr(errno, name)
+    for name in (
+        *("EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "EADDRNOTAVAIL"),
+        *("ENETDOWN", "ENETUNREACH", "EHOSTUNREACH", "EPERM", "EACCES"),
+    )
+    if hasattr(errno, name)
+}
+
+
+def is_local(error: BaseException | None) -> bool:
+    """Whether `error` comes of a fault of this machine, and says nothing of the server."""
+    while error is not None:
+        if isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _LOCAL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class Until(float):
@@ -126,7 +159,7 @@ def _addresses(host: str, port: int, seconds: float | None) -> list[str]:
     if isinstance(found, TimeoutError):
         raise httpcore2.ConnectTimeout(str(found)) from None
     if isinstance(found, Exception):
-        raise httpcore2.ConnectError(str(found)) from None
+        raise httpcore2.ConnectError(str(found)) from found
     by_family: dict[int, list[str]] = {}
     for family, *_, address in found:
         scoped = f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
@@ -206,7 +239,9 @@ class _Race:
             self._end()
         if all(isinstance(each, httpcore2.ConnectTimeout) for each in failures.values()):
             raise httpcore2.ConnectTimeout("no address answers")
-        raise httpcore2.ConnectError("; ".join(f"{address}: {each}" for address, each in failures.items()))
+        summary = "; ".join(f"{address}: {each}" for address, each in failures.items())
+        cause = next(iter(failures.values())) if all(map(is_local, failures.values())) else None
+        raise httpcore2.ConnectError(summary) from cause
 
     def _try(self, address: str) -> None:
         outcome: Outcome
@@ -236,13 +271,14 @@ def _close(outcome: Outcome) -> None:
 class _Stream(httpcore2.NetworkStream):
     def __init__(self, stream: httpcore2.NetworkStream) -> None:
         self._stream = stream
+        self._connection: socket.socket | None = stream.get_extra_info("socket")
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        _enter(timeout, "answer")
+        _enter(timeout, "answer", self._connection)
         return self._stream.read(max_bytes, _left(timeout, httpcore2.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        _enter(timeout, "request")
+        _enter(timeout, "request", self._connection)
         self._stream.write(buffer, _left(timeout, httpcore2.WriteTimeout))
 
     def close(self) -> None:
@@ -251,16 +287,26 @@ class _Stream(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        _enter(timeout, "TLS")
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _left(timeout, httpcore2.ConnectTimeout)))
+        # The handshake takes the socket away from its object, and a cut needs one.
+        with contextlib.ExitStack() as kept:
+            _enter(timeout, "TLS", _spare(self._connection, kept))
+            left = _left(timeout, httpcore2.ConnectTimeout)
+            return _Stream(self._stream.start_tls(ssl_context, server_hostname, left))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
-def _enter(timeout: float | None, phase: str) -> None:
+def _spare(connection: socket.socket | None, kept: contextlib.ExitStack) -> socket.socket | None:
+    try:
+        return None if connection is None else kept.enter_context(connection.dup())
+    except (OSError, NotImplementedError):  # no descriptor left; TLS already
+        return None
+
+
+def _enter(timeout: float | None, phase: str, connection: socket.socket | None = None) -> None:
     if isinstance(timeout, Until):
-        timeout.journey.enter(phase)
+        timeout.journey.enter(phase, connection)
 
 
 def _left(timeout: float | None, error: type[httpcore2.TimeoutException]) -> float | None:

@@ -6,12 +6,12 @@ Law: a warm call takes no lock; and while a valid token is cached, nobody waits 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from . import inquiry
 from .clock import Clock, elapsed
@@ -21,9 +21,11 @@ from .credentials import Credentials, KeySource, Source, read_text
 from .dpop import Dpop
 from .errors import OAuthError
 from .events import Event, Observer, observe
+from .flight import no_thread
 from .grant import ACCESS_TOKEN_TYPE, is_scope
-from .landing import in_thread
+from .landing import NoThreadError, in_thread
 from .life import Life
+from .places import expanded
 from .requester import Requester
 from .state import ProviderState
 from .stores import TokenStore
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
     from .auth.httpx2 import TokenAuth
 
+
+T = TypeVar("T")
 
 # How many wider scopes one provider may be asked for: a server that wants another each time is not followed for ever.
 MAX_STEPS = 8
@@ -179,7 +183,7 @@ class TokenProvider:
         certificate = client_certificate and ClientCertificate(*(Path(file) for file in client_certificate))
         self._tls = TlsFiles(
             certificate,
-            None if ca_file is None else Path(ca_file).expanduser(),
+            None if ca_file is None else expanded(Path(ca_file)),
             partial(read_text, private_key_password, "private_key_password") if private_key_password else None,
         )
         if self._tls.is_set:
@@ -266,7 +270,7 @@ class TokenProvider:
             return ticket
         deadline = clock() + self._timeout
         while not isinstance(ticket := self._control.board(deadline, ticket), str):
-            ticket.landing.wait(deadline - clock())
+            ticket.wait(deadline - clock())
         return ticket
 
     async def get_token_async(self) -> str:
@@ -279,7 +283,7 @@ class TokenProvider:
             return ticket
         deadline = clock() + self._timeout
         while not isinstance(ticket := self._control.board(deadline, ticket), str):
-            await ticket.landing.wait_async(deadline - clock())
+            await ticket.wait_async(deadline - clock())
         return ticket
 
     def refresh(self) -> str:
@@ -289,14 +293,14 @@ class TokenProvider:
         """
         deadline = self._clock() + self._timeout
         token, ticket = self._control.renew(deadline)
-        ticket.landing.wait(deadline - self._clock())
+        ticket.wait(deadline - self._clock())
         return self._control.renewed(token, ticket)
 
     async def refresh_async(self) -> str:
         """As `refresh`, for asyncio and trio."""
         deadline = self._clock() + self._timeout
         token, ticket = self._control.renew(deadline)
-        await ticket.landing.wait_async(deadline - self._clock())
+        await ticket.wait_async(deadline - self._clock())
         return self._control.renewed(token, ticket)
 
     def invalidate(self, token: str | None = None, *, claims: str | None = None) -> None:
@@ -323,7 +327,7 @@ class TokenProvider:
 
     async def introspect_async(self, token: str | None = None) -> dict[str, Any]:
         """As `introspect`, for asyncio and trio."""
-        return await in_thread(lambda: self.introspect(token))
+        return await self._aside(lambda: self.introspect(token))
 
     def revoke(self) -> None:
         """Forget the cached token and have the authorization server forget it, too (RFC 7009); nothing without one.
@@ -340,7 +344,13 @@ class TokenProvider:
 
     async def revoke_async(self) -> None:
         """As `revoke`, for asyncio and trio."""
-        await in_thread(self.revoke)
+        await self._aside(self.revoke)
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        try:
+            return await in_thread(work)
+        except NoThreadError:
+            raise no_thread(self._requester.locator.target) from None
 
     def auth(self) -> TokenAuth:
         """An auth object for `httpx2.Client` and `httpx2.AsyncClient`; see `conduit_oauth.auth` for other clients."""
@@ -471,10 +481,14 @@ class TokenProvider:
 
     async def aclose(self) -> None:
         """As `close`, for asyncio and trio."""
-        if self._revoke_on_close or self._control.share is not None:
-            await in_thread(self.close)
-        else:
-            self.close()
+        try:
+            if self._revoke_on_close or self._control.share is not None:
+                await in_thread(self.close)
+                return
+        except NoThreadError:
+            # It closes all the same: the loop stands still for that once.
+            pass
+        self.close()
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 from .clock import Clock, elapsed
 from .config import seconds
 from .errors import ConfigurationError
-from .landing import in_thread
+from .landing import NoThreadError, in_thread
+from .process import Rank, Resident, enter
 from .provider import TokenProvider
 from .settings import Reader, Settings, from_file, from_mapping
 from .state import Health
@@ -37,7 +37,7 @@ logger = logging.getLogger("conduit_oauth")
 WATCH = 1.0
 
 
-class TokenProviders:
+class TokenProviders(Resident):
     """Named providers: `providers["billing"].get_token()`.
 
     `with`, `async with` or `start()` has them supervised: whatever is in use is refreshed though nobody calls, what
@@ -110,7 +110,7 @@ class TokenProviders:
         )
         self._tasks: TaskGroup | None = None
         self._closed = False
-        _registries.add(self)
+        enter(self, Rank.SUPERVISION)
 
     def __getitem__(self, name: str) -> TokenProvider:
         """The provider called `name`, made now if nobody asked for it before.
@@ -172,7 +172,7 @@ class TokenProviders:
             self._on_reload()
 
     def start(self) -> Self:
-        """Supervise on a thread, until `close`."""
+        """Supervise on a thread, until `close`. Raises `OAuthError` where there is no thread for it."""
         with self._lock:
             self._begin()
             self._supervisor.start()
@@ -213,7 +213,11 @@ class TokenProviders:
             self._tasks = None
         # What a provider tells its store, or revokes, is done though the caller is being cancelled.
         with anyio.CancelScope(shield=True):
-            await in_thread(self.close)
+            try:
+                await in_thread(self.close)
+            except NoThreadError:
+                # It closes all the same: the loop stands still for that once.
+                self.close()
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncGenerator[dict[str, TokenProviders]]:
@@ -301,15 +305,3 @@ class TokenProviders:
                     self._version = version
                     logger.warning("providers_not_reloaded: %s", error)
         return WATCH
-
-
-_registries: weakref.WeakSet[TokenProviders] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for registry in list(_registries):
-        registry.after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

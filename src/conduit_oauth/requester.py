@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import logging
 import time
+from importlib import import_module
 from pathlib import Path
 
 from .authentication import Authentication
@@ -30,9 +31,10 @@ from .grant import (
     wants_nonce,
 )
 from .locator import Locator, drive
+from .process import undisturbed
 from .refusals import Asked
 from .token import AccessToken, moments
-from .transport import Errand, Sender, Transport
+from .transport import Sender, Transport
 
 logger = logging.getLogger("conduit_oauth")
 
@@ -119,13 +121,18 @@ class Requester:
         """A digest of all that makes this client's token differ from another's, but for the credential."""
         return identity(self.config, self.dpop and self.dpop.identity())
 
-    def fetch(self, seconds: float) -> AccessToken | OAuthError:
-        """One attempt within `seconds`, by each secret and method that the settings leave open.
+    def fetch(self, sender: Sender) -> AccessToken | OAuthError:
+        """One attempt through `sender`, by each secret and method that the settings leave open.
 
         Errors are returned, without the traceback whose frames hold the credential.
         """
         try:
-            return self._fetch(Errand(self.transport, seconds))
+            if self.dpop or self.config.signs:
+                with undisturbed():
+                    # The second is what a key's first use imports.
+                    for module in ("conduit_oauth.jose", "cryptography.hazmat.backends.openssl.backend"):
+                        import_module(module)
+            return self._fetch(sender)
         except OAuthError as error:
             return error.again()
         except Exception as error:  # A fault of ours or of an injected transport must reach the waiters, not hang them.

@@ -23,6 +23,7 @@ from typing import Any, TypeVar, cast
 
 from .credentials import from_environment, from_keyring, read_file
 from .errors import ConfigurationError
+from .places import expanded
 from .provider import TokenProvider
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ def read_table(place: str, table: Settings, folder: Path) -> Settings:
                 headers = table_of(settings[name], name)
                 settings[name] = {header: _source(f"{name}.{header}", said, folder) for header, said in headers.items()}
             elif name == "ca_file" and isinstance(settings[name], str):
-                settings[name] = folder / Path(settings[name]).expanduser()
+                settings[name] = folder / expanded(Path(settings[name]))
             else:
                 _check_type(name, settings[name])
         except ConfigurationError as error:
@@ -108,7 +109,7 @@ def read_table(place: str, table: Settings, folder: Path) -> Settings:
 def _certificate(said: object, folder: Path) -> tuple[Path, ...]:
     match said:
         case [str(certificate), str(key)]:
-            return folder / Path(certificate).expanduser(), folder / Path(key).expanduser()
+            return folder / expanded(Path(certificate)), folder / expanded(Path(key))
         case _:
             raise ConfigurationError("client_certificate", "is not two files", 'Write ["certificate.pem", "key.pem"].')
 
@@ -129,7 +130,7 @@ def _source(name: str, said: object, folder: Path) -> Any:
     place = cast("dict[str, object]", said) if isinstance(said, dict) else {}
     match place:
         case {"file": str(file)} if len(place) == 1:
-            return folder / Path(file).expanduser()
+            return folder / expanded(Path(file))
         case {"environment": str(variable)} if len(place) == 1:
             return from_environment(variable)
         case {"keyring": str(service), "username": str(username)} if len(place) == 2:

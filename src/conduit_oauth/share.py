@@ -53,7 +53,7 @@ class Share:
 
     def __init__(self, tier: Tier, requester: Requester, clock: Clock, listener: Listener) -> None:
         self.tier = tier
-        tier.join()
+        tier.join(self)
         self._requester = requester
         self._clock = clock
         self._listener = listener

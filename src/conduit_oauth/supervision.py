@@ -6,6 +6,7 @@ the registry's lock.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import math
@@ -17,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from .clock import Clock, jitter
 from .errors import OAuthError
-from .landing import Landing, in_thread
+from .landing import Landing, NoThreadError, in_thread
 from .provider import TokenProvider
 from .state import Health
 
@@ -144,16 +145,27 @@ class Supervisor:
             self._schedule(name, ward, -math.inf)
 
     def start(self) -> None:
-        """Run on a thread, until `end`."""
+        """Run on a thread, until `end`. Raises `OAuthError` where there is none."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="conduit-oauth-keeper", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="conduit-oauth-keeper", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self.running = False
+                raise OAuthError(
+                    f"there is no thread for the supervision ({error}). "
+                    "Allow this process more threads (ulimit -u, pids.max), and start it again."
+                ) from None
+            self._thread = thread
 
     async def run_async(self) -> None:
         """Run in this task, until it is cancelled or `end` is called."""
         while self.running:
-            # A provider that is made anew may read files.
-            wake, pause = await in_thread(self._round)
+            try:
+                # A provider that is made anew may read files.
+                wake, pause = await in_thread(self._round)
+            except NoThreadError:
+                wake, pause = self._wake, RESTART_BASE
             await wake.wait_async(pause)
 
     def end(self) -> None:
@@ -174,7 +186,9 @@ class Supervisor:
         self._thread = None
         if self.running:
             self.begin()
-            self.start()
+            # Without a thread in the child, its callers start the refreshes.
+            with contextlib.suppress(OAuthError):
+                self.start()
 
     def _run(self) -> None:
         while self.running:

@@ -7,8 +7,8 @@ changed, and keeps the leases of this one alive.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import secrets
 import threading
 import weakref
@@ -16,6 +16,8 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from .clock import Clock, elapsed
+from .landing import Flag
+from .process import Rank, Resident, enter, is_ending
 from .stores import Entry, StoreError, TokenStore, open_store
 from .stores.memory import MemoryStore
 
@@ -44,50 +46,49 @@ class Listener(Protocol):
         ...
 
 
-class Tier:
+class Tier(Resident):
     """A store behind a guard, shared by all providers of a process that use it."""
 
-    def __init__(self, store: TokenStore, timeout: float, *, remote: bool = True) -> None:
+    def __init__(self, store: TokenStore, timeout: float, *, remote: bool = True, is_ours: bool = False) -> None:
         self.store = store
         self.timeout = timeout
+        self._is_ours = is_ours
         # Without a thread nobody renews: in one process a leader cannot die alone.
         self.lease = LEASE if remote else 3600.0
         self._remote = remote
-        self._lock = threading.Lock()
-        self._up = threading.Event()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         # The one that was told to end.
         self._ending: threading.Thread | None = None
-        self._users = 0
+        self._users: set[int] = set()
         self._said_down = self._said_deaf = False
         self._probe = f"probe-{secrets.token_hex(4)}"
         self._renewed = elapsed()
-        self._tried = threading.Event()
-        self._closed = threading.Event()
+        self._tried = Flag()
+        self._closed = Flag()
         self._leases: dict[tuple[str, int], None] = {}
-        self._tickets: dict[str, threading.Event] = {}
+        self._tickets: dict[str, Flag] = {}
         # What the news told to those who hold a ticket.
         self._told: dict[str, Entry] = {}
         self._listeners: dict[str, weakref.WeakSet[Listener]] = {}
         self._sweep_at = _SWEEP
-        if not remote:
-            self._up.set()
-        _tiers.add(self)
+        self._up = not remote
+        enter(self, Rank.TIER)
 
     @property
     def up(self) -> bool:
         """Whether the store is in use now."""
-        return self._up.is_set()
+        return self._up
 
     def call(self, work: Callable[[TokenStore], T]) -> T | None:
         """What the store answers, None where it does not."""
         if self._thread is None:
             self.start()
         # Only the first time does anybody wait: later it is known to be out of reach.
-        if not self._up.is_set() and not self._tried.is_set():
+        if not self._up and not self._tried.is_set():
             self._tried.wait(self.timeout)
             self._tried.set()
-        if not self._up.is_set():
+        if not self._up:
             return None
         try:
             return self._asked(work)
@@ -104,11 +105,11 @@ class Tier:
         except Exception as error:
             raise StoreError(f"broke down with {type(error).__name__}") from error
 
-    def ticket(self, key: str) -> threading.Event:
+    def ticket(self, key: str) -> Flag:
         """Set when something is heard of `key`; taken before one looks, so that nothing is missed in between."""
         with self._lock:
             self._told.pop(key, None)
-            return self._tickets.setdefault(key, threading.Event())
+            return self._tickets.setdefault(key, Flag())
 
     def told(self, key: str) -> Entry | None:
         """What was written under `key` since the last ticket was taken, where the store told that."""
@@ -139,40 +140,48 @@ class Tier:
 
     def after_fork_in_child(self) -> None:
         """Begin anew, with the parent's thread, locks and leases gone; who listened still does."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread = self._ending = None
         self._leases.clear()
         self._tickets = {}
         self._told = {}
         self.store.after_fork_in_child()
-        if self._remote:
-            self._up, self._tried = threading.Event(), threading.Event()
+        self._up = not self._remote
 
-    def join(self) -> None:
+    def before_exit(self, until: float) -> None:
+        """Close what was opened by a URL, when all leases are given back: a store of somebody's own is theirs."""
+        self._closed.set()
+        if self._is_ours:
+            self.store.close()
+
+    def join(self, user: object) -> None:
         """Have the tier's thread for a user more."""
         with self._lock:
-            self._users += 1
+            self._users.add(id(user))
 
-    def part(self) -> None:
+    def part(self, user: object) -> None:
         """End the thread with the last user, whatever still holds the tier: the frames of a failed request may."""
         with self._lock:
-            self._users -= 1
-            if self._users == 0 and self._thread is not None:
+            self._users.discard(id(user))
+            if not self._users and self._thread is not None:
                 self._closed.set()
                 self._ending, self._thread = self._thread, None
 
     def start(self) -> None:
-        """Let the tier's thread connect, if there are users and it does not run yet."""
+        """Let the tier's thread connect, if there are users and it does not run yet; later, where there is none now."""
         with self._lock:
-            if self._thread is None and self._remote and self._users:
-                self._closed = threading.Event()
-                self._thread = threading.Thread(
+            if self._thread is None and self._remote and self._users and not is_ending():
+                # Here and not at construction: in between, gevent may have put its own locks in the place of Python's.
+                self._closed, self._tried = Flag(), Flag()
+                thread = threading.Thread(
                     target=_watch,
                     args=(weakref.ref(self), self._closed, self._ending),
                     name="conduit-oauth-store",
                     daemon=True,
                 )
-                self._thread.start()
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
 
     def watch(self, pause: float) -> float:
         """One round of the tier's thread; the seconds until the next, which grow while the store is out of reach."""
@@ -223,7 +232,7 @@ class Tier:
         return True
 
     def _rise(self) -> None:
-        self._up.set()
+        self._up = True
         self._tried.set()
         if self._said_down:
             self._said_down = False
@@ -236,13 +245,13 @@ class Tier:
     def _fail(self, error: StoreError) -> None:
         with self._lock:
             said, self._said_down = self._said_down, True
-            self._up.clear()
+            self._up = False
         if not said:
             # Its words only: whoever keeps the record would keep this tier, and its thread, by the error's traceback.
             logger.warning("store_down: %s. Every process goes on by itself until it is back.", str(error))
 
 
-def _watch(reference: weakref.ref[Tier], closed: threading.Event, before: threading.Thread | None) -> None:
+def _watch(reference: weakref.ref[Tier], closed: Flag, before: threading.Thread | None) -> None:
     """The tier's thread: ends with the tier, which it does not keep alive. One at a time listens to the store."""
     if before is not None:
         before.join()
@@ -252,11 +261,10 @@ def _watch(reference: weakref.ref[Tier], closed: threading.Event, before: thread
         del tier
 
 
-_tiers: weakref.WeakSet[Tier] = weakref.WeakSet()
 # What this process knows without any store: the failures of endpoints, for all its providers.
 LOCAL = Tier(MemoryStore(), 0.05, remote=False)
 _opened: weakref.WeakValueDictionary[object, Tier] = weakref.WeakValueDictionary()
-_opening = threading.Lock()
+_opening = threading.RLock()
 
 
 def local_tier(clock: Clock) -> Tier:
@@ -273,16 +281,19 @@ def tier_of(store: str | TokenStore, timeout: float) -> Tier | None:
             opened = open_store(store, timeout) if isinstance(store, str) else store
             if opened is None:
                 return None
-            tier = _opened[identity] = Tier(opened, timeout)
+            tier = _opened[identity] = Tier(opened, timeout, is_ours=isinstance(store, str))
             if isinstance(store, str):
-                weakref.finalize(tier, opened.close)
+                # The end of the process has an order of its own.
+                weakref.finalize(tier, opened.close).atexit = False
         return tier
 
 
-def _after_fork_in_child() -> None:
-    for tier in list(_tiers):
-        tier.after_fork_in_child()
+class _Opening(Resident):
+    """The lock of `tier_of` in a child whose parent was opening a store on another thread."""
+
+    def after_fork_in_child(self) -> None:
+        global _opening
+        _opening = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+enter(_of_opening := _Opening(), Rank.STORE)

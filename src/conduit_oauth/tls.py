@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError
+from .process import undisturbed
 
 if TYPE_CHECKING:
     import ssl
@@ -53,16 +54,17 @@ class TlsFiles:
         """A context that presents the certificate. Raises `ConfigurationError` for a file that cannot be used."""
         import ssl
 
-        if self.authorities is None:
-            context = trusted()
-        else:
-            try:
-                context = ssl.create_default_context(cafile=self.authorities)
-            except OSError as error:  # ssl.SSLError is one
-                raise _unreadable(self.authorities, error) from None
-        if self.certificate is not None:
-            self._present(self.certificate, context)
-        return context
+        with undisturbed():
+            if self.authorities is None:
+                context = trusted()
+            else:
+                try:
+                    context = ssl.create_default_context(cafile=self.authorities)
+                except OSError as error:  # ssl.SSLError is one
+                    raise _unreadable(self.authorities, error) from None
+            if self.certificate is not None:
+                self._present(self.certificate, context)
+            return context
 
     def _present(self, certificate: ClientCertificate, context: ssl.SSLContext) -> None:
         is_encrypted = False

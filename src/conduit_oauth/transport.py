@@ -6,14 +6,18 @@ HTTP client leaves here: those carry the request, and the request carries the se
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import threading
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from ._version import __version__
 from .errors import ConfigurationError, TransportError, mask
 from .grant import Request, Response
+from .process import undisturbed
 from .proxies import Proxy, proxy_for
 from .tls import TlsFiles
 
@@ -36,6 +40,17 @@ class Sender(Protocol):
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
         ...
+
+
+@functools.cache
+def _load() -> None:
+    """Import what a request may need, so that none of it is imported while a request is under way."""
+    with undisturbed():
+        for module in (
+            *("httpx2", "conduit_oauth.network", "certifi", "http.cookiejar", "urllib.request", "importlib.util"),
+            *("encodings.idna", "encodings.utf_8_sig", "email.utils", "base64", "html"),
+        ):
+            import_module(module)
 
 
 class Transport:
@@ -72,18 +87,21 @@ class Transport:
 
     def prepare(self, url: str) -> None:
         """Load the HTTP client now: where a fleet waits for one process's answer, it should not wait for that."""
+        _load()
         self._client_for(self._proxy_for(url))
 
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
+        _load()
         import httpx2
 
         from .network import Journey
 
         proxy = self._proxy_for(request.url)
-        client = self._client_for(proxy)
         journey = Journey(timeout, 0 if proxy is None else proxy.handshakes(request.url))
+        _under_way[thread := threading.get_ident()] = journey
         try:
+            client = self._client_for(proxy)
             # Built here and not by the client, so that an injected client's default headers add no second credential.
             outgoing = httpx2.Request(
                 request.method,
@@ -107,6 +125,8 @@ class Transport:
         except RuntimeError as error:
             # What httpx2 raises where the client was closed by its owner: no use in trying again.
             raise ConfigurationError("http_client", str(error), "Keep it open while the provider is.") from None
+        finally:
+            _under_way.pop(thread, None)
         raise failure
 
     def _proxy_for(self, url: str) -> Proxy | None:
@@ -152,14 +172,31 @@ class Transport:
         self._clients.clear()
 
 
+# The exchange that each thread is at.
+_under_way: dict[int, Journey] = {}
+
+
 class Errand:
     """Requests on behalf of one caller, none of which outlasts `seconds` from now."""
 
-    __slots__ = ("_over_at", "_transport")
+    __slots__ = ("_over_at", "_thread", "_transport")
 
     def __init__(self, transport: Sender, seconds: float) -> None:
         self._transport = transport
         self._over_at = time.monotonic() + seconds
+        self._thread = threading.get_ident()
+
+    def cut(self) -> None:
+        """End the request that is under way, and send none any more."""
+        self._over_at = -math.inf
+        if (journey := _under_way.get(self._thread)) is not None:
+            journey.cut()
+
+    @property
+    def is_unreached(self) -> bool:
+        """Whether there is no connection to cut yet, only one that is being made."""
+        journey = _under_way.get(self._thread)
+        return journey is not None and journey.phase in ("name", "connection")
 
     def send(self, request: Request, timeout: float) -> Response:
         """As `Transport.send`, in what time is left."""
@@ -241,6 +278,8 @@ def failure_of(url: str, error: Exception, journey: Journey, proxy: Proxy | None
 
     import httpx2
 
+    from .network import is_local
+
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
@@ -252,17 +291,19 @@ def failure_of(url: str, error: Exception, journey: Journey, proxy: Proxy | None
         # Its words are the proxy's; a status is what they begin with.
         status = str(error).partition(" ")[0]
         problem = f"{proxy or 'the proxy'} does not connect ({status if status.isdigit() else 'no reason given'})"
-        return TransportError(url, problem + took, "Check its user, its password and its rules.")
+        return TransportError(url, problem + took, "Check its user, its password and its rules.", local=True)
     if proxy is not None and journey.phase in ("name", "connection"):
         reason = "does not answer" if isinstance(error, httpx2.TimeoutException) else f"is down: {mask(str(error), ())}"
-        return TransportError(url, f"{proxy} {reason}{took}", f"Check the proxy, or unset {proxy.variable}.")
+        return TransportError(
+            url, f"{proxy} {reason}{took}", f"Check the proxy, or unset {proxy.variable}.", local=True
+        )
     if isinstance(error, httpx2.TimeoutException):
         problem = _SLOW.get(journey.phase, "no whole answer")
         return TransportError(url, f"{problem} within {journey.elapsed:.1f} s{took}")
     if isinstance(error, httpx2.ProtocolError) and not str(error).startswith("Server disconnected"):
         # The client's message quotes what came, and an echo brings the credential back.
         return TransportError(url, "the answer is not HTTP")
-    return TransportError(url, mask(f"{type(error).__name__}: {error}".rstrip(": "), ()) + took)
+    return TransportError(url, mask(f"{type(error).__name__}: {error}".rstrip(": "), ()) + took, local=is_local(error))
 
 
 def _tls_failure(url: str, error: ssl.SSLError) -> TransportError:

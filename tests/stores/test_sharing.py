@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -393,3 +395,32 @@ def test_a_token_that_is_refused_before_it_has_a_fence_is_not_shared(
     clock.step(1.0)
     share.publish(token)
     assert other.get_token() != token.value
+
+
+def test_nobody_spins_while_a_token_that_is_void_already_is_being_stored(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider
+) -> None:
+    """An event loop goes on, and the next token is there as soon as the store has heard of the last one."""
+    writing, go_on = threading.Event(), threading.Event()
+
+    class Slow(MemoryStore):
+        def write(self, key: str, value: bytes, fence: int, seconds: float) -> bool:
+            writing.set()
+            assert go_on.wait(20)
+            return super().write(key, value, fence, seconds)
+
+    provider = make_provider(store=Slow())
+
+    async def main() -> list[str]:
+        first = await provider.get_token_async()
+        assert writing.wait(20)
+        provider.invalidate(first)
+        second = asyncio.create_task(provider.get_token_async())
+        used = time.process_time()
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+        assert time.process_time() - used < 0.4
+        go_on.set()
+        return [first, await second]
+
+    assert len(set(asyncio.run(main()))) == 2

@@ -28,6 +28,7 @@ from typing import Any, cast
 
 from ..errors import ConfigurationError
 from ..formats import Format
+from ..places import expanded
 from ..serving import Address, parse_address
 from ..settings import Settings, table_of
 
@@ -91,9 +92,9 @@ def read_agent(table: Settings, folder: Path) -> AgentConfig:
         raise ConfigurationError("agent.listen", str(error), "Write 127.0.0.1:PORT or unix:/path.") from None
     return AgentConfig(
         listen=tuple(
-            Address(path=folder / address.path.expanduser()) if address.path else address for address in addresses
+            Address(path=folder / expanded(address.path)) if address.path else address for address in addresses
         ),
-        local_token_file=None if bearer is None else folder / Path(bearer).expanduser(),
+        local_token_file=None if bearer is None else folder / expanded(Path(bearer)),
         allow_host=_list(table, "allow_host", "agent"),
         expose=expose,
         outputs=tuple(_output(each, index, folder) for index, each in enumerate(cast("list[object]", outputs), 1)),
@@ -123,8 +124,8 @@ def _output(said: object, index: int, folder: Path) -> Output:
         raise ConfigurationError(f"{place}.format", "is unknown", f"There are {', '.join(Format)}.") from None
     return Output(
         provider=provider,
-        file=None if file is None else folder / Path(file).expanduser(),
-        directory=None if directory is None else folder / Path(directory).expanduser(),
+        file=None if file is None else folder / expanded(Path(file)),
+        directory=None if directory is None else folder / expanded(Path(directory)),
         format=chosen,
         mode=_mode(_text(table, "mode", place) or "0600", place),
         uid=_identity(owner, lambda name: pwd.getpwnam(name).pw_uid, f"{place}.owner"),

@@ -22,6 +22,7 @@ from ..clock import elapsed
 from ..credentials import public_environment
 from ..errors import ConfigurationError, OAuthError
 from ..events import Observer
+from ..places import default_store
 from ..registry import TokenProviders
 from .config import AgentConfig, Output, read_agent
 from .outputs import put, trace, withdraw
@@ -48,7 +49,7 @@ class Agent:
         self.providers = TokenProviders(
             path,
             # Kept beside what is written, so that a new agent knows how long it lasts.
-            defaults={"store": "sqlite:", "observer": observer},
+            defaults={"store": default_store(), "observer": observer},
             limit=1_000_000,
             readers={"agent": read_agent},
             on_reload=lambda: self._jobs.put(self._reread),

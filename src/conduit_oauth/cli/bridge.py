@@ -20,6 +20,7 @@ from rich.markup import escape
 from ..bridge.snippets import Client, snippet, snippet_for_http
 from ..credentials import read_text
 from ..errors import ConfigurationError
+from ..places import expanded, platform_folder
 from ..provider import TokenProvider
 from .options import as_client
 from .output import err, plain
@@ -136,7 +137,8 @@ def _bearer(address: Address, file: Path | None, *, no_local_token: bool) -> str
     if file is None and (no_local_token or address.path is not None):
         return None
     if file is None:
-        file = platformdirs.user_state_path("conduit-oauth") / "bridge.token"
+        advice = "Set HOME, or pass --local-token-file."
+        file = platform_folder(platformdirs.user_state_path, "local_token_file", advice) / "bridge.token"
         _make_token(file)
         err.print(f"Clients send the bearer token in {escape(str(file))}", soft_wrap=True)
     return read_text(file, "local_token_file").strip()
@@ -192,7 +194,7 @@ def _print_config(client: Client, name: str, options: Options) -> None:
     for option, value in given.items():
         if value is not None:
             # A client starts the bridge from anywhere.
-            said = value.expanduser().absolute() if isinstance(value, Path) else value
+            said = expanded(value).absolute() if isinstance(value, Path) else value
             arguments += [f"--{option.replace('_', '-')}", str(said)]
     # By its whole path: what is started from a desktop has another PATH than a shell.
     command = shutil.which(sys.argv[0]) or "conduit-oauth"

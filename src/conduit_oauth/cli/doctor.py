@@ -22,9 +22,11 @@ from ..errors import ConfigurationError, OAuthError, clean, mask
 from ..formats import token_type
 from ..grant import Request, Response
 from ..locator import drive
+from ..places import expanded
 from ..provider import TokenProvider
 from ..requester import Requester
 from ..token import AccessToken
+from ..transport import Errand
 from ..urls import origin_of, parse_url
 from .checks import TIMEOUT, Checks, Diagnosis, Verdict, bad, check_way, good, warning
 from .diagnosis import of_configuration, of_discovery, of_resource, of_token_request
@@ -115,7 +117,7 @@ def _examine(options: Options, url: str | None) -> Checks:
             yield good("discovery", f"the token endpoint is {found.token_endpoint} ({where})")
             yield from _check_ways(requester, provider, [found.token_endpoint], tried)
         with busy("Waiting for a token"):
-            token = requester.fetch(requester.attempt_timeout)
+            token = requester.fetch(Errand(requester.transport, requester.attempt_timeout))
         if isinstance(token, OAuthError):
             yield of_token_request(token)
             return
@@ -170,7 +172,7 @@ def _check_credential(credentials: Credentials) -> Checks:
 def _files(credentials: Credentials) -> Iterator[Path]:
     certificate = credentials.client_certificate
     sources = (*credentials.secrets, credentials.private_key, certificate and certificate.key)
-    yield from (source.expanduser() for source in sources if isinstance(source, Path))
+    yield from (expanded(source) for source in sources if isinstance(source, Path))
 
 
 def _authenticated(requester: Requester) -> Diagnosis:

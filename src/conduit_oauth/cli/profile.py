@@ -23,6 +23,7 @@ from typing import Any
 import platformdirs
 
 from ..errors import ConfigurationError
+from ..places import default_store, expanded, platform_folder
 from ..provider import TokenProvider
 from ..settings import CREDENTIALS, Settings, read_table, read_toml, table_of
 
@@ -62,7 +63,7 @@ class Options:
         if not merged.keys() & CREDENTIALS and merged.get("token_endpoint_auth_method") != "none":
             merged["client_secret"] = _prompt()
         shareable = merged.get("dpop") is not True and merged.keys() & CREDENTIALS
-        merged.setdefault("store", "sqlite:" if shareable else "memory:")
+        merged.setdefault("store", default_store() if shareable else "memory:")
         return TokenProvider(merged.pop("client_id", ""), name=self.named or "cli", **merged)
 
     @property
@@ -90,7 +91,7 @@ class Options:
             environment["resource"] = several
         secret: str | Path | None = os.environ.get(_PREFIX + "CLIENT_SECRET", "").rstrip("\r\n") or None
         if secret is None and (file := os.environ.get(_PREFIX + "CLIENT_SECRET_FILE")):
-            secret = _secret_in(Path(file).expanduser())
+            secret = _secret_in(expanded(Path(file)))
         given = self.settings if self.client_secret_file is None else {**self.settings, "client_secret": self._secret()}
         merged: Settings = {}
         for layer in (self._from_file(), {**environment, "client_secret": secret}, given):
@@ -109,25 +110,31 @@ class Options:
 
     def _secret(self) -> str | Path | None:
         if self.client_secret_file is not None and str(self.client_secret_file) != "-":
-            return _secret_in(self.client_secret_file.expanduser())
+            return _secret_in(expanded(self.client_secret_file))
         return read_secret(None)
 
     def _from_file(self) -> Settings:
-        if not self.path.exists() and self.config is None:
+        try:
+            path = self.path
+        except ConfigurationError:
+            if self.named:
+                raise
+            return {}
+        if not path.exists() and self.config is None:
             if self.named:
                 raise ConfigurationError(
                     "profile",
-                    f"{self.named!r} is not there: {self.path} does not exist",
+                    f"{self.named!r} is not there: {path} does not exist",
                     f"Make it by: conduit-oauth profile add {self.named}",
                 )
             return {}
-        profiles = profiles_in(self.path)
+        profiles = profiles_in(path)
         if self.named and self.named not in profiles:
             known = ", ".join(profiles) or "none"
-            raise ConfigurationError("profile", f"{self.named!r} is not in {self.path}", f"It has {known}.")
+            raise ConfigurationError("profile", f"{self.named!r} is not in {path}", f"It has {known}.")
         name = self.named or "default"
         place = f"profiles.{name}"
-        return read_table(place, table_of(profiles.get(name, {}), place), self.path.parent)
+        return read_table(place, table_of(profiles.get(name, {}), place), path.parent)
 
 
 def profiles_in(path: Path) -> Mapping[str, Any]:
@@ -137,8 +144,10 @@ def profiles_in(path: Path) -> Mapping[str, Any]:
 
 
 def default_config_path() -> Path:
-    """The profile file, where the platform keeps such files."""
-    return platformdirs.user_config_path("conduit-oauth") / "config.toml"
+    """The profile file, where the platform keeps such files. Raises `ConfigurationError` where there is no home."""
+    return (
+        platform_folder(platformdirs.user_config_path, "config", "Set HOME, or CONDUIT_OAUTH_CONFIG.") / "config.toml"
+    )
 
 
 def _prompt() -> str:

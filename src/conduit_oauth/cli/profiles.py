@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigurationError, clean
+from ..places import expanded
 from ..provider import TokenProvider
 from ..settings import CREDENTIALS, read_table, read_toml, table_of
 from ..stores import hide_password
@@ -149,11 +150,11 @@ def _keys(private_key: Path | None, certificate: Path | None, certificate_key: P
     """The settings that lead to the files of a key, or of a certificate and its key, from anywhere."""
     said: dict[str, Any] = {}
     if private_key is not None:
-        said["private_key"] = {"file": str(private_key.expanduser().absolute())}
+        said["private_key"] = {"file": str(expanded(private_key).absolute())}
     if certificate is not None:
         if certificate_key is None:
             raise ConfigurationError("client_certificate_key", "is missing", "Pass --client-certificate-key FILE.")
-        said["client_certificate"] = [str(file.expanduser().absolute()) for file in (certificate, certificate_key)]
+        said["client_certificate"] = [str(expanded(file).absolute()) for file in (certificate, certificate_key)]
     return said
 
 
@@ -175,7 +176,7 @@ def _asked(said: dict[str, Any]) -> dict[str, Any]:
 def _secret(file: Path | None) -> str:
     if file is None and sys.stdin.isatty():
         return getpass("Client secret: ")
-    return read_secret(None if file is None or str(file) == "-" else file.expanduser())
+    return read_secret(None if file is None or str(file) == "-" else expanded(file))
 
 
 def _check(name: str, said: dict[str, Any], secret: str | None, folder: Path) -> None:

@@ -20,6 +20,7 @@ from ..errors import ConfigurationError, TransportError, clean
 from ..grant import parse_retry_after
 from ..life import backoff
 from ..network import Journey, bounded
+from ..places import expanded
 from ..proxies import Proxy, proxy_for
 from ..tls import trusted
 from ..transport import CONNECT_TIMEOUT, failure_of
@@ -212,6 +213,6 @@ def _body(text: str | None) -> bytes | None:
     if not text.startswith("@"):
         return text.encode()
     try:
-        return sys.stdin.buffer.read() if text == "@-" else Path(text[1:]).expanduser().read_bytes()
+        return sys.stdin.buffer.read() if text == "@-" else expanded(Path(text[1:])).read_bytes()
     except OSError as error:
         raise ConfigurationError("data", str(error), "Name a readable file, or -.") from None

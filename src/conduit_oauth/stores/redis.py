@@ -6,7 +6,6 @@ a cluster takes it. Writers announce what they did on a channel.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -21,6 +20,7 @@ from redis.sentinel import Sentinel
 
 from ..credentials import Source, from_environment, read_text
 from ..errors import ConfigurationError
+from ..landing import Flag
 from . import Entry, News, StoreError
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class RedisStore:
             client.register_script(_PRELUDE + body) for body in (_CLAIM, _WRITE, _RENEW, _RELEASE, _FORGET)
         ]
         self._pubsub: Any = None
-        self._closed = threading.Event()
+        self._closed = Flag()
 
     @classmethod
     def from_url(cls, url: str, timeout: float) -> RedisStore:
@@ -207,7 +207,7 @@ class RedisStore:
     def after_fork_in_child(self) -> None:
         """See `TokenStore.after_fork_in_child`; redis-py's pools look at the process id themselves."""
         self._pubsub = None
-        self._closed = threading.Event()
+        self._closed = Flag()
 
     def close(self) -> None:
         """Close the connections."""

@@ -12,7 +12,6 @@ import sqlite3
 import tempfile
 import threading
 import time
-import weakref
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +19,9 @@ from urllib.parse import unquote, urlsplit
 
 from ..clock import elapsed
 from ..errors import ConfigurationError
+from ..landing import Flag
+from ..places import platform_folder
+from ..process import Rank, Resident, enter
 from . import Entry, News, StoreError
 from .row import Row
 
@@ -57,7 +59,7 @@ def _boot() -> str:
         return ""
 
 
-class SqliteStore:
+class SqliteStore(Resident):
     """A `TokenStore` in the file at `path`; an operation waits `timeout` seconds for other processes at most."""
 
     # Nothing tells a process of another's commit: who waits looks again. A look is a read of some 20 µs.
@@ -72,8 +74,8 @@ class SqliteStore:
         self._file: tuple[int, int] | None = None
         self._data_version = -1
         self._heard_until = time.time()
-        self._closed = threading.Event()
-        _stores.add(self)
+        self._closed = Flag()
+        enter(self, Rank.STORE)
 
     @classmethod
     def from_url(cls, url: str, timeout: float) -> SqliteStore:
@@ -84,7 +86,8 @@ class SqliteStore:
         if parts.path in ("", "/"):
             import platformdirs
 
-            return cls(platformdirs.user_cache_path("conduit-oauth") / "tokens.sqlite3", timeout)
+            folder = platform_folder(platformdirs.user_cache_path, "store", "Set HOME, or write sqlite:///path.")
+            return cls(folder / "tokens.sqlite3", timeout)
         path = unquote(parts.path)
         # Four slashes, as SQLAlchemy has it, name an absolute path, too.
         return cls(Path("/" + path.lstrip("/") if path.startswith("/") else path), timeout)
@@ -145,10 +148,19 @@ class SqliteStore:
 
         return self._run(news)
 
+    def before_fork(self) -> None:
+        """Close the connection: SQLite would take a parent's locks for the child's own, and neither could mend that."""
+        self._lock.acquire()
+        self._drop()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on; the next operation opens the file again."""
+        self._lock.release()
+
     def after_fork_in_child(self) -> None:
         """See `TokenStore.after_fork_in_child`; the connection was closed before."""
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._closed = Flag()
 
     def close(self) -> None:
         """Close the file."""
@@ -262,28 +274,6 @@ class SqliteStore:
                 self._connection.close()
             self._connection = None
             self._data_version = -1
-
-
-_stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()
-_forking: list[SqliteStore] = []
-
-
-def _before_fork() -> None:
-    """Close all connections: SQLite would take a parent's locks for the child's own, and neither could mend that."""
-    _forking.extend(sorted(_stores, key=id))
-    for store in _forking:
-        store._lock.acquire()  # pyright: ignore[reportPrivateUsage]
-        store._drop()  # pyright: ignore[reportPrivateUsage]
-
-
-def _after_fork_in_parent() -> None:
-    for store in _forking:
-        store._lock.release()  # pyright: ignore[reportPrivateUsage]
-    _forking.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_forking.clear)
 
 
 def _create(path: Path) -> None:

@@ -1,0 +1,150 @@
+"""What becomes of threads, locks, sockets and leases when this process forks or ends: the one owner of both moments.
+
+Invariant: one thread at a time forks. At the end, requests are cut short before anything is told to a store, and stores
+close last.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Generator
+from enum import IntEnum
+
+from .landing import Flag
+
+# Seconds that the end of the process waits for requests that were cut short, all of them together.
+EXIT_PATIENCE = 1.0
+# Seconds that a fork waits at most for what must not be copied half-way.
+FORK_PATIENCE = 5.0
+
+
+class Rank(IntEnum):
+    """The order in which a forked child gets its own: each needs those before it. The end goes the other way."""
+
+    STORE = 0
+    TIER = 1
+    PROVIDER = 2
+    SUPERVISION = 3
+
+
+class Resident:
+    """What has a thread, a lock or a connection. A subclass overrides what it needs; `enter` makes it known."""
+
+    __slots__ = ("__weakref__",)
+
+    def before_fork(self) -> None:
+        """Hold still: what is copied now must be whole."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+
+    def after_fork_in_child(self) -> None:
+        """Share no lock, thread or connection with the parent."""
+
+    def cut_short(self) -> None:
+        """The process ends: begin nothing more, and end what is under way."""
+
+    def before_exit(self, until: float) -> None:
+        """Let others know what they need. What was cut short is waited for until `until`, by the monotonic clock."""
+
+
+# A dict of weak references and not a WeakSet: a copy is a single step, whatever other threads enter meanwhile.
+_residents: dict[weakref.ref[Resident], Rank] = {}
+# Held by the thread that forks. Reentrant, because a signal handler may fork.
+_forking = threading.RLock()
+# The threads that are where no fork may copy them, and what tells that they left.
+_inside: list[tuple[int, Flag]] = []
+_is_ending = False
+
+
+def enter(resident: Resident, rank: Rank) -> None:
+    """Have `resident` told of forks and of the end, for as long as it lives."""
+    _residents[weakref.ref(resident, _forget)] = rank
+
+
+@contextlib.contextmanager
+def undisturbed() -> Generator[None]:
+    """Import modules or make TLS contexts here, on whichever thread: forks wait meanwhile.
+
+    A child whose parent was at that on another thread would find locks of Python or OpenSSL taken for ever.
+    """
+    entry = threading.get_ident(), Flag()
+    with _forking:
+        _inside.append(entry)
+    try:
+        yield
+    finally:
+        _inside.remove(entry)
+        entry[1].set()
+
+
+def is_ending() -> bool:
+    """Whether the end of the process has begun: threads that go on now are cut off anywhere."""
+    return _is_ending
+
+
+def shuts_down() -> bool:
+    """Whether the program has returned, though threads of its own may go on: no thread can be started any more."""
+    return _is_ending or not threading.main_thread().is_alive()
+
+
+def _forget(reference: weakref.ref[Resident]) -> None:
+    _residents.pop(reference, None)
+
+
+def _living(*, backwards: bool = False) -> list[Resident]:
+    ranked = sorted(_residents.copy().items(), key=lambda entry: entry[1], reverse=backwards)
+    return [resident for reference, _ in ranked if (resident := reference()) is not None]
+
+
+# Those that hold still for the fork that is under way: another thread may enter more until it is done.
+_held: list[Resident] = []
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    # Nobody enters any more; what this thread itself is at, it has to know.
+    this, give_up_at = threading.get_ident(), time.monotonic() + FORK_PATIENCE
+    for thread, left in list(_inside):
+        if thread != this:
+            left.wait(give_up_at - time.monotonic())
+    _held[:] = _living(backwards=True)
+    for resident in _held:
+        resident.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for resident in reversed(_held):
+        resident.after_fork_in_parent()
+    _held.clear()
+    _forking.release()
+
+
+def _after_fork_in_child() -> None:
+    global _forking
+    _held.clear()
+    _inside.clear()
+    _forking = threading.RLock()
+    for resident in _living():
+        resident.after_fork_in_child()
+
+
+def _before_exit() -> None:
+    global _is_ending
+    _is_ending = True
+    residents, until = _living(backwards=True), time.monotonic() + EXIT_PATIENCE
+    for resident in residents:
+        resident.cut_short()
+    for resident in residents:
+        resident.before_exit(until)
+
+
+# At import, so that the handlers of a program, which register theirs later, still find everything at work.
+atexit.register(_before_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

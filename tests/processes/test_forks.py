@@ -1,0 +1,103 @@
+"""A child has locks, threads and sockets of its own, whatever its parent's were at when it forked."""
+
+from __future__ import annotations
+
+import pytest
+
+from conduit_oauth.testing import AuthorizationServer
+from tests.processes.conftest import Run
+
+
+def test_threads_fork_at_once_while_a_file_is_a_store(run: Run) -> None:
+    done = run("""
+        provider = make(store=STORE)
+        provider.get_token()
+        begin = threading.Barrier(4)
+
+        def fork() -> None:
+            begin.wait()
+            for _ in range(10):
+                if (pid := os.fork()) == 0:
+                    os._exit(not provider.get_token())
+                assert os.waitpid(pid, 0)[1] == 0
+
+        threads = [threading.Thread(target=fork) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        provider.invalidate()
+        print(bool(provider.get_token()))
+        """)
+    assert done.lines == ["True"], done.complaints
+
+
+def test_a_subprocess_with_a_preexec_fn_starts_from_several_threads(run: Run) -> None:
+    done = run("""
+        import subprocess
+        from concurrent.futures import ThreadPoolExecutor
+        provider = make(store=STORE)
+        provider.get_token()
+        with ThreadPoolExecutor(4) as pool:
+            codes = pool.map(lambda _: subprocess.call(["true"], preexec_fn=os.getpid), range(20))
+        print(set(codes))
+        """)
+    assert done.lines == ["{0}"], done.complaints
+
+
+@pytest.mark.parametrize("store", ["None", "STORE"])
+def test_a_child_that_is_forked_in_the_midst_of_the_first_flight_gets_a_token(
+    authorization_server: AuthorizationServer, run: Run, store: str
+) -> None:
+    """At each point of the flight: of what it imports, or locks, nothing is in the child's way."""
+    authorization_server.set(latency=0.05)
+    done = run(
+        f"""
+        import random
+        children = []
+        for delay in (0, 0.001, 0.003, 0.006, 0.01, 0.02, 0.04, 0.06):
+            provider = make(store={store}, name=str(delay))
+            threading.Thread(target=provider.get_token).start()
+            time.sleep(delay)
+            if (pid := os.fork()) == 0:
+                signal.alarm(20)
+                os._exit(not provider.get_token())
+            children.append(pid)
+        print({{os.waitpid(pid, 0)[1] for pid in children}})
+        """,
+    )
+    assert done.lines == ["{0}"], done.complaints
+
+
+def test_no_fork_finds_a_module_that_a_flight_is_importing(authorization_server: AuthorizationServer, run: Run) -> None:
+    done = run("""
+        from conduit_oauth import process
+        begun, main = [], threading.get_ident()
+
+        class Watch:
+            def find_spec(self, name, path=None, target=None):
+                thread = threading.get_ident()
+                if thread != main and thread not in [each for each, _ in process._inside]:
+                    begun.append(name)
+
+        def proven(**settings):
+            provider = make(**settings)
+            sys.meta_path.insert(0, watch := Watch())
+            try:
+                provider.get_token()
+            except Exception as error:
+                print(type(error).__name__, error)
+            sys.meta_path.remove(watch)
+
+        from joserfc.jwk import ECKey
+        key = ECKey.generate_key("P-256").as_pem(private=True).decode()
+        proven(timeout=5)
+        proven(store=STORE)
+        proven(dpop=True, timeout=1)
+        proven(mcp_url=SERVER + "/servers/demo/mcp", token_endpoint=None)
+        proven(token_endpoint="https://localhost:1/token", timeout=0.3)
+        proven(token_endpoint="http://localhost:1/token", timeout=0.3)
+        proven(token_endpoint_auth_method="client_secret_jwt", timeout=0.3)
+        print(begun)
+        """)
+    assert done.lines[-1] == "[]", (done.lines, done.complaints)
