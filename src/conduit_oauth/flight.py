@@ -35,8 +35,6 @@ logger = logging.getLogger("conduit_oauth")
 
 # Seconds for which a refresh rests where another process is at it.
 REST = 1.0
-# The part of the store's time limit after which a flight asks it nothing more before its request.
-PATIENCE = 0.4
 
 
 def spawn(work: Callable[[], None]) -> None:
@@ -260,8 +258,6 @@ class Flight:
                     return found
             except Exception as error:  # a credential that cannot be read: the request will say so
                 logger.debug("store_not_asked name=%s: %s", control.name, type(error).__name__)
-            if share.spent > share.tier.timeout * PATIENCE:
-                return None
         return gate.admit()
 
     def _adopted(self, token: AccessToken, epoch: int) -> bool:

@@ -94,7 +94,7 @@ class Gate:
 
     def _refusal(self, tier: Tier) -> Refused | None:
         """Why `tier` says not to ask now; how often the endpoint failed is remembered."""
-        entry = tier.call(lambda store: store.claim(self._key, 0, 0.0))
+        entry = tier.call(self._key, lambda store: store.claim(self._key, 0, 0.0))
         said = _said(entry)
         self._seen = 0 if entry is None or entry.value is None else entry.fence
         self._failures = 0 if said is None else said["failures"]
@@ -105,8 +105,8 @@ class Gate:
 
     def answered(self) -> None:
         """The endpoint answered: whatever it said, it is well."""
-        if self._seen:
-            self._tier.call(lambda store: store.forget(self._key, self._seen))
+        if seen := self._seen:
+            self._tier.call(self._key, lambda store: store.forget(self._key, seen))
         self.leave()
 
     def failed(self, error: OAuthError, pause: float, left: float) -> float:
@@ -125,19 +125,21 @@ class Gate:
         # An endless Retry-After would be as bad as none.
         pause = min(max(pause, ours), RETRY_AFTER_CAP)
         said = json.dumps({**remembered(error), "failures": self._failures}).encode()
-        self._tier.call(lambda store: store.write(self._key, said, self._lease, pause + MEMORY))
+        lease, seconds = self._lease, pause + MEMORY
+        self._tier.call(self._key, lambda store: store.write(self._key, said, lease, seconds))
         self.leave()
         return pause
 
     def leave(self) -> None:
         """Let somebody else try, where we held the right to."""
-        if self._lease:
-            self._tier.drop(self._key, self._lease)
-            self._tier.call(lambda store: store.release(self._key, self._lease))
+        if lease := self._lease:
+            self._tier.drop(self._key, lease)
+            self._tier.call(self._key, lambda store: store.release(self._key, lease))
         self._lease = self._seen = 0
 
     def _take(self) -> bool:
-        entry = self._tier.call(lambda store: store.claim(self._key, self._seen, self._tier.lease))
+        seen, seconds = self._seen, self._tier.lease
+        entry = self._tier.call(self._key, lambda store: store.claim(self._key, seen, seconds))
         if entry is not None and entry.lease:
             self._lease = entry.lease
             self._tier.keep(self._key, entry.lease)

@@ -29,7 +29,7 @@ class Notes:
     def pinned(self, found: Pin) -> Pin:
         """The issuer and token endpoint that the fleet found first for this client; ours where nobody was before."""
         seal = self._seal_for("pin")
-        entry = self._tier.call(lambda store: store.claim(seal.name, 0, self._tier.lease))
+        entry = self._tier.call(seal.name, lambda store: store.claim(seal.name, 0, self._tier.lease))
         if entry is None:
             return found
         pinned = seal.open(entry.value) if entry.value is not None else None
@@ -41,14 +41,14 @@ class Notes:
     def recall_method(self) -> str | None:
         """The client authentication method that another process found to work."""
         seal = self._seal_for("method")
-        entry = self._tier.call(lambda store: store.claim(seal.name, 0, 0.0))
+        entry = self._tier.call(seal.name, lambda store: store.claim(seal.name, 0, 0.0))
         known = seal.open(entry.value) if entry is not None and entry.value is not None else None
         return known.decode() if known is not None else None
 
     def remember_method(self, method: str) -> None:
         """Tell other processes which client authentication method works."""
         seal = self._seal_for("method")
-        entry = self._tier.call(lambda store: store.claim(seal.name, 0, self._tier.lease))
+        entry = self._tier.call(seal.name, lambda store: store.claim(seal.name, 0, self._tier.lease))
         if entry is not None:
             self._note(seal, method.encode(), entry)
 
@@ -59,6 +59,6 @@ class Notes:
         """Keep `plain` for long, in the place of what `entry` holds."""
         lease = entry.lease
         if not lease and entry.value is not None:
-            again = self._tier.call(lambda store: store.claim(seal.name, entry.fence, 1.0))
+            again = self._tier.call(seal.name, lambda store: store.claim(seal.name, entry.fence, 1.0))
             lease = again.lease if again is not None else 0
-        self._tier.call(lambda store: store.write(seal.name, seal.close(plain), lease, LIFETIME))
+        self._tier.call(seal.name, lambda store: store.write(seal.name, seal.close(plain), lease, LIFETIME))

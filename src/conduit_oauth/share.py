@@ -47,7 +47,6 @@ class Share:
         "_void",
         "_waiting",
         "floor",
-        "spent",
         "tier",
     )
 
@@ -78,9 +77,8 @@ class Share:
         self._refused_until: float = 0.0
         # Until then a refusal that the store remembers does not count.
         self._forgiven_until: float = -math.inf
-        # When the store was last asked, and the seconds that the latest look took.
+        # When the store was last asked.
         self._asked_at: float = 0.0
-        self.spent: float = 0.0
         # Whether this flight waits for another process: the news that came before are old, nobody knows how old.
         self._waiting = False
         # Locator and authentication of one client serve its wider scopes, too: the first share remembers for all.
@@ -93,7 +91,7 @@ class Share:
         if self._lease:
             return None
         self._prepare()
-        tier, started = self.tier, self._clock()
+        tier = self.tier
         # What this process may pass over: the token that it has.
         known = self.fence_of(held)
         told = tier.told(self._key) if self._waiting else None
@@ -109,7 +107,6 @@ class Share:
             else:
                 self._asked_at = self._clock()
                 entry = self._claim(known)
-            self.spent = self._clock() - started
             self._waiting = entry is not None and not entry.lease and entry.value is None
             if entry is None:
                 return None
@@ -161,15 +158,16 @@ class Share:
         """End our lease, if we have one, so that another process may ask; wait for nobody any more."""
         self._waiting = False
         if self._lease:
-            lease, self._lease = self._lease, 0
-            self.tier.drop(self._key, lease)
-            self.tier.call(lambda store: store.release(self._key, lease))
+            key, lease, self._lease = self._key, self._lease, 0
+            self.tier.drop(key, lease)
+            self.tier.call(key, lambda store: store.release(key, lease))
 
     def offer(self, token: AccessToken) -> None:
         """Put a valid token into a store that lost it, or never had it, or has one that ends earlier."""
         with self._lock:
             self._asked_at = self._clock()
-            entry = self.tier.call(lambda store: store.claim(self._key, 0, 0.0)) if self._key else None
+            key = self._key
+            entry = self.tier.call(key, lambda store: store.claim(key, 0, 0.0)) if key else None
             if entry is None:
                 return
             stored, _ = self._read(entry)
@@ -198,7 +196,8 @@ class Share:
             fence = None if self._forget_all else self._forgotten
             if not self._key or fence == 0:
                 return
-            floor = self.tier.call(lambda store: store.forget(self._key, fence))
+            key = self._key
+            floor = self.tier.call(key, lambda store: store.forget(key, fence), patient=True)
             if floor is not None:
                 self._forget_all, self._forgotten = False, 0
                 self.floor = max(self.floor, floor)
@@ -227,7 +226,8 @@ class Share:
             self._forgotten = 0
 
     def _claim(self, known: int) -> Entry | None:
-        return self.tier.call(lambda store: store.claim(self._key, known, self.tier.lease))
+        key, seconds = self._key, self.tier.lease
+        return self.tier.call(key, lambda store: store.claim(key, known, seconds))
 
     def _put(self, record: dict[str, Any], seconds: float) -> None:
         value = record.get("token", {}).get("value")
@@ -240,8 +240,9 @@ class Share:
                 return
             self._lease = entry.lease
         assert self._seal is not None  # noqa: S101 - `look` came before
-        sealed, lease = self._seal.close(json.dumps({**record, "seconds": seconds}).encode()), self._lease
-        if self.tier.call(lambda store: store.write(self._key, sealed, lease, seconds)):
+        sealed = self._seal.close(json.dumps({**record, "seconds": seconds}).encode())
+        key, lease = self._key, self._lease
+        if self.tier.call(key, lambda store: store.write(key, sealed, lease, seconds), patient=True):
             self._known = lease
             if "refused" not in record:
                 self._fence = lease

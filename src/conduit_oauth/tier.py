@@ -1,16 +1,19 @@
 """One store as this process sees it: used while it works, left alone while it does not.
 
-Law: no caller waits for a store beyond its time limit, and none sees its errors. While a store is out of reach nobody
-asks it; a thread of the tier's own tries it until it answers, says so once each way, hears what other processes
-changed, and keeps the leases of this one alive.
+Law: no caller waits for a store beyond its bound, which follows what the store costs, and none sees its errors. What
+fails is blamed first: a key, and the store only where nothing works. While a store is out of reach nobody asks it; a
+thread of the tier's own tries it until it answers, says so once each way, hears what other processes changed, and keeps
+the leases of this one alive.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import secrets
 import threading
+import traceback
 import weakref
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -27,11 +30,22 @@ logger = logging.getLogger("conduit_oauth")
 
 # Seconds until a leader that died is replaced; one that lives renews its lease three times in between.
 LEASE = 3.0
+# Seconds for which a lease is renewed at most: a request that never ends must not keep others from theirs.
+LONGEST_LEASE = 60.0
 _LISTEN = 0.25
 _RETRY_FIRST = 0.1
 _RETRY_CAP = 2.0
 # From so many keys on, those that nobody listens to any more are dropped now and then.
 _SWEEP = 256
+# Multiples of the time limit: for the first connection (with TLS), and for an operation of a store that is far away.
+CONNECTING = 20
+FARTHEST = 10
+# An operation may take so many times what operations take, before it is given up.
+_PATIENCE = 4
+# A wait is made of so many: a process that gets no processor counts those that it slept through as short ones.
+_SLICES = 20
+# One shard of a cluster may be down, and the rest work: before a store counts as down, so many keys were tried.
+_PROBES = 6
 
 
 class Listener(Protocol):
@@ -47,7 +61,7 @@ class Listener(Protocol):
 
 
 class Tier(Resident):
-    """A store behind a guard, shared by all providers of a process that use it."""
+    """A store behind a guard, for all providers of a process that use it; `timeout` is the least of its bounds."""
 
     def __init__(self, store: TokenStore, timeout: float, *, remote: bool = True, is_ours: bool = False) -> None:
         self.store = store
@@ -62,16 +76,21 @@ class Tier(Resident):
         self._ending: threading.Thread | None = None
         self._users: set[int] = set()
         self._said_down = self._said_deaf = False
-        self._probe = f"probe-{secrets.token_hex(4)}"
         self._renewed = elapsed()
         self._tried = Flag()
         self._closed = Flag()
-        self._leases: dict[tuple[str, int], None] = {}
+        # The leases of this process, and until when they are renewed.
+        self._leases: dict[tuple[str, int], float] = {}
         self._tickets: dict[str, Flag] = {}
         # What the news told to those who hold a ticket.
         self._told: dict[str, Entry] = {}
         self._listeners: dict[str, weakref.WeakSet[Listener]] = {}
         self._sweep_at = _SWEEP
+        # Seconds that an operation takes lately.
+        self._cost = 0.0
+        # Keys that failed: the moment of the next try, and the pause after that.
+        self._sick: dict[str, tuple[float, float]] = {}
+        self._is_in_doubt = False
         self._up = not remote
         enter(self, Rank.TIER)
 
@@ -80,30 +99,74 @@ class Tier(Resident):
         """Whether the store is in use now."""
         return self._up
 
-    def call(self, work: Callable[[TokenStore], T]) -> T | None:
-        """What the store answers, None where it does not."""
+    @property
+    def bound(self) -> float:
+        """Seconds that an operation is waited for."""
+        return min(max(self.timeout, _PATIENCE * self._cost), FARTHEST * self.timeout)
+
+    def call(self, key: str, work: Callable[[TokenStore], T], *, patient: bool = False) -> T | None:
+        """What the store answers of `key`, None where it does not. `patient` where nobody waits for that."""
+        if not self._remote:
+            return work(self.store)
         if self._thread is None:
             self.start()
         # Only the first time does anybody wait: later it is known to be out of reach.
         if not self._up and not self._tried.is_set():
-            self._tried.wait(self.timeout)
+            _wait(self._tried, self.timeout * CONNECTING)
             self._tried.set()
-        if not self._up:
+        if not self._up or self._is_sick(key):
             return None
         try:
-            return self._asked(work)
+            answer = self._asked(work, FARTHEST * self.timeout if patient else self.bound)
         except StoreError as error:
-            self._fail(error)
+            self._blame(key, error)
             return None
+        self._sick.pop(key, None)
+        return answer
 
-    def _asked(self, work: Callable[[TokenStore], T]) -> T:
-        """What the store answers; a mistake in a store of somebody's own is no worse than its being out of reach."""
+    def _asked(self, work: Callable[[TokenStore], T], seconds: float) -> T:
+        """What the store answers within `seconds`; later answers are left to themselves."""
+        answer: list[T] = []
+        errors: list[StoreError] = []
+        done = Flag()
+
+        def ask() -> None:
+            started = elapsed()
+            try:
+                answer.append(work(self.store))
+            except StoreError as error:
+                errors.append(error)
+            except Exception as error:  # a mistake in a store of somebody's own is no worse than its being out of reach
+                errors.append(StoreError(f"broke down with {type(error).__name__}"))
+            else:
+                self._learn(elapsed() - started)
+            finally:
+                done.set()
+
         try:
-            return work(self.store)
-        except StoreError:
-            raise
-        except Exception as error:
-            raise StoreError(f"broke down with {type(error).__name__}") from error
+            _thread.start_new_thread(ask, ())
+        except RuntimeError:
+            ask()
+        _wait(done, seconds)
+        if answer:
+            return answer[0]
+        raise errors[0] if errors else StoreError(f"no answer within {seconds:.2g} s")
+
+    def _learn(self, seconds: float) -> None:
+        self._cost = seconds if self._cost == 0.0 else self._cost + (seconds - self._cost) / 8
+
+    def _is_sick(self, key: str) -> bool:
+        until, _ = self._sick.get(key, (0.0, 0.0))
+        return elapsed() < until
+
+    def _blame(self, key: str, error: StoreError) -> None:
+        """Leave `key` alone for a while, and have the tier's thread see what else is wrong."""
+        _, pause = self._sick.get(key, (0.0, _RETRY_FIRST))
+        if len(self._sick) > _SWEEP:
+            self._sick.clear()
+        self._sick[key] = elapsed() + pause, min(_RETRY_CAP, 2 * pause)
+        self._is_in_doubt = True
+        logger.info("store_failed: %s", error)
 
     def ticket(self, key: str) -> Flag:
         """Set when something is heard of `key`; taken before one looks, so that nothing is missed in between."""
@@ -119,7 +182,7 @@ class Tier(Resident):
     def keep(self, key: str, lease: int) -> None:
         """Renew a lease from now on."""
         with self._lock:
-            self._leases[key, lease] = None
+            self._leases[key, lease] = elapsed() + LONGEST_LEASE
 
     def drop(self, key: str, lease: int) -> None:
         """Renew it no more."""
@@ -145,6 +208,7 @@ class Tier(Resident):
         self._leases.clear()
         self._tickets = {}
         self._told = {}
+        self._sick.clear()
         self.store.after_fork_in_child()
         self._up = not self._remote
 
@@ -186,36 +250,63 @@ class Tier(Resident):
     def watch(self, pause: float) -> float:
         """One round of the tier's thread; the seconds until the next, which grow while the store is out of reach."""
         try:
-            if not self.up:
-                # After a fault, a real lease: a store that is full, or a replica, answers reads and pings. At the
-                # start only a look: many processes that start together would wait for each other's leases.
-                self._asked(lambda store: store.claim(self._probe, 0, 0.001 if self._said_down else 0.0))
+            if not self.up or self._is_in_doubt:
+                self._is_in_doubt = False
+                self._probe()
                 self._rise()
             heard = self._listen()
             if elapsed() - self._renewed > self.lease / 4:
                 self._renewed = elapsed()
-                for key, lease in list(self._leases):
-                    self._renew(key, lease)
+                self._renew()
         except StoreError as error:
             self._fail(error)
             return min(_RETRY_CAP, max(_RETRY_FIRST, 2 * pause))
+        except Exception:  # a fault of ours, or of a listener: the others still want their news
+            logger.error("store_thread_failed\n%s", traceback.format_exc())
+            return _RETRY_CAP / 2
         finally:
             self._tried.set()
         return 0.0 if heard else _RETRY_CAP / 2
 
-    def _renew(self, key: str, lease: int) -> None:
-        self._asked(lambda store: store.renew(key, lease, self.lease))
+    def _probe(self) -> None:
+        """See whether anything works. Raises `StoreError` where nothing does."""
+        # After a fault, a real lease: a store that is full, or a replica, answers reads and pings. At the start only a
+        # look, and without a word of what it costs: that is a connection's.
+        lease = 0.001 if self._said_down or self._sick else 0.0
+        for left in reversed(range(_PROBES)):
+            key = f"probe-{secrets.token_hex(4)}"
+            try:
+                self._asked(lambda store, key=key: store.claim(key, 0, lease), self.timeout * CONNECTING)
+                return
+            except StoreError:
+                if not left:
+                    raise
+
+    def _renew(self) -> None:
+        now = elapsed()
+        for (key, lease), until in list(self._leases.items()):
+            if now < until:
+                try:
+                    self._asked(lambda store, key=key, lease=lease: store.renew(key, lease, self.lease), self.bound)
+                except StoreError as error:
+                    self._blame(key, error)
+            else:
+                self.drop(key, lease)
 
     def _listen(self) -> bool:
         """Hear and spread the news; False where the store works and only its news cannot be had."""
         try:
-            news = self._asked(lambda store: store.listen(_LISTEN))
-        except StoreError as error:
-            self._asked(lambda store: store.claim("", 0, 0.0))
+            news = self.store.listen(_LISTEN)
+        except Exception as error:  # a store's of somebody's own, too
+            self._probe()
             if not self._said_deaf:
                 self._said_deaf = True
-                logger.warning("store_deaf: %s. Other processes' changes are found by looking.", str(error))
+                said = str(error) if isinstance(error, StoreError) else f"broke down with {type(error).__name__}"
+                logger.warning("store_deaf: %s. Other processes' changes are found by looking.", said)
             return False
+        if self._said_deaf:
+            self._said_deaf = False
+            logger.warning("store_heard: other processes' changes are heard again")
         for key, entry in news:
             with self._lock:
                 if entry.value is not None and key in self._tickets:
@@ -232,7 +323,10 @@ class Tier(Resident):
         return True
 
     def _rise(self) -> None:
+        if self._up:
+            return
         self._up = True
+        self._sick.clear()
         self._tried.set()
         if self._said_down:
             self._said_down = False
@@ -246,9 +340,15 @@ class Tier(Resident):
         with self._lock:
             said, self._said_down = self._said_down, True
             self._up = False
-        if not said:
+        if not said and not self._closed.is_set():
             # Its words only: whoever keeps the record would keep this tier, and its thread, by the error's traceback.
             logger.warning("store_down: %s. Every process goes on by itself until it is back.", str(error))
+
+
+def _wait(flag: Flag, seconds: float) -> None:
+    for _ in range(_SLICES):
+        if flag.wait(seconds / _SLICES):
+            return
 
 
 def _watch(reference: weakref.ref[Tier], closed: Flag, before: threading.Thread | None) -> None:
@@ -278,7 +378,7 @@ def tier_of(store: str | TokenStore, timeout: float) -> Tier | None:
     with _opening:
         tier = _opened.get(identity)
         if tier is None:
-            opened = open_store(store, timeout) if isinstance(store, str) else store
+            opened = open_store(store, timeout * CONNECTING) if isinstance(store, str) else store
             if opened is None:
                 return None
             tier = _opened[identity] = Tier(opened, timeout, is_ours=isinstance(store, str))

@@ -19,7 +19,8 @@ from typing import Any
 import uvicorn
 
 from conduit_oauth.testing import AuthorizationServer
-from tests.redis_server import RedisServer, free_port
+from tests.ports import free_port
+from tests.redis_server import RedisServer
 
 # Seconds after a fault of the store for which a process may still be on its own.
 GRACE = 4.0

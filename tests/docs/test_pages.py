@@ -11,7 +11,6 @@ import json
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -24,6 +23,7 @@ import pytest
 import yaml
 
 from conduit_oauth.testing import AuthorizationServer
+from tests.ports import free_port
 from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -144,11 +144,6 @@ def _end(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.redis_server import free_port
+from tests.ports import free_port
 
 SQUID = """
 http_port 127.0.0.1:{port}

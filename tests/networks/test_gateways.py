@@ -20,7 +20,7 @@ from tests.bridge.scripted import Exchange, ScriptedGateway, result
 from tests.certificates import issue
 from tests.conftest import COMMAND
 from tests.networks.proxies import haproxy, nginx
-from tests.redis_server import free_port
+from tests.ports import free_port
 
 __all__ = ["bridge_environment", "start", "start_bridge"]
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}

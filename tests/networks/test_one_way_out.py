@@ -19,7 +19,7 @@ from tests.certificates import issue
 from tests.cli.broken import BrokenServer
 from tests.conftest import COMMAND
 from tests.networks.proxies import haproxy, squid
-from tests.redis_server import free_port
+from tests.ports import free_port
 
 HOST = "as.conduit.example"
 PASSWORD = "pä#ss/w@rd"

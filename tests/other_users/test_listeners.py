@@ -16,7 +16,7 @@ import pytest
 
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import COMMAND
-from tests.redis_server import free_port
+from tests.ports import free_port
 from tests.resource_server import ResourceServer
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from conduit_oauth.testing import AuthorizationServer
+from tests.ports import free_port
 from tests.processes.conftest import Run
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer
 
 PATCHES = {
     "gevent": "import gevent.monkey; gevent.monkey.patch_all()",

@@ -116,7 +116,7 @@ def test_a_process_without_descriptors_keeps_its_trouble_to_itself(run: Run) -> 
             poor = make(store=STORE, timeout=0.3, name="poor")
             poor._requester.transport.prepare("http://127.0.0.1:1")
             while not poor._control.share.tier.up:
-                poor._control.share.tier.call(lambda store: None)
+                poor._control.share.tier.call("", lambda store: None)
             soft = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
             spare = [os.dup(0) for _ in range(soft - len(os.listdir("/proc/self/fd")) + 1)]

@@ -24,7 +24,8 @@ from conduit_oauth.stores.redis import RedisStore
 from conduit_oauth.testing import AuthorizationServer
 from tests.certificates import issue
 from tests.conftest import MakeProvider, Said
-from tests.redis_server import RedisServer, free_port
+from tests.ports import free_port
+from tests.redis_server import RedisServer
 from tests.stores.conftest import settle
 
 Start = Callable[..., RedisServer]

@@ -99,8 +99,8 @@ def open_store(url: str, timeout: float) -> TokenStore | None:
 
     `sqlite:` (in the platform's cache directory), `sqlite:///path`, `redis://`, `rediss://`, `valkey://`, `valkeys://`,
     `redis+sentinel://host:port,host:port/service/db`, `redis+cluster://host:port`; those of Redis with
-    `?password_file=/path` or `?password_environment=NAME` in place of a password. `timeout` is what one flight may wait
-    for the store, in seconds. Raises `ConfigurationError`.
+    `?password_file=/path` or `?password_environment=NAME` in place of a password. `timeout` is how many seconds an
+    operation may take before it is given up; who asks may wait less. Raises `ConfigurationError`.
     """
     scheme = urlsplit(url).scheme.lower()
     try:

@@ -148,10 +148,9 @@ class RedisStore:
         query = "&".join(part for part in parts.query.split("&") if not part.startswith(ours))
         scheme, _, kind = parts.scheme.partition("+")
         scheme = scheme.replace("valkey", "redis")
-        # A flight asks twice at most before it goes on without: see `Tier.spent`.
         limits: dict[str, Any] = {
-            "socket_timeout": timeout * 0.6,
-            "socket_connect_timeout": timeout * 0.6,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
             "retry": Retry(NoBackoff(), 0),
             # Two commands fewer for each new connection, and no reading of redis-py's metadata.
             "driver_info": None,

@@ -1,0 +1,27 @@
+"""Free ports of loopback that nobody else is given: neither another worker of this run, nor a connection of anybody's."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+
+# Below those that the system gives to connections (from 32768 on), a share for each worker.
+_FIRST, _EACH, _SHARES = 12_000, 1_000, 20
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+# Another run of the tests beside this one begins elsewhere.
+_turns = itertools.count(os.getpid())
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    first = _FIRST + _worker % _SHARES * _EACH
+    for turn in _turns:
+        port = first + turn % _EACH
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("unreachable: the turns do not end")
