@@ -1,4 +1,4 @@
-"""Free ports of loopback that nobody else is given: neither another worker of this run, nor a connection of anybody's."""
+"""Free ports of loopback that nobody else is given: no other worker of this run, and no connection."""
 
 from __future__ import annotations
 

@@ -98,8 +98,11 @@ def open_store(url: str, timeout: float) -> TokenStore | None:
     """The store that a URL names; None for `memory:`, where each provider's own memory is all there is.
 
     `sqlite:` (in the platform's cache directory), `sqlite:///path`, `redis://`, `rediss://`, `valkey://`, `valkeys://`,
-    `redis+sentinel://host:port,host:port/service/db`, `redis+cluster://host:port`; those of Redis with
-    `?password_file=/path` or `?password_environment=NAME` in place of a password. `timeout` is how many seconds an
+    `redis+sentinel://host:port,host:port/service/db`, `redis+cluster://host:port,host:port`, each of them with `rediss`
+    for TLS. Parameters are those of redis-py, and of ours: `prefix`; `password_file=/path` or
+    `password_environment=NAME` in place of a password, read anew for each connection; and `sentinel_user`,
+    `sentinel_password` (or `sentinel_password_file`, `sentinel_password_environment`) for Sentinels that want their
+    own. `timeout` is how many seconds an
     operation may take before it is given up; who asks may wait less. Raises `ConfigurationError`.
     """
     scheme = urlsplit(url).scheme.lower()

@@ -6,22 +6,20 @@ a cluster takes it. Writers announce what they did on a channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from inspect import iscoroutinefunction
-from pathlib import Path
-from typing import Any, TypeVar, cast
-from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
-from redis.backoff import NoBackoff
-from redis.cluster import RedisCluster
-from redis.retry import Retry
-from redis.sentinel import Sentinel
 
-from ..credentials import Source, from_environment, read_text
 from ..errors import ConfigurationError
 from ..landing import Flag
 from . import Entry, News, StoreError
+from .redis_url import MakeClient, place_of
+
+if TYPE_CHECKING:
+    from redis.cluster import RedisCluster
 
 T = TypeVar("T")
 
@@ -88,30 +86,6 @@ return floor
 """
 
 
-_PASSWORD_SOURCES = ("password_file=", "password_environment=")
-
-
-class _Credentials(redis.CredentialProvider):
-    """The user of the URL, and a password that is somewhere else."""
-
-    def __init__(self, user: str | None, source: Source) -> None:
-        self._user = user
-        self._source = source
-        self.get_credentials()
-
-    def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """What redis-py asks for at each connection. Raises `ConfigurationError`."""
-        password = read_text(self._source, "store password")
-        return (password,) if self._user is None else (self._user, password)
-
-
-def _password_source(parameters: Mapping[str, Sequence[str]]) -> Source | None:
-    if (file := parameters.get("password_file")) is not None:
-        return Path(file[0])
-    variable = parameters.get("password_environment")
-    return None if variable is None else from_environment(variable[0])
-
-
 class RedisStore:
     """A `TokenStore` in Redis or Valkey, through a redis-py client of any kind (single, Sentinel's, Cluster).
 
@@ -119,59 +93,27 @@ class RedisStore:
     sync and async callers alike, from threads of our own; so a client for asyncio is a `ConfigurationError`.
     """
 
-    def __init__(self, client: redis.Redis | RedisCluster, prefix: str = "conduit-oauth") -> None:
-        self._client: Any = client
-        if iscoroutinefunction(self._client.execute_command):
+    def __init__(self, client: redis.Redis | RedisCluster | MakeClient, prefix: str = "conduit-oauth") -> None:
+        if iscoroutinefunction(getattr(client, "execute_command", None)):
             raise ConfigurationError(
                 "store",
                 "is a client for asyncio",
                 "Pass a redis.Redis: it is used on threads of the provider's own, whoever waits.",
             )
+        # The client of a cluster asks the cluster as it is made: not here, where nobody waits for that.
+        self._make: Any = client if not hasattr(client, "execute_command") else lambda: client
+        self._making = threading.Lock()
+        self._client: Any = None
+        self._scripts: list[Any] = []
         self._prefix = prefix
-        self._scripts = [
-            client.register_script(_PRELUDE + body) for body in (_CLAIM, _WRITE, _RENEW, _RELEASE, _FORGET)
-        ]
         self._pubsub: Any = None
         self._closed = Flag()
 
     @classmethod
     def from_url(cls, url: str, timeout: float) -> RedisStore:
-        """A store for a URL as redis-py takes it; Sentinel and Cluster by scheme.
-
-        Of its parameters, ours are `prefix=`, and `password_file=/path` or `password_environment=NAME`, which is read
-        anew for each connection. Raises `ConfigurationError`.
-        """
-        parts = urlsplit(url)
-        parameters = parse_qs(parts.query, keep_blank_values=True)
-        (prefix,) = parameters.pop("prefix", ["conduit-oauth"])
-        ours = ("prefix=", *_PASSWORD_SOURCES)
-        query = "&".join(part for part in parts.query.split("&") if not part.startswith(ours))
-        scheme, _, kind = parts.scheme.partition("+")
-        scheme = scheme.replace("valkey", "redis")
-        limits: dict[str, Any] = {
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-            "retry": Retry(NoBackoff(), 0),
-            # Two commands fewer for each new connection, and no reading of redis-py's metadata.
-            "driver_info": None,
-        }
-        netloc = parts.netloc
-        if (source := _password_source(parameters)) is not None:
-            user, _, netloc = netloc.rpartition("@")
-            limits["credential_provider"] = _Credentials(unquote(user) or None, source)
-        try:
-            if kind == "sentinel":
-                return cls(_behind_sentinels(netloc, parts.path, limits, tls=scheme == "rediss"), prefix)
-            plain = urlunsplit((scheme, netloc, parts.path, query, ""))
-            if kind == "cluster":
-                return cls(cast("Any", RedisCluster).from_url(plain, **limits), prefix)
-            if kind:
-                raise ConfigurationError("store", f"+{kind} is unknown", "Use +sentinel or +cluster.")
-            return cls(cast("Any", redis.Redis).from_url(plain, **limits), prefix)
-        except (ValueError, TypeError) as error:
-            # The URL may hold a password: what redis-py says of it is not repeated.
-            problem = f"is no URL that redis-py takes ({type(error).__name__})"
-            raise ConfigurationError("store", problem, "Write redis://user:password@host:port/db.") from None
+        """A store for a URL, see `open_store`. Raises `ConfigurationError`."""
+        place = place_of(url, timeout)
+        return cls(place.make, place.prefix)
 
     @property
     def poll(self) -> float:
@@ -206,12 +148,14 @@ class RedisStore:
     def after_fork_in_child(self) -> None:
         """See `TokenStore.after_fork_in_child`; redis-py's pools look at the process id themselves."""
         self._pubsub = None
+        self._making = threading.Lock()
         self._closed = Flag()
 
     def close(self) -> None:
         """Close the connections."""
         self._closed.set()
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     @property
     def _channel(self) -> str:
@@ -219,7 +163,19 @@ class RedisStore:
 
     def _script(self, number: int, key: str, *arguments: str | bytes | int) -> Any:
         # Braces: all that a script touches is in the slot of the key.
-        return self._guarded(lambda: self._scripts[number](keys=[f"{self._prefix}:{{{key}}}"], args=arguments))
+        keys = [f"{self._prefix}:{{{key}}}"]
+        return self._guarded(lambda: self._connected() and self._scripts[number](keys=keys, args=arguments))
+
+    def _connected(self) -> Any:
+        """The client, made where there is none yet."""
+        with self._making:
+            if self._client is None:
+                client = self._make()
+                self._scripts = [
+                    client.register_script(_PRELUDE + body) for body in (_CLAIM, _WRITE, _RENEW, _RELEASE, _FORGET)
+                ]
+                self._client = client
+        return self._client
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
@@ -239,7 +195,7 @@ class RedisStore:
     def _listened(self, seconds: float) -> Sequence[News]:
         try:
             if self._pubsub is None:
-                self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+                self._pubsub = self._connected().pubsub(ignore_subscribe_messages=True)
                 self._pubsub.subscribe(self._channel)
                 self._pubsub.get_message(timeout=1.0)
                 # The subscription has the pool's connection now: the first flight should find another.
@@ -254,12 +210,19 @@ class RedisStore:
             raise
         if message is None or message["type"] != "message":
             return []
-        key, _, facts = message["data"][len(self._prefix.encode()) + 2 :].partition(b"} ")
-        floor, *written = facts.split(b" ", 3)
-        if not written:
-            return [(key.decode(), Entry(floor=int(floor)))]
-        fence, remaining, value = written
-        return [(key.decode(), Entry(value, int(fence), int(remaining) / 1000, floor=int(floor)))]
+        try:
+            return [_news(message["data"][len(self._prefix.encode()) + 2 :])]
+        except ValueError:  # of another format
+            return []
+
+
+def _news(told: bytes) -> News:
+    key, _, facts = told.partition(b"} ")
+    floor, *written = facts.split(b" ", 3)
+    if not written:
+        return key.decode(), Entry(floor=int(floor))
+    fence, remaining, value = written
+    return key.decode(), Entry(value, int(fence), int(remaining) / 1000, floor=int(floor))
 
 
 def _drop_frames(error: BaseException | None) -> None:
@@ -267,14 +230,3 @@ def _drop_frames(error: BaseException | None) -> None:
     while error is not None:
         error.__traceback__ = None
         error = error.__context__
-
-
-def _behind_sentinels(netloc: str, path: str, limits: dict[str, Any], *, tls: bool) -> redis.Redis:
-    """The client that always talks to the master of `/service/db`, by the Sentinels of `user:password@host:port,…`."""
-    credentials, _, hosts = netloc.rpartition("@")
-    user, _, password = credentials.partition(":")
-    service, _, db = path.strip("/").partition("/")
-    sentinels = [(host, int(port or 26379)) for host, _, port in (each.partition(":") for each in hosts.split(","))]
-    given = {"username": user or None, "password": password or None, "db": int(db or 0), "ssl": tls}
-    manager = cast("Any", Sentinel)(sentinels, sentinel_kwargs=limits, **limits)
-    return manager.master_for(service, **{name: value for name, value in given.items() if value})

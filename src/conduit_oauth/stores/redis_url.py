@@ -1,0 +1,151 @@
+"""What the URL of a Redis store says: which servers, by which client of redis-py, with whose password."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit, urlunsplit
+
+import redis
+from redis import connection as connections
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import Connection, SSLConnection
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from ..credentials import Source, from_environment, read_text
+from ..errors import ConfigurationError
+
+MakeClient = Callable[[], "redis.Redis | RedisCluster"]
+# Ours; every other parameter is redis-py's.
+_OURS = (
+    "prefix",
+    "password_file",
+    "password_environment",
+    "sentinel_user",
+    "sentinel_password",
+    "sentinel_password_file",
+    "sentinel_password_environment",
+)
+_PORTS = {"sentinel": 26379}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store is: how to make the client that talks to it, and what its keys begin with."""
+
+    make: MakeClient
+    prefix: str
+
+
+class Password(redis.CredentialProvider):
+    """The user of the URL, and a password that is somewhere else, read anew for each connection."""
+
+    def __init__(self, user: str | None, source: Source) -> None:
+        self._user = user
+        self._source = source
+        self.get_credentials()
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """What redis-py asks for at each connection. Raises `ConfigurationError`."""
+        password = read_text(self._source, "store password")
+        return (password,) if self._user is None else (self._user, password)
+
+
+def place_of(url: str, timeout: float) -> Place:
+    """What `url` says. Raises `ConfigurationError`; connects to nobody."""
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    scheme = scheme.replace("valkey", "redis")
+    if kind not in ("", "sentinel", "cluster"):
+        raise ConfigurationError("store", f"+{kind} is unknown", "Use +sentinel or +cluster.")
+    try:
+        said = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        ours = {name: said.pop(name)[0] for name in _OURS if name in said}
+        user, _, hosts = parts.netloc.rpartition("@")
+        servers = [_address(host, _PORTS.get(kind, 6379)) for host in hosts.split(",")]
+        if len(servers) > 1 and not kind:
+            raise ConfigurationError("store", "names several servers", "Use redis+sentinel:// or redis+cluster://.")
+        path = parts.path if kind != "sentinel" else "/" + parts.path.strip("/").partition("/")[2]
+        first = f"{user}@{hosts.split(',')[0]}" if user else hosts.split(",")[0]
+        plain = urlunsplit((scheme, first, path, urlencode(said, doseq=True), ""))
+        settings: dict[str, Any] = cast("Any", connections).parse_url(plain)
+        settings.pop("host", None)
+        settings.pop("port", None)
+        settings |= {"retry": Retry(NoBackoff(), 0)}
+        for name, value in _limits(timeout).items():
+            settings.setdefault(name, value)
+        _look_elsewhere_for_password(settings, ours, unquote(user.partition(":")[0]))
+        connection = settings.pop("connection_class", Connection)
+        # It names what redis-py does not know, before anybody connects.
+        connection(**{name: value for name, value in settings.items() if name not in ("max_connections", "timeout")})
+        settings["ssl"] = issubclass(connection, SSLConnection)
+    except (ValueError, TypeError) as error:
+        # The URL may hold a password: what redis-py says of it is not repeated.
+        problem = f"is no URL that redis-py takes ({type(error).__name__})"
+        raise ConfigurationError("store", problem, "Write redis://user:password@host:port/db.") from None
+    prefix = ours.get("prefix", "conduit-oauth")
+    if kind == "cluster":
+        return Place(partial(_cluster, servers, settings), prefix)
+    if kind == "sentinel":
+        return Place(partial(_behind_sentinels, servers, parts.path, settings, ours), prefix)
+    if named := [name for name in ours if name.startswith("sentinel_")]:
+        raise ConfigurationError("store", f"has {named[0]} and no Sentinel", "Use redis+sentinel://.")
+    ((host, port),) = servers
+    return Place(partial(cast("Any", redis.Redis), host=host, port=port, **settings), prefix)
+
+
+def _limits(timeout: float) -> dict[str, Any]:
+    return {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        # Without HELLO, which old servers, some proxies and narrow ACLs do not know.
+        "protocol": 2,
+        # Two commands fewer for each new connection, and no reading of redis-py's metadata.
+        "driver_info": None,
+    }
+
+
+def _address(text: str, port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    return parts.hostname or "localhost", parts.port or port
+
+
+def _look_elsewhere_for_password(settings: dict[str, Any], ours: Mapping[str, str], user: str) -> None:
+    if (source := _source(ours, "")) is not None:
+        settings.pop("username", None)
+        settings.pop("password", None)
+        settings["credential_provider"] = Password(user or None, source)
+
+
+def _source(ours: Mapping[str, str], whose: str) -> Source | None:
+    if (file := ours.get(f"{whose}password_file")) is not None:
+        return Path(file)
+    variable = ours.get(f"{whose}password_environment")
+    return None if variable is None else from_environment(variable)
+
+
+def _cluster(seeds: Sequence[tuple[str, int]], settings: Mapping[str, Any]) -> RedisCluster:
+    # With one shard down, the others still work.
+    nodes = [ClusterNode(host, port) for host, port in seeds]
+    given = {name: value for name, value in settings.items() if name != "db"}
+    return cast("Any", RedisCluster)(startup_nodes=nodes, require_full_coverage=False, **given)
+
+
+def _behind_sentinels(
+    sentinels: Sequence[tuple[str, int]], path: str, settings: Mapping[str, Any], ours: Mapping[str, str]
+) -> redis.Redis:
+    """The client that always talks to the master of `/service/db`."""
+    own = ("username", "password", "credential_provider", "db", "client_name")
+    asked = {name: value for name, value in settings.items() if name not in own}
+    user = ours.get("sentinel_user")
+    if (source := _source(ours, "sentinel_")) is not None:
+        asked["credential_provider"] = Password(user, source)
+    elif (password := ours.get("sentinel_password")) is not None:
+        asked |= {"username": user, "password": password}
+    service = path.strip("/").partition("/")[0]
+    return cast("Any", Sentinel)(list(sentinels), sentinel_kwargs=asked, **settings).master_for(service)

@@ -1,0 +1,200 @@
+"""Stores as operations have them: far away, stalled, dripping, half-open, with narrow rights, in pieces."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conduit_oauth import ConfigurationError
+from conduit_oauth.stores import open_store
+from conduit_oauth.testing import AuthorizationServer
+from tests.conftest import MakeProvider, Said
+from tests.ports import free_port
+from tests.redis_server import RedisServer
+from tests.stores.conftest import settle
+from tests.stores.line import Line, until
+
+
+@pytest.fixture
+def line(redis_server: RedisServer) -> Iterator[Line]:
+    redis_server.client.flushall()
+    with Line(redis_server.port) as line:
+        yield line
+
+
+def beside(url: str) -> str:
+    """The same store by another connection, as another process has it."""
+    return f"{url}?client_name=p{time.monotonic_ns()}"
+
+
+def test_a_redis_that_is_far_away_is_used(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, line: Line, said: Said
+) -> None:
+    line.delay = 0.02
+    first = make_provider(store=line.url)
+    token = first.get_token()
+    settle(first)
+    others = [make_provider(store=beside(line.url)) for _ in range(4)]
+    for other in others:
+        begun = time.monotonic()
+        assert other.get_token() == token
+        assert time.monotonic() - begun < 1.0
+    assert len(authorization_server.token_requests) == 1
+    assert said.count("store_down") == 0
+
+
+def test_one_stall_costs_the_next_callers_of_others_nothing(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, line: Line, said: Said
+) -> None:
+    first, second = make_provider(store=line.url), make_provider(store=beside(line.url))
+    for provider in (first, second):
+        until(lambda provider=provider: provider.control.share.tier.up)
+    line.frozen = True
+    thread = threading.Thread(target=first.get_token)
+    thread.start()
+    # It goes on without the store, and its claim is on the way still.
+    authorization_server.wait_for_token_requests(1)
+    line.frozen = False
+    thread.join()
+    begun = time.monotonic()
+    assert second.get_token()
+    assert time.monotonic() - begun < 1.0
+    assert said.count("store_down") == 0
+
+
+def test_an_answer_that_drips_holds_nobody(make_provider: MakeProvider, line: Line) -> None:
+    provider = make_provider(store=line.url)
+    until(lambda: provider.control.share is not None and provider.control.share.tier.up)
+    line.drip = 0.3
+    begun = time.monotonic()
+    assert provider.get_token()
+    assert time.monotonic() - begun < 2.0
+
+
+def test_a_key_that_is_of_another_type_goes_without_and_heals(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer, said: Said
+) -> None:
+    redis_server.client.flushall()
+    provider = make_provider(store=redis_server.url)
+    other = make_provider(store=redis_server.url, scope="mcp:read")
+    for each in (provider, other):
+        each.get_token()
+        settle(each)
+    ours, theirs = (each.control.share._key for each in (provider, other))  # pyright: ignore
+    redis_server.client.set(f"conduit-oauth:{{{ours}}}", "not a hash")
+    for _ in range(3):
+        provider.invalidate()
+        assert provider.get_token()
+    before = len(authorization_server.token_requests)
+    for _ in range(3):
+        late = make_provider(store=beside(redis_server.url), scope="mcp:read")
+        assert late.get_token() == other.get_token()
+    assert len(authorization_server.token_requests) == before
+    assert theirs != ours
+    assert said.count("store_down") == 0
+    redis_server.client.delete(f"conduit-oauth:{{{ours}}}")
+    until(lambda: provider.invalidate() or (provider.get_token() and not settle(provider) and is_shared(redis_server)))
+
+
+def is_shared(server: RedisServer) -> bool:
+    return len([key for key in server.client.keys("conduit-oauth:*") if server.client.hexists(key, "v")]) == 2
+
+
+def test_a_cluster_that_is_down_as_the_provider_is_made_is_a_store_that_is_down(
+    make_provider: MakeProvider, said: Said
+) -> None:
+    seeds = ",".join(f"127.0.0.1:{free_port()}" for _ in range(2))
+    provider = make_provider(store=f"redis+cluster://{seeds}")
+    assert provider.get_token()
+    said.wait_for("store_down")
+
+
+def test_a_cluster_is_found_by_the_second_of_its_seeds(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, tmp_path: Path
+) -> None:
+    with RedisServer(tmp_path, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf") as server:
+        server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        until(lambda: b"cluster_state:ok" in server.client.execute_command("CLUSTER", "INFO"))
+        url = f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{server.port}"
+        first = make_provider(store=url)
+        token = first.get_token()
+        settle(first)
+        assert make_provider(store=url + "/0?socket_keepalive=no").get_token() == token
+        assert len(authorization_server.token_requests) == 1
+
+
+def test_a_user_without_hello_shares(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer
+) -> None:
+    redis_server.client.flushall()
+    rights = ["allkeys", "allchannels", "allcommands", "-hello", "-client"]
+    redis_server.client.acl_setuser("plain", enabled=True, passwords=["+word"], commands=None, reset=True)
+    redis_server.client.execute_command("ACL", "SETUSER", "plain", *rights)
+    url = redis_server.url.replace("redis://", "redis://plain:word@")
+    first = make_provider(store=url)
+    token = first.get_token()
+    settle(first)
+    assert make_provider(store=url + "?socket_keepalive=no").get_token() == token
+    assert len(authorization_server.token_requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://127.0.0.1:1/0?sockt_timeout=1", "no URL that redis-py takes"),
+        ("redis+ring://127.0.0.1:1", "+ring is unknown"),
+        ("redis://127.0.0.1:1,127.0.0.1:2/0", "several servers"),
+        ("redis://127.0.0.1:1/0?sentinel_user=a", "no Sentinel"),
+        ("redis+sentinel://127.0.0.1:1/mymaster?nonsense=1", "no URL that redis-py takes"),
+        ("redis+cluster://127.0.0.1:1?nonsense=1", "no URL that redis-py takes"),
+        ("redis://127.0.0.1:x/0", "no URL that redis-py takes"),
+    ],
+)
+def test_what_a_url_says_that_nobody_understands_is_refused(url: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words.replace("+", r"\+")):
+        open_store(url, 1.0)
+
+
+def test_a_listener_that_breaks_down_and_news_of_another_format_leave_the_others_theirs(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer, said: Said
+) -> None:
+    redis_server.client.flushall()
+    provider, other = make_provider(store=redis_server.url), make_provider(store=beside(redis_server.url))
+    token = provider.get_token()
+    settle(provider)
+    assert other.get_token() == token
+
+    class Broken:
+        def heard(self, floor: int) -> None:
+            raise LookupError("a fault of ours")
+
+        def resync(self) -> None: ...
+
+    tier, broken = other.control.share.tier, Broken()  # pyright: ignore
+    tier.tell("another", broken, "")
+    for told in ("", "conduit-oauth:{another} 1", "conduit-oauth:{", "\x00\xff", "conduit-oauth:{a} x y z"):
+        redis_server.client.publish("conduit-oauth:news", told)
+    said.wait_for("store_thread_failed")
+    provider.invalidate(token)
+    until(lambda: not other.state().cached)
+    assert tier.up
+
+
+def test_thirty_processes_that_begin_at_once_over_a_slow_handshake_make_one_request(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, line: Line, said: Said
+) -> None:
+    line.delay = 0.05
+    authorization_server.set(latency=0.3)
+    providers = [make_provider(store=beside(line.url)) for _ in range(10)]
+    tokens: set[str] = set()
+    threads = [threading.Thread(target=lambda each=each: tokens.add(each.get_token())) for each in providers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tokens) == len(authorization_server.token_requests) == 1
+    assert said.count("store_down") == 0
