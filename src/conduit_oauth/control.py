@@ -22,6 +22,7 @@ from .life import Life, Step
 from .process import Rank, Resident, enter, is_ending
 from .requester import Requester
 from .state import Counts
+from .stores import Entry
 from .tier import Tier, local_tier
 from .token import AccessToken
 
@@ -192,19 +193,15 @@ class FlightControl(Resident):
             observe(self.observer, Event("token_invalidated", self.name))
             self.tell_keeper()
 
-    def heard(self, floor: int) -> None:
-        """Another process forgot what has a fence up to `floor`; a token that has none may help out."""
+    def heard(self, entry: Entry) -> None:
+        """Another process told of the key; where our token has no place in the store, it may help out."""
         with self.lock:
             if (share := self.share) is None:
                 return
-            share.floor = max(share.floor, floor)
-            fence = share.fence_of(self.life.token)
-            dropped = 0 < fence <= floor
-            if dropped:
-                self.life.drop()
-        if dropped:
-            self.tell_keeper()
-        if fence == 0:
+            share.hear(entry)
+            has_none = self.flight is None and share.fence_of(self.life.token) == 0
+        self._drop_if_void(share)
+        if has_none:
             self.resync()
 
     def forgive(self) -> None:
@@ -214,11 +211,19 @@ class FlightControl(Resident):
         if (share := self.share) is not None:
             share.forgive()
 
-    def resync(self) -> None:
-        """The store is back: give it the token, if it has none."""
+    def resync(self, *, distrust: bool = False) -> None:
+        """Look at the store again, and give it the token, if it has none."""
         token = self.life.token
-        if (share := self.share) is not None and self.flight is None and self.clock() < token.refresh_at:
-            share.offer(token)
+        if (share := self.share) is not None:
+            share.look_again(token, offer=self.flight is None and self.clock() < token.refresh_at, distrust=distrust)
+            self._drop_if_void(share)
+
+    def _drop_if_void(self, share: Share) -> None:
+        with self.lock:
+            if dropped := share.is_void(self.life.token):
+                self.life.drop()
+        if dropped:
+            self.tell_keeper()
 
     def close(self) -> None:
         """Forget the token, and wake everybody who waits with `ProviderClosedError`."""

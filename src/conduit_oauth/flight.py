@@ -35,6 +35,8 @@ logger = logging.getLogger("conduit_oauth")
 
 # Seconds for which a refresh rests where another process is at it.
 REST = 1.0
+# Tokens of one flight that may be void as they come.
+MOST_VOID = 2
 
 
 def spawn(work: Callable[[], None]) -> None:
@@ -65,6 +67,7 @@ class Flight:
         "_control",
         "_errand",
         "_grounded",
+        "_void",
         "deadline",
         "done",
         "error",
@@ -87,6 +90,8 @@ class Flight:
         self.done = Landing()
         # Set when no attempt is to begin any more.
         self.hurry = Flag()
+        # How many tokens were void as they came.
+        self._void = 0
         # The attempt that is under way.
         self._errand: Errand | None = None
         # What is left to do until somebody does it.
@@ -290,7 +295,9 @@ class Flight:
         control = self._control
         with control.lock:
             control.counts.tokens += 1
-            landed = share is None or share.landed(token)
+            # Somebody invalidated everything meanwhile. If that goes on, it is made up, or no use to follow.
+            self._void += not (is_valid := share is None or share.landed(token))
+            landed = is_valid or self._void > MOST_VOID
             landed = landed and control.life.land(token if share is None else token.early(jitter()), epoch)
             now = control.clock()
             if landed:
@@ -302,6 +309,7 @@ class Flight:
         if landed:
             # Nobody of this process waits for the store.
             self.landing.set()
+        if landed and is_valid:
             share.publish(token)
         else:
             share.leave()

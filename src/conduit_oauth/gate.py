@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from .errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenReque
 from .landing import Flag
 from .life import RETRY_AFTER_CAP, WAITING_CAP, backoff, latest_pause
 from .refusals import Explanation
-from .stores import Entry
+from .stores import NOTHING, Entry, Known
 from .tier import Tier
 
 # Seconds for which the count of failures outlives its pause, so that the next failure is not taken for the first.
@@ -70,13 +71,26 @@ def recalled(said: dict[str, object], seconds: float) -> OAuthError:
 class Gate:
     """One flight's way to one endpoint."""
 
-    __slots__ = ("_failures", "_key", "_lease", "_local", "_seen", "_shared", "_tier")
+    __slots__ = (
+        "_failures",
+        "_generation",
+        "_key",
+        "_lease",
+        "_local",
+        "_now",
+        "_owner",
+        "_seen",
+        "_shared",
+        "_tier",
+    )
 
     def __init__(self, shared: Tier | None, local: Tier, url: str) -> None:
         self._shared = shared
         self._tier = self._local = local
-        self._key = "endpoint-" + hashlib.sha256(url.encode()).hexdigest()[:32]
+        self._key = "endpoint-2-" + hashlib.sha256(url.encode()).hexdigest()[:32]
         self._seen = self._lease = self._failures = 0
+        self._generation = self._owner = ""
+        self._now = 0.0
 
     def admit(self) -> Refused | Busy | None:
         """None where the endpoint may be asked now."""
@@ -94,9 +108,10 @@ class Gate:
 
     def _refusal(self, tier: Tier) -> Refused | None:
         """Why `tier` says not to ask now; how often the endpoint failed is remembered."""
-        entry = tier.call(self._key, lambda store: store.claim(self._key, 0, 0.0))
+        entry = tier.claim(self._key, NOTHING, 0.0)
         said = _said(entry)
         self._seen = 0 if entry is None or entry.value is None else entry.fence
+        self._generation = "" if entry is None else entry.generation
         self._failures = 0 if said is None else said["failures"]
         if said is None or entry is None:
             return None
@@ -106,7 +121,8 @@ class Gate:
     def answered(self) -> None:
         """The endpoint answered: whatever it said, it is well."""
         if seen := self._seen:
-            self._tier.call(self._key, lambda store: store.forget(self._key, seen))
+            generation = self._generation
+            self._tier.call(self._key, lambda store: store.forget(self._key, seen, generation, {}))
         self.leave()
 
     def failed(self, error: OAuthError, pause: float, left: float) -> float:
@@ -125,24 +141,27 @@ class Gate:
         # An endless Retry-After would be as bad as none.
         pause = min(max(pause, ours), RETRY_AFTER_CAP)
         said = json.dumps({**remembered(error), "failures": self._failures}).encode()
-        lease, seconds = self._lease, pause + MEMORY
-        self._tier.call(self._key, lambda store: store.write(self._key, said, lease, seconds))
+        lease, generation = self._lease, self._generation
+        # By the store's clock as it was when the lease was granted, which is just now.
+        end = self._now + pause + MEMORY
+        self._tier.call(self._key, lambda store: store.write(self._key, said, lease, end, generation))
         self.leave()
         return pause
 
     def leave(self) -> None:
         """Let somebody else try, where we held the right to."""
-        if lease := self._lease:
-            self._tier.drop(self._key, lease)
-            self._tier.call(self._key, lambda store: store.release(self._key, lease))
+        if self._lease:
+            owner = self._owner
+            self._tier.drop(self._key, owner)
+            self._tier.call(self._key, lambda store: store.release(self._key, owner))
         self._lease = self._seen = 0
 
     def _take(self) -> bool:
-        seen, seconds = self._seen, self._tier.lease
-        entry = self._tier.call(self._key, lambda store: store.claim(self._key, seen, seconds))
+        self._owner = secrets.token_hex(8)
+        known = Known(self._generation, self._seen)
+        entry = self._tier.claim(self._key, known, self._tier.lease, self._owner)
         if entry is not None and entry.lease:
-            self._lease = entry.lease
-            self._tier.keep(self._key, entry.lease)
+            self._lease, self._generation, self._now = entry.lease, entry.generation, entry.now
         return self._lease != 0
 
 

@@ -6,11 +6,12 @@ Invariant: the first authorization server that was found for a client stays; a l
 from __future__ import annotations
 
 import json
+import secrets
 
 from .locator import Pin
 from .requester import Requester
 from .sealing import Seal, credential
-from .stores import Entry
+from .stores import NOTHING, Entry, Known
 from .tier import Tier
 
 # Seconds after the last confirmation.
@@ -28,37 +29,50 @@ class Notes:
 
     def pinned(self, found: Pin) -> Pin:
         """The issuer and token endpoint that the fleet found first for this client; ours where nobody was before."""
-        seal = self._seal_for("pin")
-        entry = self._tier.call(seal.name, lambda store: store.claim(seal.name, 0, self._tier.lease))
+        if (seal := self._seal_for("pin")) is None:
+            return found
+        owner = secrets.token_hex(8)
+        entry = self._tier.claim(seal.name, NOTHING, self._tier.lease, owner)
         if entry is None:
             return found
-        pinned = seal.open(entry.value) if entry.value is not None else None
-        if pinned is not None and entry.remaining > LIFETIME / 2:
-            return tuple(json.loads(pinned))
-        self._note(seal, pinned or json.dumps(found).encode(), entry)
+        pinned = _opened(seal, entry)
+        if pinned is None or entry.remaining <= LIFETIME / 2:
+            self._note(seal, pinned or json.dumps(found).encode(), entry, owner)
         return tuple(json.loads(pinned)) if pinned is not None else found
 
     def recall_method(self) -> str | None:
         """The client authentication method that another process found to work."""
-        seal = self._seal_for("method")
-        entry = self._tier.call(seal.name, lambda store: store.claim(seal.name, 0, 0.0))
-        known = seal.open(entry.value) if entry is not None and entry.value is not None else None
+        if (seal := self._seal_for("method")) is None:
+            return None
+        entry = self._tier.claim(seal.name, NOTHING, 0.0)
+        known = _opened(seal, entry) if entry is not None else None
         return known.decode() if known is not None else None
 
     def remember_method(self, method: str) -> None:
         """Tell other processes which client authentication method works."""
-        seal = self._seal_for("method")
-        entry = self._tier.call(seal.name, lambda store: store.claim(seal.name, 0, self._tier.lease))
-        if entry is not None:
-            self._note(seal, method.encode(), entry)
+        if (seal := self._seal_for("method")) is not None:
+            owner = secrets.token_hex(8)
+            entry = self._tier.claim(seal.name, NOTHING, self._tier.lease, owner)
+            if entry is not None:
+                self._note(seal, method.encode(), entry, owner)
 
-    def _seal_for(self, use: str) -> Seal:
-        return Seal(credential(self._requester.authentication.credentials), self._requester.identity(), use)
+    def _seal_for(self, use: str) -> Seal | None:
+        if (pepper := self._tier.pepper()) is None:
+            return None
+        credentials = self._requester.authentication.credentials
+        return Seal(credential(credentials), self._requester.identity(), use, pepper)
 
-    def _note(self, seal: Seal, plain: bytes, entry: Entry) -> None:
+    def _note(self, seal: Seal, plain: bytes, entry: Entry, owner: str) -> None:
         """Keep `plain` for long, in the place of what `entry` holds."""
-        lease = entry.lease
-        if not lease and entry.value is not None:
-            again = self._tier.call(seal.name, lambda store: store.claim(seal.name, entry.fence, 1.0))
-            lease = again.lease if again is not None else 0
-        self._tier.call(seal.name, lambda store: store.write(seal.name, seal.close(plain), lease, LIFETIME))
+        key = seal.name
+        if not entry.lease and entry.value is not None:
+            entry = self._tier.claim(key, Known(entry.generation, entry.fence), 1.0, owner) or entry
+        if entry.lease:
+            fence, generation, end = entry.lease, entry.generation, entry.now + LIFETIME
+            sealed = seal.close(plain, generation, fence, end)
+            self._tier.call(key, lambda store: store.write(key, sealed, fence, end, generation))
+            self._tier.drop(key, owner)
+
+
+def _opened(seal: Seal, entry: Entry) -> bytes | None:
+    return seal.open(entry.value, entry.generation, entry.fence, entry.expires) if entry.value is not None else None

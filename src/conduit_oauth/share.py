@@ -1,13 +1,17 @@
 """One token for a fleet: what one provider reads from and writes to the store that it shares with others.
 
-Law: a token of the store is used only while its fence is above the floor, and only where it outlives the one at hand;
-whoever asks the authorization server holds the lease, unless the store is out of reach.
+Law: a token of the store is used only while its fence is above the floor of its generation and nobody invalidated it,
+and only where it outlives the one at hand; whoever asks the authorization server holds the lease, unless the store is
+out of reach. No token looks younger than it is: its end is a time of the store's clock, by a reading of that clock from
+before the token was asked for.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import secrets
 import threading
 from typing import Any
 
@@ -18,13 +22,18 @@ from .life import REFUSAL_MEMORY
 from .notes import Notes
 from .requester import Requester
 from .sealing import Seal, credential
-from .stores import Entry
+from .stores import Entry, Known
 from .tier import Listener, Tier
-from .token import AccessToken
+from .token import NO_TOKEN, AccessToken
+
+# How many invalidated tokens a process remembers for one key; each until its end.
+MOST_VOID = 64
+# More than any fence: a store that has less is told that it lost data.
+NEVER = 2**53
 
 
 class Share:
-    """Guarded by the flight, of which there is one at a time; `floor` only grows and is read by anybody."""
+    """Guarded by the flight, of which there is one at a time; what is void grows and is read by anybody."""
 
     __slots__ = (
         "_asked_at",
@@ -36,13 +45,17 @@ class Share:
         "_key",
         "_known",
         "_lease",
+        "_lease_of",
         "_listener",
         "_lock",
         "_made_of",
+        "_owner",
+        "_reading",
         "_refused",
         "_refused_until",
         "_requester",
         "_seal",
+        "_untold",
         "_value",
         "_void",
         "_waiting",
@@ -61,15 +74,22 @@ class Share:
         # What name and key were derived from, and give again while it is the same.
         self._made_of: tuple[bytes, bytes] = b"", b""
         self._seal: Seal | None = None
-        self._known: int = 0
-        self._lease: int = 0
+        # What this process knows of the key, and what is void of that generation.
+        self._known = Known()
         self.floor: int = 0
+        # The fence of our lease, its generation, and the name that it was asked for by.
+        self._lease: int = 0
+        self._lease_of: str = ""
+        self._owner: str = ""
+        # The store's clock, and ours at a moment that was not before.
+        self._reading: tuple[float, float] = 0.0, 0.0
         # The token that this process holds, and the fence it has in the store; 0 where it has none.
         self._value: str = ""
         self._fence: int = 0
-        # The token that was forgotten last; it may have had no fence yet.
-        self._void: str = ""
-        # What the store has yet to be told is void.
+        # The tokens that were invalidated, and their ends by our clock; those that the store has yet to be told of.
+        self._void: dict[str, float] = {}
+        self._untold: dict[str, float] = {}
+        # What else the store has yet to be told is void.
         self._forget_all = False
         self._forgotten: int = 0
         # What the server has against this client, by another process's word.
@@ -88,9 +108,8 @@ class Share:
 
     def look(self, held: AccessToken) -> AccessToken | Refused | Busy | None:
         """A token that outlives `held`, why there is none, or None: ask the authorization server yourself."""
-        if self._lease:
+        if self._lease or not self._prepare():
             return None
-        self._prepare()
         tier = self.tier
         # What this process may pass over: the token that it has.
         known = self.fence_of(held)
@@ -101,23 +120,18 @@ class Share:
             now = self._clock()
             if self._refused is not None and (wait := self._refused_until - now) > 0 and now >= self._forgiven_until:
                 return Refused(self._refused, wait)
-            if told is not None and told.fence > known:
+            if told is not None and told.generation == self._known.generation and told.fence > known:
                 # It came after the last look, so it is taken to be as old as that, however long we slept since.
                 entry, told = told, None
+                self._take_in(entry)
             else:
-                self._asked_at = self._clock()
                 entry = self._claim(known)
             self._waiting = entry is not None and not entry.lease and entry.value is None
-            if entry is None:
-                return None
-            self.floor = max(self.floor, entry.floor)
-            if entry.lease:
-                self._lease = entry.lease
-                tier.keep(self._key, entry.lease)
+            if entry is None or entry.lease:
                 return None
             if self._waiting:
                 return Busy(ticket, tier.store.poll)
-            self._known = known = entry.fence
+            known = entry.fence
             token, fence = self._read(entry)
             if token is not None and (token.value == held.value or token.expires_at > held.expires_at):
                 self._value, self._fence = token.value, fence
@@ -134,21 +148,24 @@ class Share:
         with self._lock:
             # Where the other of two secrets got it: what the retired one seals is not for this token.
             try:
-                self._prepare()
+                is_ready = self._prepare()
             except Exception:  # a credential that cannot be read any more
+                is_ready = False
+            if is_ready and not self.is_void(token):
+                self._put({"token": _lasting(token, token.expires_at)}, token.expires_at)
+            else:
                 self.leave()
-                return
-            now = self._clock()
-            self._put({"token": _lasting(token, now)}, token.expires_at - now)
 
     def report(self, error: OAuthError, held: AccessToken, seconds: float) -> None:
         """Tell the fleet what the server has against this client for `seconds`, beside a token that is still valid."""
         now = self._clock()
-        valid = {"token": _lasting(held, now), "fence": self.fence_of(held)} if now < held.expires_at else {}
+        until = end = now + seconds
         with self._lock:
-            self._put(
-                {**valid, "refused": {**remembered(error), "until": seconds}}, max(seconds, held.expires_at - now)
-            )
+            record: dict[str, Any] = {}
+            if now < held.expires_at and not self.is_void(held):
+                end = max(until, held.expires_at)
+                record = {"token": _lasting(held, end), "fence": self.fence_of(held)}
+            self._put({**record, "refused": {**remembered(error), "before": end - until}}, end)
 
     def forgive(self) -> None:
         """Ask though the fleet remembers a refusal, for as long as that may be."""
@@ -157,25 +174,44 @@ class Share:
     def leave(self) -> None:
         """End our lease, if we have one, so that another process may ask; wait for nobody any more."""
         self._waiting = False
-        if self._lease:
-            key, lease, self._lease = self._key, self._lease, 0
-            self.tier.drop(key, lease)
-            self.tier.call(key, lambda store: store.release(key, lease))
+        self._give_back()
 
-    def offer(self, token: AccessToken) -> None:
-        """Put a valid token into a store that lost it, or never had it, or has one that ends earlier."""
+    def _give_back(self) -> None:
+        if self._lease:
+            key, owner, self._lease = self._key, self._owner, 0
+            self.tier.drop(key, owner)
+            self.tier.call(key, lambda store: store.release(key, owner))
+
+    def look_again(self, held: AccessToken, *, offer: bool, distrust: bool) -> None:
+        """See whether `held` is still good, after the store or its news were out of reach; `offer` it if it has none.
+
+        `distrust`: its clock went back, so that what it has looks younger than it is.
+        """
         with self._lock:
-            self._asked_at = self._clock()
-            key = self._key
-            entry = self.tier.call(key, lambda store: store.claim(key, 0, 0.0)) if key else None
-            if entry is None:
+            if not self._key or self._lease:
+                return
+            if distrust:
+                self._known = dataclasses.replace(self._known, last=NEVER)
+            entry = self._claim(0, lease=distrust)
+            if entry is None or not offer or self.is_void(held):
+                self._give_back()
                 return
             stored, _ = self._read(entry)
-            if stored is not None and stored.expires_at >= token.expires_at - 1:
-                return
-            self._known = entry.fence
-        if self.fence_of(token) > entry.floor or self.fence_of(token) == 0:
-            self.publish(token)
+            if stored is None or stored.expires_at < held.expires_at - 1:
+                self.publish(held)
+
+    def hear(self, entry: Entry) -> None:
+        """Take in what another process told of the key."""
+        if entry.generation == self._known.generation:
+            self.floor = max(self.floor, entry.floor)
+        self._remember(dict.fromkeys(entry.void, math.inf))
+
+    def is_void(self, token: AccessToken) -> bool:
+        """Whether somebody invalidated `token`, as far as this process knows."""
+        if token is NO_TOKEN:
+            return False
+        is_under_floor = 0 < self.fence_of(token) <= self.floor
+        return is_under_floor or (self._seal is not None and self._seal.digest(token.value) in self._void)
 
     def fence_of(self, token: AccessToken) -> int:
         """The fence that `token` has in the store, 0 where it has none."""
@@ -183,8 +219,11 @@ class Share:
 
     def forget(self, token: AccessToken, *, everything: bool) -> None:
         """Void `token`, or everything, for the fleet: at once for us, for the others by `tell`."""
-        # Before its fence is looked at: a token that is just being stored gets one, or is seen to be void, or both.
-        self._void = token.value
+        if self._seal is not None and token is not NO_TOKEN:
+            # Before its fence is looked at: a token that is just being stored is seen to be void.
+            digest = self._seal.digest(token.value)
+            self._remember({digest: token.expires_at})
+            self._untold[digest] = token.expires_at
         if everything:
             self._forget_all = True
         else:
@@ -193,94 +232,120 @@ class Share:
     def tell(self) -> None:
         """Have the store know what we know to be void."""
         with self._lock:
-            fence = None if self._forget_all else self._forgotten
-            if not self._key or fence == 0:
+            if not self._key or not (self._forget_all or self._forgotten or self._untold):
                 return
-            key = self._key
-            floor = self.tier.call(key, lambda store: store.forget(key, fence), patient=True)
-            if floor is not None:
+            now = self._clock()
+            key, generation, told = self._key, self._known.generation, dict(self._untold)
+            fence = None if self._forget_all else self._forgotten
+            ends = {digest: max(0.0, end - now) for digest, end in told.items()}
+            entry = self.tier.call(key, lambda store: store.forget(key, fence, generation, ends), patient=True)
+            if entry is not None:
                 self._forget_all, self._forgotten = False, 0
-                self.floor = max(self.floor, floor)
+                self._untold = {digest: end for digest, end in self._untold.items() if digest not in told}
+                self._take_in(entry)
 
     def after_fork_in_child(self) -> None:
         """Share no lock and no lease with the parent; know what it knew."""
         self._lock = threading.RLock()
         self._lease = 0
 
-    def _prepare(self) -> None:
+    def _remember(self, void: dict[str, float]) -> None:
+        now = self._clock()
+        ends = {digest: end for digest, end in {**self._void, **void}.items() if end > now}
+        self._void = dict(list(ends.items())[-MOST_VOID:])
+
+    def _prepare(self) -> bool:
         """Name and key for the credential as it is now: a rotated one finds nothing, and disturbs nobody."""
+        if (pepper := self.tier.pepper()) is None:
+            return False
         made_of = credential(self._requester.authentication.credentials), self._requester.identity()
         if self._seal is None or made_of != self._made_of:
-            self._reseal(made_of)
-        if self._forget_all or self._forgotten:
-            self.tell()
+            self._reseal(made_of, pepper)
+        self.tell()
+        return True
 
-    def _reseal(self, made_of: tuple[bytes, bytes]) -> None:
-        seal = Seal(*made_of, "token")
+    def _reseal(self, made_of: tuple[bytes, bytes], pepper: bytes) -> None:
+        seal = Seal(*made_of, "token", pepper)
         # Not while `tell` is at it: the floor of one entry is not another's.
         with self._lock:
             self.leave()
             self.tier.tell(seal.name, self._listener, self._key)
-            self._key, self._seal, self._known, self.floor, self._fence = seal.name, seal, 0, 0, 0
+            self._key, self._seal, self._known = seal.name, seal, Known()
+            self.floor = self._fence = self._forgotten = 0
+            self._void, self._untold = {}, {}
             self._made_of = made_of
-            self._forgotten = 0
 
-    def _claim(self, known: int) -> Entry | None:
-        key, seconds = self._key, self.tier.lease
-        return self.tier.call(key, lambda store: store.claim(key, known, seconds))
+    def _claim(self, known: int, *, lease: bool = True) -> Entry | None:
+        key, seconds, owner = self._key, self.tier.lease if lease else 0.0, secrets.token_hex(8)
+        knows = Known(self._known.generation, known, self._known.last, self._known.seen)
+        self._asked_at = self._clock()
+        entry = self.tier.claim(key, knows, seconds, owner)
+        if entry is not None:
+            self._reading = entry.now, self._clock()
+            self._take_in(entry)
+            if entry.lease:
+                self._lease, self._lease_of, self._owner = entry.lease, entry.generation, owner
+        return entry
 
-    def _put(self, record: dict[str, Any], seconds: float) -> None:
-        value = record.get("token", {}).get("value")
-        if value == self._void:
+    def _take_in(self, entry: Entry) -> None:
+        """What the store says of the key; of another generation, none of what was known counts."""
+        if entry.generation != self._known.generation:
+            self._known = Known(entry.generation)
+            self.floor = self._fence = self._forgotten = 0
+            self._value = ""
+        last = max(self._known.last, entry.last, entry.fence)
+        self._known = Known(entry.generation, 0, last, max(self._known.seen, entry.now))
+        self.hear(entry)
+
+    def _put(self, record: dict[str, Any], end: float) -> None:
+        """Store `record` until `end` by our clock, with our lease or with one that is free."""
+        if self._lease and self._lease_of != self._known.generation:
             self.leave()
-            return
         if not self._lease:
-            entry = self._claim(self._known)
+            entry = self._claim(self._known.last)
             if entry is None or not entry.lease:
                 return
-            self._lease = entry.lease
         assert self._seal is not None  # noqa: S101 - `look` came before
-        sealed = self._seal.close(json.dumps({**record, "seconds": seconds}).encode())
-        key, lease = self._key, self._lease
-        if self.tier.call(key, lambda store: store.write(key, sealed, lease, seconds), patient=True):
-            self._known = lease
+        store_read, we_read = self._reading
+        expires = store_read + (end - we_read)
+        key, lease, generation = self._key, self._lease, self._lease_of
+        sealed = self._seal.close(json.dumps(record).encode(), generation, lease, expires)
+        if self.tier.call(key, lambda store: store.write(key, sealed, lease, expires, generation), patient=True):
             if "refused" not in record:
                 self._fence = lease
-                if value == self._void:
-                    # While it was being written.
-                    self.floor = self._forgotten = max(self.floor, lease)
-                    self.tell()
             self._lease = 0
-            self.tier.drop(self._key, lease)
+            self.tier.drop(key, self._owner)
+            # What was invalidated while it was being written.
+            self.tell()
         else:
             self.leave()
 
     def _read(self, entry: Entry) -> tuple[AccessToken | None, int]:
         """The token of a record, if it is ours and still holds, with its fence; a refusal in it is kept in mind."""
-        plain = self._seal.open(entry.value) if self._seal and entry.value is not None else None
-        if plain is None:
+        record: dict[str, Any] | None = None
+        if self._seal is not None and entry.value is not None:
+            plain = self._seal.open(entry.value, entry.generation, entry.fence, entry.expires)
+            record = json.loads(plain) if plain is not None else None
+        if record is None:
             return None, 0
-        record = json.loads(plain)
         # Counted from before the store was asked, and by its clock: no token looks younger than it is.
-        age = record["seconds"] - entry.remaining
+        asked_at, remaining = self._asked_at, entry.remaining
         self._refused = None
         if said := record.get("refused"):
-            self._refused_until = self._asked_at + said["until"] - age
-            self._refused = recalled(said, max(0.0, said["until"] - age))
-        fence = record.get("fence", entry.fence)
-        token = record.get("token")
-        if token is None or fence <= self.floor or token["value"] == self._void or token["expires"] <= age:
+            self._refused_until = asked_at + remaining - said["before"]
+            self._refused = recalled(said, max(0.0, self._refused_until - self._clock()))
+        token, fence = record.get("token"), record.get("fence", entry.fence)
+        if token is None or (remaining := remaining - token["before"]) <= 0 or self._seal is None:
             return None, 0
-        expires_at = self._asked_at + token["expires"] - age
+        end = asked_at + remaining
         # When it is refreshed need not be that careful: the fleet would be early by the time that it waited.
-        refresh_at = min(expires_at, self._clock() + token["expires"] - token["window"] - age)
-        return AccessToken(token["value"], refresh_at, expires_at, token["scope"]), fence
+        refresh_at = min(end, self._clock() + remaining - token["window"])
+        found = AccessToken(token["value"], refresh_at, end, token["scope"])
+        is_void = 0 < fence <= self.floor or self._seal.digest(found.value) in self._void
+        return (None, 0) if is_void else (found, fence)
 
 
-def _lasting(token: AccessToken, now: float) -> dict[str, Any]:
-    return {
-        "value": token.value,
-        "scope": token.scope,
-        "expires": token.expires_at - now,
-        "window": token.expires_at - token.refresh_at,
-    }
+def _lasting(token: AccessToken, end: float) -> dict[str, Any]:
+    """`token` in a record that is kept until `end`."""
+    window = token.expires_at - token.refresh_at
+    return {"value": token.value, "scope": token.scope, "window": window, "before": end - token.expires_at}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import logging
+import math
 import secrets
 import threading
 import traceback
@@ -21,7 +22,7 @@ from typing import Protocol, TypeVar
 from .clock import Clock, elapsed
 from .landing import Flag
 from .process import Rank, Resident, enter, is_ending
-from .stores import Entry, StoreError, TokenStore, open_store
+from .stores import NOTHING, Entry, Known, StoreError, TokenStore, open_store
 from .stores.memory import MemoryStore
 
 T = TypeVar("T")
@@ -44,6 +45,9 @@ FARTHEST = 10
 _PATIENCE = 4
 # A wait is made of so many: a process that gets no processor counts those that it slept through as short ones.
 _SLICES = 20
+# Seconds between two looks at the store's clocks, and what they may go back by in between without being taken to have.
+PING = 5.0
+STEP = 0.5
 # One shard of a cluster may be down, and the rest work: before a store counts as down, so many keys were tried.
 _PROBES = 6
 
@@ -51,12 +55,12 @@ _PROBES = 6
 class Listener(Protocol):
     """Who wants to know of a key."""
 
-    def heard(self, floor: int) -> None:
-        """Everything up to `floor` is void."""
+    def heard(self, entry: Entry) -> None:
+        """What another process told of the key."""
         ...
 
-    def resync(self) -> None:
-        """The store is back, and may have lost what it knew."""
+    def resync(self, *, distrust: bool = False) -> None:
+        """Look again: the store, or its news, are back. `distrust` where the store's clock went back."""
         ...
 
 
@@ -79,8 +83,14 @@ class Tier(Resident):
         self._renewed = elapsed()
         self._tried = Flag()
         self._closed = Flag()
-        # The leases of this process, and until when they are renewed.
-        self._leases: dict[tuple[str, int], float] = {}
+        # The leases of this process, by key and owner, and until when they are renewed; and until when those are given
+        # back whose grant was not heard of.
+        self._leases: dict[tuple[str, str], float] = {}
+        self._orphans: dict[tuple[str, str], float] = {}
+        self._pepper: bytes | None = None
+        # By how much each clock of the store was ahead of ours at most.
+        self._ahead: dict[str, float] = {}
+        self._pinged = elapsed()
         self._tickets: dict[str, Flag] = {}
         # What the news told to those who hold a ticket.
         self._told: dict[str, Entry] = {}
@@ -104,7 +114,14 @@ class Tier(Resident):
         """Seconds that an operation is waited for."""
         return min(max(self.timeout, _PATIENCE * self._cost), FARTHEST * self.timeout)
 
-    def call(self, key: str, work: Callable[[TokenStore], T], *, patient: bool = False) -> T | None:
+    def call(
+        self,
+        key: str,
+        work: Callable[[TokenStore], T],
+        *,
+        patient: bool = False,
+        late: Callable[[T], object] | None = None,
+    ) -> T | None:
         """What the store answers of `key`, None where it does not. `patient` where nobody waits for that."""
         if not self._remote:
             return work(self.store)
@@ -117,23 +134,52 @@ class Tier(Resident):
         if not self._up or self._is_sick(key):
             return None
         try:
-            answer = self._asked(work, FARTHEST * self.timeout if patient else self.bound)
+            answer = self._asked(work, FARTHEST * self.timeout if patient else self.bound, late)
         except StoreError as error:
             self._blame(key, error)
             return None
         self._sick.pop(key, None)
         return answer
 
-    def _asked(self, work: Callable[[TokenStore], T], seconds: float) -> T:
-        """What the store answers within `seconds`; later answers are left to themselves."""
+    def claim(self, key: str, known: Known, seconds: float, owner: str = "") -> Entry | None:
+        """As `TokenStore.claim`; a lease is renewed from now on, and one whose grant came too late is given back."""
+
+        def give_back(late: Entry) -> None:
+            if late.lease:
+                self.store.release(key, owner)
+
+        entry = self.call(key, lambda store: store.claim(key, known, seconds, owner), late=give_back)
+        if entry is not None and entry.lease:
+            with self._lock:
+                self._leases[key, owner] = elapsed() + LONGEST_LEASE
+        elif entry is None and seconds > 0 and self._up:
+            # It may have been granted, and nobody heard of it.
+            with self._lock:
+                self._orphans[key, owner] = elapsed() + self.lease
+        return entry
+
+    def pepper(self) -> bytes | None:
+        """What only the users of this store know, empty where anybody may; None where that cannot be told now."""
+        if self._pepper is None:
+            self._pepper = self.call("", lambda store: getattr(store, "pepper", b""))
+        return self._pepper
+
+    def _asked(self, work: Callable[[TokenStore], T], seconds: float, late: Callable[[T], object] | None = None) -> T:
+        """What the store answers within `seconds`; `late` has what it answers after that."""
         answer: list[T] = []
         errors: list[StoreError] = []
+        # Whoever takes it first decides whether the answer is late.
+        turn = [True]
         done = Flag()
 
         def ask() -> None:
             started = elapsed()
             try:
-                answer.append(work(self.store))
+                found = work(self.store)
+                if turn and turn.pop():
+                    answer.append(found)
+                elif late is not None:
+                    late(found)
             except StoreError as error:
                 errors.append(error)
             except Exception as error:  # a mistake in a store of somebody's own is no worse than its being out of reach
@@ -148,9 +194,15 @@ class Tier(Resident):
         except RuntimeError:
             ask()
         _wait(done, seconds)
+        if not done.is_set():
+            with contextlib.suppress(IndexError):
+                turn.pop()
+                raise StoreError(f"no answer within {seconds:.2g} s")
+            # It came just now.
+            done.wait(seconds)
         if answer:
             return answer[0]
-        raise errors[0] if errors else StoreError(f"no answer within {seconds:.2g} s")
+        raise errors[0] if errors else StoreError("no answer")
 
     def _learn(self, seconds: float) -> None:
         self._cost = seconds if self._cost == 0.0 else self._cost + (seconds - self._cost) / 8
@@ -179,15 +231,10 @@ class Tier(Resident):
         with self._lock:
             return self._told.get(key)
 
-    def keep(self, key: str, lease: int) -> None:
-        """Renew a lease from now on."""
+    def drop(self, key: str, owner: str) -> None:
+        """Renew the lease of `owner` no more."""
         with self._lock:
-            self._leases[key, lease] = elapsed() + LONGEST_LEASE
-
-    def drop(self, key: str, lease: int) -> None:
-        """Renew it no more."""
-        with self._lock:
-            self._leases.pop((key, lease), None)
+            self._leases.pop((key, owner), None)
 
     def tell(self, key: str, listener: Listener, before: str) -> None:
         """Let `listener` know of changes to `key`, and of `before` no more, for as long as somebody else keeps it."""
@@ -206,6 +253,7 @@ class Tier(Resident):
         self._lock = threading.RLock()
         self._thread = self._ending = None
         self._leases.clear()
+        self._orphans.clear()
         self._tickets = {}
         self._told = {}
         self._sick.clear()
@@ -255,9 +303,15 @@ class Tier(Resident):
                 self._probe()
                 self._rise()
             heard = self._listen()
+            self._give_back()
             if elapsed() - self._renewed > self.lease / 4:
                 self._renewed = elapsed()
                 self._renew()
+            if elapsed() - self._pinged > PING:
+                self._pinged = elapsed()
+                self._compare_clocks()
+            if not heard:
+                self._resync()
         except StoreError as error:
             self._fail(error)
             return min(_RETRY_CAP, max(_RETRY_FIRST, 2 * pause))
@@ -276,7 +330,7 @@ class Tier(Resident):
         for left in reversed(range(_PROBES)):
             key = f"probe-{secrets.token_hex(4)}"
             try:
-                self._asked(lambda store, key=key: store.claim(key, 0, lease), self.timeout * CONNECTING)
+                self._asked(lambda store, key=key: store.claim(key, NOTHING, lease, key), self.timeout * CONNECTING)
                 return
             except StoreError:
                 if not left:
@@ -284,14 +338,46 @@ class Tier(Resident):
 
     def _renew(self) -> None:
         now = elapsed()
-        for (key, lease), until in list(self._leases.items()):
+        for (key, owner), until in self._leases.copy().items():
             if now < until:
                 try:
-                    self._asked(lambda store, key=key, lease=lease: store.renew(key, lease, self.lease), self.bound)
+                    self._asked(lambda store, key=key, owner=owner: store.renew(key, owner, self.lease), self.bound)
                 except StoreError as error:
                     self._blame(key, error)
             else:
-                self.drop(key, lease)
+                self.drop(key, owner)
+
+    def _give_back(self) -> None:
+        """Release what may have been granted though nobody heard of it, as long as that may still happen."""
+        now = elapsed()
+        for (key, owner), until in self._orphans.copy().items():
+            with contextlib.suppress(StoreError):
+                self._asked(lambda store, key=key, owner=owner: store.release(key, owner), self.bound)
+            if now > until:
+                self._orphans.pop((key, owner), None)
+
+    def _compare_clocks(self) -> None:
+        """See whether a clock of the store went back: then what it has looks younger than it is."""
+        before = elapsed()
+        told = self._asked(lambda store: store.clocks(), self.timeout * CONNECTING)
+        after = elapsed()
+        went_back = False
+        for name, now in told.items():
+            # It is ahead by something between these two.
+            least, most = now - after, now - before
+            if most < self._ahead.get(name, -math.inf) - STEP:
+                went_back = True
+                self._ahead[name] = least
+            self._ahead[name] = max(self._ahead.get(name, -math.inf), least)
+        if went_back:
+            logger.warning("store_clock_went_back: what it has is asked for anew")
+            self._resync(distrust=True)
+
+    def _resync(self, *, distrust: bool = False) -> None:
+        with self._lock:
+            listeners = [listener for each in self._listeners.values() for listener in each]
+        for listener in listeners:
+            listener.resync(distrust=distrust)
 
     def _listen(self) -> bool:
         """Hear and spread the news; False where the store works and only its news cannot be had."""
@@ -319,7 +405,9 @@ class Tier(Resident):
             for ticket in tickets:
                 ticket.set()
             for listener in listeners:
-                listener.heard(entry.floor)
+                listener.heard(entry)
+            if not key:
+                self._resync()
         return True
 
     def _rise(self) -> None:
@@ -331,10 +419,7 @@ class Tier(Resident):
         if self._said_down:
             self._said_down = False
             logger.warning("store_up: the token store is in use again")
-        with self._lock:
-            listeners = [listener for each in self._listeners.values() for listener in each]
-        for listener in listeners:
-            listener.resync()
+        self._resync()
 
     def _fail(self, error: StoreError) -> None:
         with self._lock:

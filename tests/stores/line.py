@@ -89,13 +89,11 @@ class Line:
                     pass
                 if pair in self._forgotten:
                     continue
-                if drips and self.drip:
-                    for byte in data:
-                        sink.sendall(bytes([byte]))
-                        if self._over.wait(self.drip):
-                            return
-                else:
-                    sink.sendall(data)
+                pieces = [bytes([byte]) for byte in data] if drips and self.drip else [data]
+                for piece in pieces:
+                    sink.sendall(piece)
+                    if len(pieces) > 1:
+                        self._over.wait(self.drip)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

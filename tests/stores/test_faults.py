@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from conduit_oauth import ConfigurationError, TokenProvider
-from conduit_oauth.stores import Entry, News, open_store
+from conduit_oauth.stores import Entry, Known, News, open_store
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.stores.redis import RedisStore
 from conduit_oauth.testing import AuthorizationServer
@@ -364,7 +364,7 @@ def test_a_store_from_a_client_of_ones_own(
 class FaultyStore(MemoryStore):
     """A store of somebody's own, with a mistake in it."""
 
-    def claim(self, key: str, known: int, lease: float) -> Entry:
+    def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:
         raise ZeroDivisionError
 
     def listen(self, seconds: float) -> list[News]:

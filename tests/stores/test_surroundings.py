@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from conduit_oauth import ConfigurationError
-from conduit_oauth.stores import open_store
+from conduit_oauth.stores import Entry, open_store
+from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.testing import AuthorizationServer
-from tests.conftest import MakeProvider, Said
+from tests.conftest import FakeClock, MakeProvider, Said
 from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.stores.conftest import settle
@@ -169,14 +170,20 @@ def test_a_listener_that_breaks_down_and_news_of_another_format_leave_the_others
     assert other.get_token() == token
 
     class Broken:
-        def heard(self, floor: int) -> None:
+        def heard(self, entry: Entry) -> None:
             raise LookupError("a fault of ours")
 
-        def resync(self) -> None: ...
+        def resync(self, *, distrust: bool = False) -> None: ...
 
     tier, broken = other.control.share.tier, Broken()  # pyright: ignore
     tier.tell("another", broken, "")
-    for told in ("", "conduit-oauth:{another} 1", "conduit-oauth:{", "\x00\xff", "conduit-oauth:{a} x y z"):
+    for told in (
+        "",
+        "conduit-oauth:{another} generation 1 2 -",
+        "conduit-oauth:{",
+        "\x00\xff",
+        "conduit-oauth:{a} x y z",
+    ):
         redis_server.client.publish("conduit-oauth:news", told)
     said.wait_for("store_thread_failed")
     provider.invalidate(token)
@@ -198,3 +205,138 @@ def test_thirty_processes_that_begin_at_once_over_a_slow_handshake_make_one_requ
         thread.join()
     assert len(tokens) == len(authorization_server.token_requests) == 1
     assert said.count("store_down") == 0
+
+
+def test_what_is_invalidated_while_the_others_do_not_hear_is_gone_when_they_hear_again(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, line: Line, redis_server: RedisServer
+) -> None:
+    first, other = make_provider(store=redis_server.url), make_provider(store=line.url)
+    token = first.get_token()
+    settle(first)
+    assert other.get_token() == token
+    until(lambda: other.control.share is not None and other.control.share.tier.up)
+    line.frozen = True
+    first.invalidate(token)
+    first.control.settle(None)
+    line.cut()
+    line.frozen = False
+    assert until(lambda: not other.state().cached) < 3.0
+
+
+def test_a_subscription_that_is_half_open_is_noticed(
+    authorization_server: AuthorizationServer,
+    make_provider: MakeProvider,
+    line: Line,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("conduit_oauth.stores.redis.SILENCE", 1.0)
+    first, other = make_provider(store=redis_server.url), make_provider(store=line.url)
+    token = first.get_token()
+    settle(first)
+    assert other.get_token() == token
+    line.forget()
+    first.invalidate(token)
+    first.control.settle(None)
+    assert until(lambda: not other.state().cached) < 5.0
+
+
+def test_who_may_not_publish_says_so_once_and_finds_what_is_void_by_looking(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer, said: Said
+) -> None:
+    redis_server.client.flushall()
+    rights = ["on", ">word", "allkeys", "allchannels", "allcommands", "-publish"]
+    redis_server.client.execute_command("ACL", "SETUSER", "mute", "reset", *rights)
+    url = redis_server.url.replace("redis://", "redis://mute:word@")
+    first, other = make_provider(store=url), make_provider(store=beside(url))
+    token = first.get_token()
+    settle(first)
+    assert other.get_token() == token
+    said.wait_for("store_deaf")
+    first.invalidate(token)
+    first.control.settle(None)
+    assert until(lambda: not other.state().cached) < 3.0
+    assert said.count("store_deaf") == 2  # one of each
+    assert said.count("store_down") == 0
+
+
+def test_an_empty_store_whose_clock_is_behind_costs_no_storm(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, clock: FakeClock
+) -> None:
+    """A restore, or another host: fences and floors of before say nothing of the new generation."""
+    behind = 0.0
+    store = MemoryStore(lambda: clock() - behind)
+    fleet = [make_provider(store=store, store_timeout=5.0, clock=clock) for _ in range(4)]
+    token = fleet[0].get_token()
+    settle(fleet[0])
+    fleet[0].invalidate()
+    fleet[0].control.settle(None)
+    store.close()
+    behind = 600.0
+    tokens = set()
+    for provider in fleet:
+        tokens.add(provider.get_token())
+        settle(provider)
+    assert token not in tokens
+    assert len(tokens) == 1
+    assert len(authorization_server.token_requests) == 2
+
+
+def test_a_token_of_a_store_whose_clock_went_back_is_not_served_past_its_end(
+    make_provider: MakeProvider, clock: FakeClock, said: Said
+) -> None:
+    behind = 0.0
+    store = MemoryStore(lambda: clock() - behind)
+    first = make_provider(store=store, store_timeout=5.0, clock=clock)
+    token = first.get_token()
+    settle(first)
+    share = first.control.share
+    assert share is not None
+    share.tier._compare_clocks()
+    behind = 600.0
+    share.tier._compare_clocks()
+    late = make_provider(store=store, store_timeout=5.0, clock=clock)
+    assert late.get_token() == token
+    assert abs(late.control.life.token.expires_at - first.control.life.token.expires_at) < 1.0
+
+
+def test_news_that_somebody_made_up_cause_no_storm(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer
+) -> None:
+    redis_server.client.flushall()
+    provider = make_provider(store=redis_server.url)
+    provider.get_token()
+    settle(provider)
+    share = provider.control.share
+    assert share is not None
+    before = len(authorization_server.token_requests)
+    told = f"conduit-oauth:{{{share._key}}} {share._known.generation} {1 << 60} 0 -"
+    redis_server.client.publish("conduit-oauth:news", told)
+    until(lambda: not provider.state().cached)
+    for _ in range(5):
+        assert provider.get_token()
+    assert len(authorization_server.token_requests) - before <= 4
+
+
+def test_an_old_record_that_is_put_back_is_worthless(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer
+) -> None:
+    redis_server.client.flushall()
+    first, other = make_provider(store=redis_server.url), make_provider(store=beside(redis_server.url))
+    void = first.get_token()
+    settle(first)
+    assert other.get_token() == void
+    (key,) = [key for key in redis_server.client.keys("conduit-oauth:*") if redis_server.client.hexists(key, "v")]
+    old = redis_server.client.hgetall(key)
+    first.invalidate(void)
+    first.control.settle(None)
+    until(lambda: not other.state().cached)
+    redis_server.client.delete(key)
+    redis_server.client.hset(key, mapping=old)
+    assert first.get_token() != void
+    assert other.get_token() != void
+    # Nor with other facts.
+    for name, value in (("x", 9_999_999_999_999), ("f", int(old[b"f"]) + 1), ("g", "another")):
+        redis_server.client.delete(key)
+        redis_server.client.hset(key, mapping={**old, name.encode(): value, b"n": int(old[b"n"]) + 1})
+        assert make_provider(store=beside(redis_server.url)).get_token() != void

@@ -3,12 +3,15 @@
 A store keeps opaque, sealed values, each written under a fence: a number that only grows, handed out with the lease
 that lets one process of the fleet ask the authorization server. Who was paused past its lease holds an old fence, and
 cannot overwrite what was written under a newer one. A floor makes everything written up to some fence void.
+
+All times are of the store's own clock. Where that went back, or data were lost, a key begins another generation, and
+fences, floors and times are never compared across generations.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -21,29 +24,51 @@ class StoreError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What `claim` found. `value` is None where there is none, or none newer than what the caller knows.
+class Known:
+    """What a caller knows of a key: the value under `fence`, the largest fence `last`, and the latest time `seen`."""
 
-    `fence` is what the value was written under, `remaining` the seconds it has left, `lease` the fence of the lease
-    that was granted (0: none was), and all that was written under `floor` or before is void.
+    generation: str = ""
+    fence: int = 0
+    last: int = 0
+    seen: float = 0.0
+
+
+NOTHING = Known()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What there is under a key. `value` is None where there is none, or none newer than what the caller knows.
+
+    `fence` is what the value was written under, `expires` its end, `lease` the fence of the lease that was granted
+    (0: none was), `last` the largest fence that was handed out, and all that was written under `floor` or before is
+    void. `void` holds the digests of tokens that were invalidated. `now` is when the store said so.
     """
 
     value: bytes | None = field(default=None, repr=False)
     fence: int = 0
-    remaining: float = 0.0
+    expires: float = 0.0
     lease: int = 0
     floor: int = 0
+    last: int = 0
+    generation: str = ""
+    void: frozenset[str] = frozenset()
+    now: float = 0.0
+
+    @property
+    def remaining(self) -> float:
+        """Seconds that the value had left at `now`."""
+        return self.expires - self.now
 
 
-# The key of what changed, and what is known of it: the floor, and where the store tells it, what was written.
+# The key of what changed, and what is known of it. Without a key: hearing begins, and what came before was not heard.
 News = tuple[str, Entry]
 
 
 class TokenStore(Protocol):
     """What a store does. Every method but `listen` answers within the store's time limit or raises `StoreError`.
 
-    Methods are called from many threads at once. Fences are larger than any handed out before for the same key, also
-    after the store lost its data: they are taken from the time.
+    Methods are called from many threads at once, and what timed out may still happen later.
     """
 
     @property
@@ -51,24 +76,35 @@ class TokenStore(Protocol):
         """Seconds between two looks of one who waits for another's answer: what `listen` tells at once needs few."""
         ...
 
-    def claim(self, key: str, known: int, lease: float) -> Entry:
-        """The value under `key` if it is newer than `known`; else a lease of `lease` seconds, if nobody holds one."""
+    def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:
+        """The value under `key` if it is newer than `known`; else a lease of `lease` seconds, if nobody else has one.
+
+        `owner` is made up by whoever asks, so that the lease can be asked for again, renewed and released though the
+        answer was lost. Where `known` tells that data were lost or that the clock went back, a generation begins.
+        """
         ...
 
-    def write(self, key: str, value: bytes, fence: int, seconds: float) -> bool:
-        """Keep `value` for `seconds` and end the lease; False, and nothing done, where a newer fence was here."""
+    def write(self, key: str, value: bytes, fence: int, expires: float, generation: str) -> bool:
+        """Keep `value` until `expires` and end the lease; False, and nothing done, where that is not news any more."""
         ...
 
-    def renew(self, key: str, fence: int, lease: float) -> None:
-        """Let the lease `fence` last for `lease` seconds from now, if it still is the lease."""
+    def renew(self, key: str, owner: str, lease: float) -> None:
+        """Let the lease of `owner` last for `lease` seconds from now, if it still has it."""
         ...
 
-    def release(self, key: str, fence: int) -> None:
-        """End the lease `fence` without an answer."""
+    def release(self, key: str, owner: str) -> None:
+        """End the lease of `owner` without an answer."""
         ...
 
-    def forget(self, key: str, fence: int | None) -> int:
-        """Make void what was written under `fence` or before, by default all that is asked for by now; the floor."""
+    def forget(self, key: str, fence: int | None, generation: str, void: Mapping[str, float]) -> Entry:
+        """Make void what was written under `fence` of `generation` or before, by default all that is asked for by now.
+
+        `void`: digests of invalidated tokens, and the seconds for which each is to be remembered.
+        """
+        ...
+
+    def clocks(self) -> Mapping[str, float]:
+        """The time by each clock that the store has, by names of its own."""
         ...
 
     def listen(self, seconds: float) -> Sequence[News]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..clock import Clock, elapsed
-from . import Entry, News
+from . import Entry, Known, News
 from .row import Row
 
 # Beyond this many keys, those that say nothing any more are dropped.
@@ -23,48 +22,51 @@ class MemoryStore:
     def __init__(self, clock: Clock = elapsed) -> None:
         self._clock = clock
         self._rows: dict[str, Row] = {}
+        self._generations = 0
         self._news: deque[News] = deque(maxlen=10_000)
         self._changed = threading.Condition()
 
-    def claim(self, key: str, known: int, lease: float) -> Entry:
+    def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:
         """See `TokenStore.claim`."""
         with self._changed:
-            row = self._rows.get(key)
-            if row is None:
-                if lease <= 0:
-                    return Entry()
-                self._sweep()
-                row = self._rows[key] = Row()
-            return row.claim(known, lease, self._clock(), time.time())
+            now = self._clock()
+            if key not in self._rows and lease <= 0:
+                return Entry(now=now)
+            return self._row(key, now).claim(known, owner, lease, now, self._fresh())
 
-    def write(self, key: str, value: bytes, fence: int, seconds: float) -> bool:
+    def write(self, key: str, value: bytes, fence: int, expires: float, generation: str) -> bool:
         """See `TokenStore.write`."""
         with self._changed:
-            row = self._rows.setdefault(key, Row())
-            written = row.write(value, fence, seconds, self._clock())
+            now = self._clock()
+            row = self._row(key, now)
+            written = row.write(value, fence, expires, generation, now)
             self._tell(key, row)
             return written
 
-    def renew(self, key: str, fence: int, lease: float) -> None:
+    def renew(self, key: str, owner: str, lease: float) -> None:
         """See `TokenStore.renew`."""
         with self._changed:
             if row := self._rows.get(key):
-                row.renew(fence, lease, self._clock())
+                row.renew(owner, lease, self._clock())
 
-    def release(self, key: str, fence: int) -> None:
+    def release(self, key: str, owner: str) -> None:
         """See `TokenStore.release`."""
         with self._changed:
-            if row := self._rows.get(key):
-                row.release(fence)
+            if (row := self._rows.get(key)) and row.release(owner):
                 self._tell(key, row)
 
-    def forget(self, key: str, fence: int | None) -> int:
+    def forget(self, key: str, fence: int | None, generation: str, void: Mapping[str, float]) -> Entry:
         """See `TokenStore.forget`."""
         with self._changed:
-            row = self._rows.setdefault(key, Row())
-            floor = row.forget(fence, time.time())
+            now = self._clock()
+            row = self._row(key, now)
+            entry = row.forget(fence, generation, void, now, self._fresh())
             self._tell(key, row)
-            return floor
+            return entry
+
+    def clocks(self) -> Mapping[str, float]:
+        """See `TokenStore.clocks`."""
+        return {"": self._clock()}
 
     def listen(self, seconds: float) -> Sequence[News]:
         """See `TokenStore.listen`."""
@@ -86,11 +88,20 @@ class MemoryStore:
         with self._changed:
             self._rows.clear()
 
+    def _row(self, key: str, now: float) -> Row:
+        if key not in self._rows:
+            self._sweep(now)
+            self._rows[key] = Row()
+        return self._rows[key]
+
+    def _fresh(self) -> str:
+        self._generations += 1
+        return str(self._generations)
+
     def _tell(self, key: str, row: Row) -> None:
-        self._news.append((key, Entry(floor=row.floor)))
+        self._news.append((key, Entry(floor=row.floor, generation=row.generation, void=frozenset(row.void))))
         self._changed.notify_all()
 
-    def _sweep(self) -> None:
+    def _sweep(self, now: float) -> None:
         if len(self._rows) >= _SWEEP_AT:
-            now = self._clock()
             self._rows = {key: row for key, row in self._rows.items() if now < row.expires or row.leased(now)}

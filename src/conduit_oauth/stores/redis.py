@@ -6,16 +6,18 @@ a cluster takes it. Writers announce what they did on a channel.
 
 from __future__ import annotations
 
+import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
+from ..clock import elapsed
 from ..errors import ConfigurationError
 from ..landing import Flag
-from . import Entry, News, StoreError
+from . import Entry, Known, News, StoreError
 from .redis_url import MakeClient, place_of
 
 if TYPE_CHECKING:
@@ -23,67 +25,111 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# v value, f its fence, x its end; l lease, u its end; n the last number given out; o floor. Milliseconds all.
+# v value, f its fence, x its end; l lease, w its owner, u its end; n the last number given out; o floor; g generation;
+# s the time of the last change; d what was invalidated, as digest:end,digest:end. Milliseconds all.
 _PRELUDE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local e = redis.call('HMGET', KEYS[1], 'f', 'x', 'l', 'u', 'n', 'o')
-for i = 1, 6 do e[i] = tonumber(e[i] or 0) end
-local fence, expires, lease, ends, last, floor = unpack(e)
+local e = redis.call('HMGET', KEYS[1], 'f', 'x', 'l', 'u', 'n', 'o', 's', 'g', 'w', 'd')
+for i = 1, 7 do e[i] = tonumber(e[i] or 0) or 0 end
+local fence, expires, lease, ends, last, floor, changed, g, owner, void = unpack(e)
+g, owner, void = g or '', owner or '', void or ''
 local function text(number) return string.format('%.0f', number) end
+local function sound(generation, least, seen)
+  return g ~= '' and now >= changed and floor <= last and last <= now + 60000
+    and (generation ~= g or (last >= least and now >= seen))
+end
+local function begin(fresh)
+  -- Not as the first change of a new key: a server that is full takes anything of a script that began to write.
+  if g ~= '' then redis.call('HDEL', KEYS[1], 'v', 'f', 'x', 'l', 'u', 'n', 'o', 'w') end
+  fence, expires, lease, ends, last, floor, g, owner = 0, 0, 0, 0, 0, 0, fresh, ''
+end
 local function set(...)
-  redis.call('HSET', KEYS[1], ...)
-  redis.call('PEXPIREAT', KEYS[1], text(math.max(now, expires, ends) + 60000))
+  redis.call('HSET', KEYS[1], 'g', g, 's', text(now), 'd', void, ...)
+  local latest = math.max(now, expires, ends)
+  for till in string.gmatch(void, ':(%d+)') do latest = math.max(latest, tonumber(till)) end
+  redis.call('PEXPIREAT', KEYS[1], text(math.min(latest + 60000, now + 31622400000)))
 end
 -- A user who may not publish still shares: the others look again by themselves.
 local function tell(channel, ...)
-  redis.pcall('PUBLISH', channel, table.concat({KEYS[1], text(floor), ...}, ' '))
+  local facts = {KEYS[1], g, text(floor), text(now), void == '' and '-' or void, ...}
+  redis.pcall('PUBLISH', channel, table.concat(facts, ' '))
+end
+local function seen(value, granted)
+  return {value, fence, value and expires or 0, granted, floor, last, g, void, now}
 end
 """
 _CLAIM = """
-local known, seconds = tonumber(ARGV[1]), tonumber(ARGV[2])
-if fence > math.max(known, floor) and expires > now then
-  return {redis.call('HGET', KEYS[1], 'v'), fence, expires - now, 0, floor}
+local known, seconds = tonumber(ARGV[2]), tonumber(ARGV[5])
+if sound(ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])) then
+  if ARGV[1] ~= g then known = 0 end
+  if fence > math.max(known, floor) and expires > now then return seen(redis.call('HGET', KEYS[1], 'v'), 0) end
+elseif seconds > 0 then
+  begin(ARGV[7])
+else
+  return {false, 0, 0, 0, 0, 0, '', '', now}
 end
-if seconds <= 0 or (lease ~= 0 and ends > now) then return {false, fence, 0, 0, floor} end
-last = math.max(now, last + 1)
+local free = lease == 0 or ends <= now
+if seconds <= 0 or not (free or owner == ARGV[6]) then return seen(false, 0) end
+if free then
+  last = math.max(now, last + 1)
+  lease = last
+end
 ends = now + seconds
-set('l', text(last), 'u', text(ends), 'n', text(last))
-return {false, fence, 0, last, floor}
+set('l', text(lease), 'u', text(ends), 'n', text(last), 'w', ARGV[6])
+return seen(false, lease)
 """
 _WRITE = """
 local number = tonumber(ARGV[2])
-if number <= math.max(fence, floor) then return 0 end
-expires = now + tonumber(ARGV[3])
+if g ~= ARGV[4] or now < changed or number <= math.max(fence, floor) then return 0 end
+expires = tonumber(ARGV[3])
+if lease == number then
+  redis.call('HDEL', KEYS[1], 'l', 'u', 'w')
+  ends = 0
+end
 set('v', ARGV[1], 'f', text(number), 'x', text(expires))
-if lease == number then redis.call('HDEL', KEYS[1], 'l') end
 -- With what was written: a fleet that waits for it need not ask for it, all at once.
-tell(ARGV[4], text(number), ARGV[3], ARGV[1])
+tell(ARGV[5], text(number), text(expires), ARGV[1])
 return 1
 """
 _RENEW = """
-if lease ~= tonumber(ARGV[1]) then return 0 end
+if lease == 0 or owner ~= ARGV[1] then return 0 end
 ends = now + tonumber(ARGV[2])
 set('u', text(ends))
 return 1
 """
 _RELEASE = """
-if lease ~= tonumber(ARGV[1]) then return 0 end
-redis.call('HDEL', KEYS[1], 'l')
+if lease == 0 or owner ~= ARGV[1] then return 0 end
+redis.call('HDEL', KEYS[1], 'l', 'u', 'w')
 tell(ARGV[2])
 return 1
 """
 _FORGET = """
 local number = tonumber(ARGV[1])
+if not sound('', 0, 0) then begin(ARGV[4]) end
 if number < 0 then
   last = math.max(now, last + 1)
-  number = last
+  floor = last
+elseif ARGV[2] == g then
+  floor = math.max(floor, math.min(number, last))
 end
-floor = math.max(floor, number)
-set('o', text(floor), 'n', text(math.max(last, floor)))
-tell(ARGV[2])
-return floor
+local all = {}
+for digest, till in string.gmatch(void, '(%w+):(%d+)') do
+  if tonumber(till) > now then table.insert(all, digest .. ':' .. till) end
+end
+for digest, left in string.gmatch(ARGV[3], '(%w+):(%d+)') do
+  table.insert(all, digest .. ':' .. text(now + tonumber(left)))
+end
+while #all > 32 do table.remove(all, 1) end
+void = table.concat(all, ',')
+set('o', text(floor), 'n', text(last))
+tell(ARGV[5])
+return seen(false, 0)
 """
+
+
+# Seconds without a word after which a subscription counts as broken; half of it, and it is asked for one.
+SILENCE = 8.0
 
 
 class RedisStore:
@@ -107,6 +153,7 @@ class RedisStore:
         self._scripts: list[Any] = []
         self._prefix = prefix
         self._pubsub: Any = None
+        self._heard_at = self._pinged_at = 0.0
         self._closed = Flag()
 
     @classmethod
@@ -120,26 +167,42 @@ class RedisStore:
         """See `TokenStore.poll`: the channel tells at once, where there is one."""
         return 0.1 if self._pubsub is None else 1.0
 
-    def claim(self, key: str, known: int, lease: float) -> Entry:
+    def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:
         """See `TokenStore.claim`."""
-        value, fence, remaining, granted, floor = self._script(0, key, known, int(lease * 1000))
-        return Entry(value, fence, remaining / 1000, granted, floor)
+        seen = round(known.seen * 1000)
+        facts = (known.generation, known.fence, max(known.fence, known.last), seen, int(lease * 1000), owner)
+        return _entry(self._script(0, key, *facts, secrets.token_hex(8)))
 
-    def write(self, key: str, value: bytes, fence: int, seconds: float) -> bool:
+    def write(self, key: str, value: bytes, fence: int, expires: float, generation: str) -> bool:
         """See `TokenStore.write`."""
-        return bool(self._script(1, key, value, fence, int(seconds * 1000), self._channel))
+        return bool(self._script(1, key, value, fence, round(expires * 1000), generation, self._channel))
 
-    def renew(self, key: str, fence: int, lease: float) -> None:
+    def renew(self, key: str, owner: str, lease: float) -> None:
         """See `TokenStore.renew`."""
-        self._script(2, key, fence, int(lease * 1000))
+        self._script(2, key, owner, int(lease * 1000))
 
-    def release(self, key: str, fence: int) -> None:
+    def release(self, key: str, owner: str) -> None:
         """See `TokenStore.release`."""
-        self._script(3, key, fence, self._channel)
+        self._script(3, key, owner, self._channel)
 
-    def forget(self, key: str, fence: int | None) -> int:
+    def forget(self, key: str, fence: int | None, generation: str, void: Mapping[str, float]) -> Entry:
         """See `TokenStore.forget`."""
-        return self._script(4, key, -1 if fence is None else fence, self._channel)
+        ends = ",".join(f"{digest}:{max(0, int(seconds * 1000))}" for digest, seconds in void.items())
+        facts = (-1 if fence is None else fence, generation, ends, secrets.token_hex(8), self._channel)
+        return _entry(self._script(4, key, *facts))
+
+    def clocks(self) -> Mapping[str, float]:
+        """See `TokenStore.clocks`: of a cluster, each master has its own."""
+
+        def ask() -> Mapping[str, float]:
+            client = self._connected()
+            if not hasattr(client, "get_primaries"):
+                seconds, micros = client.time()
+                return {"": seconds + micros / 1e6}
+            told = {node.name: client.time(target_nodes=node) for node in client.get_primaries()}
+            return {name: seconds + micros / 1e6 for name, (seconds, micros) in told.items()}
+
+        return self._guarded(ask)
 
     def listen(self, seconds: float) -> Sequence[News]:
         """See `TokenStore.listen`."""
@@ -195,14 +258,25 @@ class RedisStore:
     def _listened(self, seconds: float) -> Sequence[News]:
         try:
             if self._pubsub is None:
-                self._pubsub = self._connected().pubsub(ignore_subscribe_messages=True)
+                client = self._connected()
+                self._pubsub = client.pubsub(ignore_subscribe_messages=True)
                 self._pubsub.subscribe(self._channel)
                 self._pubsub.get_message(timeout=1.0)
-                # The subscription has the pool's connection now: the first flight should find another.
-                self._client.ping()
+                self._heard_at = self._pinged_at = elapsed()
+                # Who may not publish is not heard. And the subscription has the pool's connection now: the first flight
+                # should find another.
+                client.publish(self._channel, "")
                 # What came before the subscription is not told: who waits looks once after it.
                 return [("", Entry())]
             message = self._pubsub.get_message(timeout=seconds)
+            now = elapsed()
+            if message is not None:
+                self._heard_at = now
+            elif now - self._heard_at > SILENCE:
+                raise StoreError("the subscription is silent")
+            elif now - max(self._heard_at, self._pinged_at) > SILENCE / 2:
+                self._pinged_at = now
+                self._pubsub.ping()
         except BaseException:
             if self._pubsub is not None:
                 self._pubsub.close()
@@ -218,11 +292,34 @@ class RedisStore:
 
 def _news(told: bytes) -> News:
     key, _, facts = told.partition(b"} ")
-    floor, *written = facts.split(b" ", 3)
+    generation, floor, now, void, *written = facts.split(b" ", 6)
+    common: dict[str, Any] = {"floor": int(floor), "generation": generation.decode(), "now": int(now) / 1000}
+    common["void"] = _digests(void, int(now))
     if not written:
-        return key.decode(), Entry(floor=int(floor))
-    fence, remaining, value = written
-    return key.decode(), Entry(value, int(fence), int(remaining) / 1000, floor=int(floor))
+        return key.decode(), Entry(**common)
+    fence, expires, value = written
+    return key.decode(), Entry(value, int(fence), int(expires) / 1000, last=int(fence), **common)
+
+
+def _entry(told: Sequence[Any]) -> Entry:
+    value, fence, expires, lease, floor, last, generation, void, now = told
+    return Entry(
+        value=value,
+        fence=fence,
+        expires=expires / 1000,
+        lease=lease,
+        floor=floor,
+        last=last,
+        generation=generation.decode(),
+        void=_digests(void, now),
+        now=now / 1000,
+    )
+
+
+def _digests(void: bytes, now: int) -> frozenset[str]:
+    """Those that have not ended yet, of `digest:end,digest:end`."""
+    pairs = [each.decode().split(":") for each in void.split(b",") if b":" in each]
+    return frozenset(digest for digest, end in pairs if int(end) > now)
 
 
 def _drop_frames(error: BaseException | None) -> None:

@@ -14,6 +14,7 @@ from redis import connection as connections
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import Connection, SSLConnection
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -105,8 +106,9 @@ def _limits(timeout: float) -> dict[str, Any]:
         "socket_connect_timeout": timeout,
         # Without HELLO, which old servers, some proxies and narrow ACLs do not know.
         "protocol": 2,
-        # Two commands fewer for each new connection, and no reading of redis-py's metadata.
+        # Fewer commands for each new connection, and no reading of redis-py's metadata.
         "driver_info": None,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
 
 

@@ -6,13 +6,15 @@ Law: a file that is corrupt, or not ours, is set aside and said so, never mended
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import secrets
 import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -22,27 +24,35 @@ from ..errors import ConfigurationError
 from ..landing import Flag
 from ..places import platform_folder
 from ..process import Rank, Resident, enter
-from . import Entry, News, StoreError
+from . import Entry, Known, News, StoreError
 from .row import Row
 
 T = TypeVar("T")
 
 _APPLICATION_ID = 0x434F4175  # "COAu": whose file this is
-_VERSION = 1
+# Each release has the tables of its own format, so that an old one and a new one use one file side by side.
+_TABLE = "entries_2"
 _SCHEMA = f"""
-PRAGMA journal_mode = WAL;
-CREATE TABLE entries (
+CREATE TABLE IF NOT EXISTS {_TABLE} (
+    key TEXT PRIMARY KEY, value BLOB, fence INTEGER NOT NULL, expires REAL NOT NULL, owner TEXT NOT NULL,
+    lease INTEGER NOT NULL, lease_until REAL NOT NULL, last INTEGER NOT NULL, floor INTEGER NOT NULL,
+    generation TEXT NOT NULL, touched REAL NOT NULL, void TEXT NOT NULL, elapsed REAL NOT NULL, boot TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+# What the release before had: it sets aside a file without them.
+_SCHEMA_1 = """
+CREATE TABLE IF NOT EXISTS entries (
     key TEXT PRIMARY KEY, value BLOB, fence INTEGER NOT NULL, expires REAL NOT NULL, lease INTEGER NOT NULL,
     lease_until REAL NOT NULL, last INTEGER NOT NULL, floor INTEGER NOT NULL, changed REAL NOT NULL,
     elapsed REAL NOT NULL, boot TEXT NOT NULL
 ) WITHOUT ROWID;
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_VERSION};
+PRAGMA user_version = 1;
 """
-_TIDY = "DELETE FROM entries WHERE max(expires, lease_until, changed) < ?"
-_COLUMNS = "value, fence, expires, lease, lease_until, last, floor"
-_LOAD = f"SELECT {_COLUMNS}, elapsed, boot FROM entries WHERE key = ?"  # noqa: S608 - constants
-_SAVE = f"INSERT OR REPLACE INTO entries (key, {_COLUMNS}, changed, elapsed, boot) VALUES (?{', ?' * 10})"  # noqa: S608
+_TIDY = f"DELETE FROM {_TABLE} WHERE max(expires, lease_until, touched) < ?"  # noqa: S608 - constants
+_COLUMNS = "value, fence, expires, owner, lease, lease_until, last, floor, generation, touched"
+_LOAD = f"SELECT {_COLUMNS}, void, elapsed, boot FROM {_TABLE} WHERE key = ?"  # noqa: S608
+_SAVE = f"INSERT OR REPLACE INTO {_TABLE} (key, {_COLUMNS}, void, elapsed, boot) VALUES (?{', ?' * 13})"  # noqa: S608
+_CHANGED = f"SELECT key, floor, generation, void FROM {_TABLE} WHERE touched >= ?"  # noqa: S608
 # Seconds to try for the file's lock before looking whether it is still wanted.
 _GLIMPSE = 0.003
 # How long a row is kept after its last word, so that processes that were asleep still hear of it.
@@ -75,6 +85,7 @@ class SqliteStore(Resident):
         self._data_version = -1
         self._heard_until = time.time()
         self._closed = Flag()
+        self._pepper: bytes | None = None
         enter(self, Rank.STORE)
 
     @classmethod
@@ -92,13 +103,14 @@ class SqliteStore(Resident):
         # Four slashes, as SQLAlchemy has it, name an absolute path, too.
         return cls(Path("/" + path.lstrip("/") if path.startswith("/") else path), timeout)
 
-    def claim(self, key: str, known: int, lease: float) -> Entry:
+    def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:
         """See `TokenStore.claim`."""
 
         def look(connection: sqlite3.Connection) -> Entry | None:
             row, now = self._load(connection, key), time.time()
             entry = row.look(known, now)
-            return entry if entry.value is not None or lease <= 0 or row.leased(now) else None
+            is_all = entry.value is not None or lease <= 0
+            return entry if is_all or (entry.generation and not row.is_free_for(owner, now)) else None
 
         # Most find a token or a leader: only who may lead takes the lock of the file, and looks again if it is taken.
         give_up_at = time.monotonic() + self._timeout
@@ -107,30 +119,44 @@ class SqliteStore(Resident):
             if late:
                 raise StoreError("busy")
             try:
-                return self._change(key, lambda row: row.claim(known, lease, time.time(), time.time()), _GLIMPSE)
+                fresh = secrets.token_hex(8)
+                return self._change(key, lambda row: row.claim(known, owner, lease, time.time(), fresh), _GLIMPSE)  # noqa: B023
             except StoreError:
                 # Whoever had the lock may have taken the lease: a process that was slow looks once more.
                 late = time.monotonic() > give_up_at
         return entry
 
-    def write(self, key: str, value: bytes, fence: int, seconds: float) -> bool:
+    def write(self, key: str, value: bytes, fence: int, expires: float, generation: str) -> bool:
         """See `TokenStore.write`."""
-        written = self._change(key, lambda row: row.write(value, fence, seconds, time.time()))
+        written = self._change(key, lambda row: row.write(value, fence, expires, generation, time.time()))
         said_last = time.time() - _KEEP
         self._run(lambda it: it.execute(_TIDY, (said_last,)))
         return written
 
-    def renew(self, key: str, fence: int, lease: float) -> None:
+    def renew(self, key: str, owner: str, lease: float) -> None:
         """See `TokenStore.renew`."""
-        self._change(key, lambda row: row.renew(fence, lease, time.time()))
+        self._change(key, lambda row: row.renew(owner, lease, time.time()))
 
-    def release(self, key: str, fence: int) -> None:
+    def release(self, key: str, owner: str) -> None:
         """See `TokenStore.release`."""
-        self._change(key, lambda row: row.release(fence))
+        self._change(key, lambda row: row.release(owner))
 
-    def forget(self, key: str, fence: int | None) -> int:
+    def forget(self, key: str, fence: int | None, generation: str, void: Mapping[str, float]) -> Entry:
         """See `TokenStore.forget`."""
-        return self._change(key, lambda row: row.forget(fence, time.time()))
+        fresh = secrets.token_hex(8)
+        return self._change(key, lambda row: row.forget(fence, generation, void, time.time(), fresh))
+
+    @property
+    def pepper(self) -> bytes:
+        """What only who may read this folder knows, so that names in the file tell nothing of a secret."""
+        if self._pepper is None:
+            self._pepper = _key_beside(self.path)
+        return self._pepper
+
+    def clocks(self) -> Mapping[str, float]:
+        """See `TokenStore.clocks`."""
+        self._run(lambda connection: connection.execute("PRAGMA schema_version").fetchone())
+        return {"": time.time()}
 
     def listen(self, seconds: float) -> Sequence[News]:
         """See `TokenStore.listen`; looks once, after `seconds`."""
@@ -140,11 +166,16 @@ class SqliteStore(Resident):
             (version,) = connection.execute("PRAGMA data_version").fetchone()
             if version == self._data_version:
                 return []
-            self._data_version = version
+            is_first, self._data_version = self._data_version < 0, version
+            now = time.time()
             # A little of what was heard before is heard again: commits are not in the order of the clock.
-            since, self._heard_until = self._heard_until - 2.0, time.time()
-            changed = connection.execute("SELECT key, floor FROM entries WHERE changed >= ?", (since,))
-            return [(key, Entry(floor=floor)) for key, floor in changed]
+            since, self._heard_until = min(self._heard_until, now) - 2.0, now
+            changed = [
+                (key, Entry(floor=floor, generation=generation, void=frozenset(_void(void, now)), now=now))
+                for key, floor, generation, void in connection.execute(_CHANGED, (since,))
+            ]
+            # A file that was opened anew may be another one: what came before was not heard.
+            return [("", Entry()), *changed] if is_first else changed
 
         return self._run(news)
 
@@ -209,21 +240,18 @@ class SqliteStore(Resident):
         found = connection.execute(_LOAD, (key,)).fetchone()
         if found is None:
             return Row()
-        *values, until, boot = found
-        row = Row(*values)
-        if boot == self._boot and self._boot:
-            # A wall clock that was set back makes nothing live longer.
-            row.expires = min(row.expires, time.time() + until - elapsed())
-        # A lease longer than any that is given out: the wall clock was set back.
-        if row.lease_until > time.time() + 60:
-            row.lease = 0
+        *values, void, until, boot = found
+        now = time.time()
+        row = Row(*values, void=_void(void, now))
+        if boot == self._boot and self._boot and now + until - elapsed() < row.expires - 1.0:
+            # The wall clock was set back since: what is there looks younger than it is.
+            row.value = None
         return row
 
     def _save(self, connection: sqlite3.Connection, key: str, row: Row) -> None:
-        now = time.time()
-        until = elapsed() + row.expires - now
-        known = (row.value, row.fence, row.expires, row.lease, row.lease_until, row.last, row.floor)
-        connection.execute(_SAVE, (key, *known, now, until, self._boot))
+        until = elapsed() + row.expires - time.time()
+        known = (row.value, row.fence, row.expires, row.owner, row.lease, row.lease_until, row.last, row.floor)
+        connection.execute(_SAVE, (key, *known, row.generation, row.touched, json.dumps(row.void), until, self._boot))
 
     def _opened(self) -> sqlite3.Connection:
         """The connection, made anew where the file is not the one that was opened."""
@@ -232,15 +260,19 @@ class SqliteStore(Resident):
         if self._connection is None:
             if not self.path.exists():
                 _create(self.path)
+                if self._pepper is not None:
+                    # Whoever removed the file may have removed its key.
+                    _key_beside(self.path, self._pepper)
             self._file = self._identity()
             connection = sqlite3.connect(
                 self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
             )
             try:
                 (identity,) = connection.execute("PRAGMA application_id").fetchone()
-                (version,) = connection.execute("PRAGMA user_version").fetchone()
-                if (identity, version) != (_APPLICATION_ID, _VERSION):
-                    raise sqlite3.DatabaseError("file is not a token store of this version")
+                if identity != _APPLICATION_ID:
+                    raise sqlite3.DatabaseError("file is not a token store")
+                if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (_TABLE,)).fetchone():
+                    connection.execute(_SCHEMA)
                 # A crash of the machine may lose the last tokens, never the file.
                 connection.execute("PRAGMA synchronous = NORMAL")
             except BaseException:
@@ -284,11 +316,41 @@ def _create(path: Path) -> None:
     draft = Path(name)
     try:
         with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-            connection.executescript(_SCHEMA)
+            connection.executescript(
+                f"PRAGMA journal_mode = WAL; {_SCHEMA_1} {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID};"
+            )
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(draft)
     finally:
         draft.unlink()
+
+
+def _key_beside(path: Path, new: bytes | None = None) -> bytes:
+    """The random key of the store at `path`, made where there is none (or `new`). Raises `StoreError`."""
+    file = path.with_name(path.name + ".key")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not file.exists():
+            descriptor, name = tempfile.mkstemp(prefix=f"{file.name}.", dir=path.parent)  # 0600
+            with os.fdopen(descriptor, "wb") as draft:
+                draft.write(new or secrets.token_bytes(32))
+            with contextlib.suppress(FileExistsError):
+                file.hardlink_to(name)
+            Path(name).unlink()
+        with file.open("rb") as stored:
+            key = stored.read(33)
+    except OSError as error:
+        raise StoreError(f"{file}: {error}") from None
+    if len(key) != 32:
+        raise StoreError(f"{file} is no key: remove it")
+    return key
+
+
+def _void(text: str, now: float) -> dict[str, float]:
+    try:
+        return {str(digest): float(end) for digest, end in json.loads(text).items() if end > now}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 @contextlib.contextmanager
