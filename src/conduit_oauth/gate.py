@@ -151,9 +151,7 @@ class Gate:
     def leave(self) -> None:
         """Let somebody else try, where we held the right to."""
         if self._lease:
-            owner = self._owner
-            self._tier.drop(self._key, owner)
-            self._tier.call(self._key, lambda store: store.release(self._key, owner))
+            self._tier.release(self._key, self._owner)
         self._lease = self._seen = 0
 
     def _take(self) -> bool:

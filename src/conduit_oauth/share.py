@@ -36,6 +36,7 @@ class Share:
     """Guarded by the flight, of which there is one at a time; what is void grows and is read by anybody."""
 
     __slots__ = (
+        "__weakref__",
         "_asked_at",
         "_clock",
         "_fence",
@@ -178,9 +179,8 @@ class Share:
 
     def _give_back(self) -> None:
         if self._lease:
-            key, owner, self._lease = self._key, self._owner, 0
-            self.tier.drop(key, owner)
-            self.tier.call(key, lambda store: store.release(key, owner))
+            self._lease = 0
+            self.tier.release(self._key, self._owner)
 
     def look_again(self, held: AccessToken, *, offer: bool, distrust: bool) -> None:
         """See whether `held` is still good, after the store or its news were out of reach; `offer` it if it has none.
@@ -188,7 +188,10 @@ class Share:
         `distrust`: its clock went back, so that what it has looks younger than it is.
         """
         with self._lock:
-            if not self._key or self._lease:
+            if not self._key:
+                return
+            self.tell()
+            if self._lease:
                 return
             if distrust:
                 self._known = dataclasses.replace(self._known, last=NEVER)
@@ -239,7 +242,9 @@ class Share:
             fence = None if self._forget_all else self._forgotten
             ends = {digest: max(0.0, end - now) for digest, end in told.items()}
             entry = self.tier.call(key, lambda store: store.forget(key, fence, generation, ends), patient=True)
-            if entry is not None:
+            if entry is None:
+                self.tier.remind(self)
+            else:
                 self._forget_all, self._forgotten = False, 0
                 self._untold = {digest: end for digest, end in self._untold.items() if digest not in told}
                 self._take_in(entry)

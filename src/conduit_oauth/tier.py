@@ -64,6 +64,14 @@ class Listener(Protocol):
         ...
 
 
+class Teller(Protocol):
+    """Who has something to tell the store."""
+
+    def tell(self) -> None:
+        """Tell it."""
+        ...
+
+
 class Tier(Resident):
     """A store behind a guard, for all providers of a process that use it; `timeout` is the least of its bounds."""
 
@@ -87,6 +95,7 @@ class Tier(Resident):
         # back whose grant was not heard of.
         self._leases: dict[tuple[str, str], float] = {}
         self._orphans: dict[tuple[str, str], float] = {}
+        self._tellers: weakref.WeakSet[Teller] = weakref.WeakSet()
         self._pepper: bytes | None = None
         # By how much each clock of the store was ahead of ours at most.
         self._ahead: dict[str, float] = {}
@@ -154,8 +163,7 @@ class Tier(Resident):
                 self._leases[key, owner] = elapsed() + LONGEST_LEASE
         elif entry is None and seconds > 0 and self._up:
             # It may have been granted, and nobody heard of it.
-            with self._lock:
-                self._orphans[key, owner] = elapsed() + self.lease
+            self._disown(key, owner)
         return entry
 
     def pepper(self) -> bytes | None:
@@ -236,6 +244,21 @@ class Tier(Resident):
         with self._lock:
             self._leases.pop((key, owner), None)
 
+    def release(self, key: str, owner: str) -> None:
+        """End the lease of `owner`; where the store does not answer, as soon as it does."""
+        self.drop(key, owner)
+        if self.call(key, lambda store: store.release(key, owner) or True) is None and self._up:
+            self._disown(key, owner)
+
+    def remind(self, teller: Teller) -> None:
+        """Have `teller` try again, as soon as the store answers."""
+        with self._lock:
+            self._tellers.add(teller)
+
+    def _disown(self, key: str, owner: str) -> None:
+        with self._lock:
+            self._orphans[key, owner] = elapsed() + self.lease
+
     def tell(self, key: str, listener: Listener, before: str) -> None:
         """Let `listener` know of changes to `key`, and of `before` no more, for as long as somebody else keeps it."""
         with self._lock:
@@ -304,6 +327,10 @@ class Tier(Resident):
                 self._rise()
             heard = self._listen()
             self._give_back()
+            with self._lock:
+                tellers, self._tellers = list(self._tellers), weakref.WeakSet()
+            for teller in tellers:
+                teller.tell()
             if elapsed() - self._renewed > self.lease / 4:
                 self._renewed = elapsed()
                 self._renew()

@@ -8,7 +8,7 @@ import pytest
 
 from conduit_oauth import ConfigurationError
 from conduit_oauth.credentials import public_environment
-from conduit_oauth.stores import StoreError, open_store
+from conduit_oauth.stores import NOTHING, StoreError, open_store
 from tests.conftest import MakeProvider, Said
 from tests.redis_server import RedisServer
 
@@ -34,10 +34,10 @@ def test_it_is_read_from_a_file_or_a_variable(
         assert store is not None
         # Redis refuses the one that the file holds by now.
         with pytest.raises(StoreError) as caught:
-            store.claim("key", 0, 0.0)
+            store.claim("key", NOTHING, 0.0)
         assert "another" not in str(caught.value)
         (tmp_path / "password").write_text(PASSWORD)
-        assert store.claim("key", 0, 0.0).value is None
+        assert store.claim("key", NOTHING, 0.0).value is None
         store.close()
 
 
