@@ -91,8 +91,8 @@ class Tier(Resident):
         self._renewed = elapsed()
         self._tried = Flag()
         self._closed = Flag()
-        # The leases of this process, by key and owner, and until when they are renewed; and until when those are given
-        # back whose grant was not heard of.
+        # The leases of this process, by key and owner, and until when they are renewed; and those that may be granted
+        # though nobody hears of it, and until when.
         self._leases: dict[tuple[str, str], float] = {}
         self._orphans: dict[tuple[str, str], float] = {}
         self._tellers: weakref.WeakSet[Teller] = weakref.WeakSet()
@@ -130,8 +130,12 @@ class Tier(Resident):
         *,
         patient: bool = False,
         late: Callable[[T], object] | None = None,
+        lost: Callable[[], object] | None = None,
     ) -> T | None:
-        """What the store answers of `key`, None where it does not. `patient` where nobody waits for that."""
+        """What the store answers of `key`, None where it does not. `patient` where nobody waits for that.
+
+        `late` has an answer that came too late; `lost` is called where it may have been done though no answer came.
+        """
         if not self._remote:
             return work(self.store)
         if self._thread is None:
@@ -146,6 +150,8 @@ class Tier(Resident):
             answer = self._asked(work, FARTHEST * self.timeout if patient else self.bound, late)
         except StoreError as error:
             self._blame(key, error)
+            if lost is not None:
+                lost()
             return None
         self._sick.pop(key, None)
         return answer
@@ -157,13 +163,14 @@ class Tier(Resident):
             if late.lease:
                 self.store.release(key, owner)
 
-        entry = self.call(key, lambda store: store.claim(key, known, seconds, owner), late=give_back)
+        def disown() -> None:
+            if seconds > 0:
+                self._disown(key, owner)
+
+        entry = self.call(key, lambda store: store.claim(key, known, seconds, owner), late=give_back, lost=disown)
         if entry is not None and entry.lease:
             with self._lock:
                 self._leases[key, owner] = elapsed() + LONGEST_LEASE
-        elif entry is None and seconds > 0 and self._up:
-            # It may have been granted, and nobody heard of it.
-            self._disown(key, owner)
         return entry
 
     def pepper(self) -> bytes | None:
@@ -247,7 +254,7 @@ class Tier(Resident):
     def release(self, key: str, owner: str) -> None:
         """End the lease of `owner`; where the store does not answer, as soon as it does."""
         self.drop(key, owner)
-        if self.call(key, lambda store: store.release(key, owner) or True) is None and self._up:
+        if self.call(key, lambda store: store.release(key, owner) or True) is None:
             self._disown(key, owner)
 
     def remind(self, teller: Teller) -> None:
@@ -257,7 +264,8 @@ class Tier(Resident):
 
     def _disown(self, key: str, owner: str) -> None:
         with self._lock:
-            self._orphans[key, owner] = elapsed() + self.lease
+            if len(self._orphans) < _SWEEP:
+                self._orphans[key, owner] = math.inf
 
     def tell(self, key: str, listener: Listener, before: str) -> None:
         """Let `listener` know of changes to `key`, and of `before` no more, for as long as somebody else keeps it."""
@@ -376,12 +384,17 @@ class Tier(Resident):
 
     def _give_back(self) -> None:
         """Release what may have been granted though nobody heard of it, as long as that may still happen."""
-        now = elapsed()
         for (key, owner), until in self._orphans.copy().items():
-            with contextlib.suppress(StoreError):
+            try:
                 self._asked(lambda store, key=key, owner=owner: store.release(key, owner), self.bound)
+            except StoreError:
+                # What was asked for is on the way still, perhaps.
+                until = math.inf
+            now = elapsed()
             if now > until:
                 self._orphans.pop((key, owner), None)
+            else:
+                self._orphans[key, owner] = min(until, now + self.lease)
 
     def _compare_clocks(self) -> None:
         """See whether a clock of the store went back: then what it has looks younger than it is."""

@@ -78,6 +78,8 @@ def _once(original: Callable[..., None]) -> Callable[..., None]:
 _CLOCKS = ("the store's clock jumps", "the process dies", "the token server fails")
 _DEAF = ("the token is invalidated", "the subscription is half-open", "the network is cut")
 
+_STALLS = ("the store stalls", "everything is invalidated")
+
 # What is broken, and the faults that bring it to light; any where none are named.
 BREAKS: dict[str, tuple[type, str, Callable[..., Any], tuple[str, ...]]] = {
     "the store counts the end from the write": (Row, "write", _end_by_the_write, ()),
@@ -86,7 +88,7 @@ BREAKS: dict[str, tuple[type, str, Callable[..., Any], tuple[str, ...]]] = {
     "nobody looks again after a break of hearing": (Tier, "_resync", _nothing, _DEAF),
     "a clock that goes back is not noticed": (Tier, "_compare_clocks", _nothing, _CLOCKS),
     "lost data and clocks are not noticed by the store": (Row, "is_sound", _unchecked, ()),
-    "a lease that nobody heard of is not given back": (Tier, "claim", _never_back, ("the store stalls", "everything is invalidated")),
+    "a lease that nobody heard of is not given back": (Tier, "claim", _never_back, _STALLS),
     "a lease is no lease": (Row, "is_free_for", _free_for_all, ()),
     "a token looks younger by half a second": (Share, "_read", _younger, ()),
     "the store is told once what is void": (Share, "tell", _once, ("the token is invalidated", "the store stalls")),

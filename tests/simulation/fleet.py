@@ -164,7 +164,7 @@ class Link:
         world.sleep(self._lag())
         # Half of the stalls are before what is asked for is done.
         is_before = world.random.random() < 0.5
-        if is_before and store.stalls_until > world.now:
+        while is_before and store.stalls_until > world.now:
             world.sleep(store.stalls_until - world.now)
         if not store.is_up:
             raise lost()
@@ -172,7 +172,7 @@ class Link:
         if world.random.random() < self.drops / 4:
             # As a proxy or a client that sends again: it happens twice.
             world.after(self._lag(), work)
-        if not is_before and store.stalls_until > world.now:
+        while store.stalls_until > world.now:
             world.sleep(store.stalls_until - world.now)
         world.sleep(self._lag())
         if self.is_cut or world.random.random() < self.drops or world.now > give_up_at:
@@ -466,7 +466,7 @@ def _slow(fleet: Fleet, process: Process, seconds: float) -> Undo:
 
 
 def _stall(fleet: Fleet, process: Process, seconds: float) -> Undo:
-    fleet.store.stalls_until = fleet.world.now + seconds
+    fleet.store.stalls_until = max(fleet.store.stalls_until, fleet.world.now + seconds)
     return lambda: None
 
 
