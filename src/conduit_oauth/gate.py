@@ -135,9 +135,11 @@ class Gate:
             self._tier = self._local
             self._refusal(self._local)
         if not self._lease and not self._take():
-            return pause
+            # Somebody else is writing that down: not before it can be read.
+            return max(pause, min(2 * self._tier.bound, latest_pause(left)))
         self._failures += 1
-        ours = min(backoff(self._failures, jitter(), WAITING_CAP), latest_pause(left))
+        # Half of the jitter: of those who wait for the endpoint, one alone tries it then.
+        ours = min(backoff(self._failures, (1 + jitter()) / 2, WAITING_CAP), latest_pause(left))
         # An endless Retry-After would be as bad as none.
         pause = min(max(pause, ours), RETRY_AFTER_CAP)
         said = json.dumps({**remembered(error), "failures": self._failures}).encode()
