@@ -16,6 +16,7 @@ import secrets
 import threading
 import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -48,6 +49,12 @@ _SLICES = 20
 # Seconds between two looks at the store's clocks, and what they may go back by in between without being taken to have.
 PING = 5.0
 STEP = 0.5
+# So many operations of a process are at the store at once: more would only take the processor from each other.
+AT_ONCE = 8
+# Seconds for which one waits for its turn, as long as others get theirs.
+LONGEST_QUEUE = 10.0
+# Seconds that a thread may need to begin.
+_STARVED = 2.0
 # One shard of a cluster may be down, and the rest work: before a store counts as down, so many keys were tried.
 _PROBES = 6
 
@@ -105,8 +112,12 @@ class Tier(Resident):
         self._told: dict[str, Entry] = {}
         self._listeners: dict[str, weakref.WeakSet[Listener]] = {}
         self._sweep_at = _SWEEP
-        # Seconds that an operation takes lately.
+        # Seconds that an operation takes lately, and when the latest one was done.
         self._cost = 0.0
+        self._worked_at = -math.inf
+        # How many operations there are at once, and who waits for a turn.
+        self._at_once = 0
+        self._queue: deque[Flag] = deque()
         # Keys that failed: the moment of the next try, and the pause after that.
         self._sick: dict[str, tuple[float, float]] = {}
         self._is_in_doubt = False
@@ -185,13 +196,21 @@ class Tier(Resident):
         errors: list[StoreError] = []
         # Whoever takes it first decides whether the answer is late.
         turn = [True]
-        done = Flag()
+        begun, done = Flag(), Flag()
+
+        def is_first() -> bool:
+            try:
+                return turn.pop()
+            except IndexError:
+                return False
 
         def ask() -> None:
+            begun.set()
             started = elapsed()
             try:
                 found = work(self.store)
-                if turn and turn.pop():
+                self._learn(elapsed() - started)
+                if is_first():
                     answer.append(found)
                 elif late is not None:
                     late(found)
@@ -199,27 +218,57 @@ class Tier(Resident):
                 errors.append(error)
             except Exception as error:  # a mistake in a store of somebody's own is no worse than its being out of reach
                 errors.append(StoreError(f"broke down with {type(error).__name__}"))
-            else:
-                self._learn(elapsed() - started)
             finally:
                 done.set()
 
+        is_queued = threading.current_thread() is not self._thread
+        if is_queued:
+            self._enter(seconds)
         try:
-            _thread.start_new_thread(ask, ())
-        except RuntimeError:
-            ask()
-        _wait(done, seconds)
-        if not done.is_set():
-            with contextlib.suppress(IndexError):
-                turn.pop()
+            try:
+                _thread.start_new_thread(ask, ())
+            except RuntimeError:
+                ask()
+            # A process that gets no processor is not to blame the store for that.
+            begun.wait(_STARVED)
+            _wait(done, seconds)
+            if not done.is_set() and is_first():
                 raise StoreError(f"no answer within {seconds:.2g} s")
-            # It came just now.
+            # Perhaps it came just now.
             done.wait(seconds)
+        finally:
+            if is_queued:
+                self._exit()
         if answer:
             return answer[0]
         raise errors[0] if errors else StoreError("no answer")
 
+    def _enter(self, seconds: float) -> None:
+        """Wait for one's turn, while others get theirs. Raises `StoreError` where nobody does."""
+        with self._lock:
+            if self._at_once < AT_ONCE:
+                self._at_once += 1
+                return
+            mine = Flag()
+            self._queue.append(mine)
+        give_up_at = elapsed() + LONGEST_QUEUE
+        while not mine.wait(seconds):
+            with self._lock:
+                now = elapsed()
+                is_stuck = not self._up or now - self._worked_at > self.timeout * CONNECTING or now > give_up_at
+                if is_stuck and not mine.is_set():
+                    self._queue.remove(mine)
+                    raise StoreError("it is too busy")
+
+    def _exit(self) -> None:
+        with self._lock:
+            if self._queue:
+                self._queue.popleft().set()
+            else:
+                self._at_once -= 1
+
     def _learn(self, seconds: float) -> None:
+        self._worked_at = elapsed()
         self._cost = seconds if self._cost == 0.0 else self._cost + (seconds - self._cost) / 8
 
     def _is_sick(self, key: str) -> bool:
@@ -288,6 +337,7 @@ class Tier(Resident):
         self._tickets = {}
         self._told = {}
         self._sick.clear()
+        self._at_once, self._queue = 0, deque()
         self.store.after_fork_in_child()
         self._up = not self._remote
 
