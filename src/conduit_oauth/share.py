@@ -23,6 +23,7 @@ from .notes import Notes
 from .requester import Requester
 from .sealing import Seal, credential
 from .stores import Entry, Known
+from .stores.row import FUTURE
 from .tier import Listener, Tier
 from .token import NO_TOKEN, AccessToken
 
@@ -194,18 +195,28 @@ class Share:
             if self._lease:
                 return
             if distrust:
-                self._known = dataclasses.replace(self._known, last=NEVER)
-            entry = self._claim(0, lease=distrust)
+                self._begin_generation()
+            entry = self._claim(0, lease=False)
             if entry is None or not offer or self.is_void(held):
-                self._give_back()
                 return
             stored, _ = self._read(entry)
             if stored is None or stored.expires_at < held.expires_at - 1:
                 self.publish(held)
 
+    def _begin_generation(self) -> None:
+        """Have the store do so, unless another process had it already."""
+        key, owner = self._key, secrets.token_hex(8)
+        knows = dataclasses.replace(self._known, last=NEVER)
+        # A name of its own: a flight may get the lease at any moment, and this one is of no use.
+        if (entry := self.tier.claim(key, knows, self.tier.lease, owner)) is not None and entry.lease:
+            self.tier.release(key, owner)
+
     def hear(self, entry: Entry) -> None:
         """Take in what another process told of the key."""
-        if entry.generation == self._known.generation:
+        store_read, we_read = self._reading
+        # Fences are times: one that lies far ahead was made up.
+        latest = max(self._known.last, 1000 * (store_read + self._clock() - we_read + FUTURE))
+        if entry.generation == self._known.generation and entry.floor <= latest:
             self.floor = max(self.floor, entry.floor)
         self._remember(dict.fromkeys(entry.void, math.inf))
 

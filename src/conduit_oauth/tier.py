@@ -32,6 +32,9 @@ logger = logging.getLogger("conduit_oauth")
 
 # Seconds until a leader that died is replaced; one that lives renews its lease three times in between.
 LEASE = 3.0
+# Seconds more for each lease that a process holds already, and how many in all.
+EXTRA_LEASE = 0.05
+LEASE_CAP = 12.0
 # Seconds for which a lease is renewed at most: a request that never ends must not keep others from theirs.
 LONGEST_LEASE = 60.0
 _LISTEN = 0.25
@@ -169,6 +172,10 @@ class Tier(Resident):
 
     def claim(self, key: str, known: Known, seconds: float, owner: str = "") -> Entry | None:
         """As `TokenStore.claim`; a lease is renewed from now on, and one whose grant came too late is given back."""
+
+        if seconds > 0:
+            # Each of them is renewed in turn, which takes its time.
+            seconds += min(EXTRA_LEASE * len(self._leases), LEASE_CAP)
 
         def give_back(late: Entry) -> None:
             if late.lease:
@@ -423,10 +430,11 @@ class Tier(Resident):
 
     def _renew(self) -> None:
         now = elapsed()
+        seconds = self.lease + min(EXTRA_LEASE * len(self._leases), LEASE_CAP)
         for (key, owner), until in self._leases.copy().items():
             if now < until:
                 try:
-                    self._asked(lambda store, key=key, owner=owner: store.renew(key, owner, self.lease), self.bound)
+                    self._asked(lambda store, key=key, owner=owner: store.renew(key, owner, seconds), self.bound)
                 except StoreError as error:
                     self._blame(key, error)
             else:

@@ -161,7 +161,9 @@ def test_a_store_that_knows_less_than_its_caller_begins_a_generation(stores: Pai
     write(one, b"token", granted)
     before = known(granted)
     knows = replace(before, fence=0)
-    knows = replace(knows, last=granted.lease + 5) if lost == "a later fence" else replace(knows, seen=granted.now + 9)
+    knows = (
+        replace(knows, last=granted.lease + 5000) if lost == "a later fence" else replace(knows, seen=granted.now + 9)
+    )
     blank = other.claim("k", knows, 0.0)
     assert (blank.value, blank.generation) == (None, "")
     held = one.claim("k", before, 5.0, "one")

@@ -147,7 +147,9 @@ def stored(store_url: str, redis_server: RedisServer) -> bytes:
 def test_what_is_stored_tells_a_thief_nothing(
     authorization_server: AuthorizationServer, peer: Peer, store_url: str, redis_server: RedisServer
 ) -> None:
-    token = peer(mcp_url=authorization_server.mcp_url(), scope="mcp:read").get_token()
+    provider = peer(mcp_url=authorization_server.mcp_url(), scope="mcp:read")
+    token = provider.get_token()
+    settle(provider)
     raw = stored(store_url, redis_server)
     assert len(raw) > len(token)
     for word in (token, token.split(".")[1], "demo-secret", "mcp:read", authorization_server.url):

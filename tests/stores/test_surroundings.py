@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -164,7 +165,9 @@ def test_a_listener_that_breaks_down_and_news_of_another_format_leave_the_others
     authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer, said: Said
 ) -> None:
     redis_server.client.flushall()
-    provider, other = make_provider(store=redis_server.url), make_provider(store=beside(redis_server.url))
+    provider, other = (
+        make_provider(store=url, store_timeout=2.0) for url in (redis_server.url, beside(redis_server.url))
+    )
     token = provider.get_token()
     settle(provider)
     assert other.get_token() == token
@@ -196,21 +199,22 @@ def test_thirty_processes_that_begin_at_once_over_a_slow_handshake_make_one_requ
 ) -> None:
     line.delay = 0.05
     authorization_server.set(latency=0.3)
-    providers = [make_provider(store=beside(line.url)) for _ in range(10)]
+    # Of the time limit, a connection has twenty times as much: its handshakes alone take more than one.
+    providers = [make_provider(store=beside(line.url), store_timeout=0.2) for _ in range(10)]
     tokens: set[str] = set()
     threads = [threading.Thread(target=lambda each=each: tokens.add(each.get_token())) for each in providers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(tokens) == len(authorization_server.token_requests) == 1
+    assert len(tokens) == len(authorization_server.token_requests) == 1, said.lines
     assert said.count("store_down") == 0
 
 
 def test_what_is_invalidated_while_the_others_do_not_hear_is_gone_when_they_hear_again(
     authorization_server: AuthorizationServer, make_provider: MakeProvider, line: Line, redis_server: RedisServer
 ) -> None:
-    first, other = make_provider(store=redis_server.url), make_provider(store=line.url)
+    first, other = (make_provider(store=url, store_timeout=2.0) for url in (redis_server.url, line.url))
     token = first.get_token()
     settle(first)
     assert other.get_token() == token
@@ -231,7 +235,7 @@ def test_a_subscription_that_is_half_open_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("conduit_oauth.stores.redis.SILENCE", 1.0)
-    first, other = make_provider(store=redis_server.url), make_provider(store=line.url)
+    first, other = (make_provider(store=url, store_timeout=2.0) for url in (redis_server.url, line.url))
     token = first.get_token()
     settle(first)
     assert other.get_token() == token
@@ -248,7 +252,7 @@ def test_who_may_not_publish_says_so_once_and_finds_what_is_void_by_looking(
     rights = ["on", ">word", "allkeys", "allchannels", "allcommands", "-publish"]
     redis_server.client.execute_command("ACL", "SETUSER", "mute", "reset", *rights)
     url = redis_server.url.replace("redis://", "redis://mute:word@")
-    first, other = make_provider(store=url), make_provider(store=beside(url))
+    first, other = make_provider(store=url, store_timeout=2.0), make_provider(store=beside(url), store_timeout=2.0)
     token = first.get_token()
     settle(first)
     assert other.get_token() == token
@@ -312,6 +316,8 @@ def test_news_that_somebody_made_up_cause_no_storm(
     before = len(authorization_server.token_requests)
     told = f"conduit-oauth:{{{share._key}}} {share._known.generation} {1 << 60} 0 -"
     redis_server.client.publish("conduit-oauth:news", told)
+    near = f"conduit-oauth:{{{share._key}}} {share._known.generation} {share._known.last + 30_000} 0 -"
+    redis_server.client.publish("conduit-oauth:news", near)
     until(lambda: not provider.state().cached)
     for _ in range(5):
         assert provider.get_token()
@@ -322,7 +328,7 @@ def test_an_old_record_that_is_put_back_is_worthless(
     authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer
 ) -> None:
     redis_server.client.flushall()
-    first, other = make_provider(store=redis_server.url), make_provider(store=beside(redis_server.url))
+    first, other = (make_provider(store=url, store_timeout=2.0) for url in (redis_server.url, beside(redis_server.url)))
     void = first.get_token()
     settle(first)
     assert other.get_token() == void
@@ -340,3 +346,27 @@ def test_an_old_record_that_is_put_back_is_worthless(
         redis_server.client.delete(key)
         redis_server.client.hset(key, mapping={**old, name.encode(): value, b"n": int(old[b"n"]) + 1})
         assert make_provider(store=beside(redis_server.url)).get_token() != void
+
+
+def test_the_rights_that_the_page_names_are_enough(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer, said: Said
+) -> None:
+    redis_server.client.flushall()
+    page = (Path(__file__).parents[2] / "docs/explanation/fleet.md").read_text()
+    (rights,) = re.findall(r"^~conduit-oauth.*$", page, re.MULTILINE)
+    redis_server.client.acl_log_reset()
+    redis_server.client.execute_command("ACL", "SETUSER", "narrow", "reset", "on", ">word", *rights.split())
+    url = redis_server.url.replace("redis://", "redis://narrow:word@")
+    first, other = (
+        make_provider(store=url, store_timeout=2.0),
+        make_provider(store=url + "?socket_keepalive=no", store_timeout=2.0),
+    )
+    token = first.get_token()
+    settle(first)
+    assert other.get_token() == token
+    first.invalidate(token)
+    until(lambda: not other.state().cached)
+    tier = first.control.share.tier  # pyright: ignore
+    tier._compare_clocks()
+    assert said.count("store_") == 0, said.lines
+    assert redis_server.client.acl_log() == []
