@@ -8,7 +8,6 @@ the leases of this one alive.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import logging
 import math
@@ -16,12 +15,12 @@ import secrets
 import threading
 import traceback
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from .clock import Clock, elapsed
 from .landing import Flag
+from .operations import CONNECTING, Operations, patiently
 from .process import Rank, Resident, enter, is_ending
 from .stores import NOTHING, Entry, Known, StoreError, TokenStore, open_store
 from .stores.memory import MemoryStore
@@ -42,22 +41,9 @@ _RETRY_FIRST = 0.1
 _RETRY_CAP = 2.0
 # From so many keys on, those that nobody listens to any more are dropped now and then.
 _SWEEP = 256
-# Multiples of the time limit: for the first connection (with TLS), and for an operation of a store that is far away.
-CONNECTING = 20
-FARTHEST = 10
-# An operation may take so many times what operations take, before it is given up.
-_PATIENCE = 4
-# A wait is made of so many: a process that gets no processor counts those that it slept through as short ones.
-_SLICES = 20
 # Seconds between two looks at the store's clocks, and what they may go back by in between without being taken to have.
 PING = 5.0
 STEP = 0.5
-# So many operations of a process are at the store at once: more would only take the processor from each other.
-AT_ONCE = 8
-# Seconds for which one waits for its turn, as long as others get theirs.
-LONGEST_QUEUE = 10.0
-# Seconds that a thread may need to begin.
-_STARVED = 2.0
 # One shard of a cluster may be down, and the rest work: before a store counts as down, so many keys were tried.
 _PROBES = 6
 
@@ -115,12 +101,7 @@ class Tier(Resident):
         self._told: dict[str, Entry] = {}
         self._listeners: dict[str, weakref.WeakSet[Listener]] = {}
         self._sweep_at = _SWEEP
-        # Seconds that an operation takes lately, and when the latest one was done.
-        self._cost = 0.0
-        self._worked_at = -math.inf
-        # How many operations there are at once, and who waits for a turn.
-        self._at_once = 0
-        self._queue: deque[Flag] = deque()
+        self._operations = Operations(store, timeout)
         # Keys that failed: the moment of the next try, and the pause after that.
         self._sick: dict[str, tuple[float, float]] = {}
         self._is_in_doubt = False
@@ -135,7 +116,7 @@ class Tier(Resident):
     @property
     def bound(self) -> float:
         """Seconds that an operation is waited for."""
-        return min(max(self.timeout, _PATIENCE * self._cost), FARTHEST * self.timeout)
+        return self._operations.bound
 
     def call(
         self,
@@ -156,12 +137,15 @@ class Tier(Resident):
             self.start()
         # Only the first time does anybody wait: later it is known to be out of reach.
         if not self._up and not self._tried.is_set():
-            _wait(self._tried, self.timeout * CONNECTING)
+            patiently(self._tried, self._operations.connecting)
             self._tried.set()
         if not self._up or self._is_sick(key):
             return None
         try:
-            answer = self._asked(work, FARTHEST * self.timeout if patient else self.bound, late)
+            bound = self._operations.farthest if patient else self.bound
+            # The tier's own thread keeps the leases of all: it waits for no turn.
+            queued = threading.current_thread() is not self._thread
+            answer = self._operations.run(work, bound, late=late, queued=queued)
         except StoreError as error:
             self._blame(key, error)
             if lost is not None:
@@ -197,86 +181,9 @@ class Tier(Resident):
             self._pepper = self.call("", lambda store: getattr(store, "pepper", b""))
         return self._pepper
 
-    def _asked(self, work: Callable[[TokenStore], T], seconds: float, late: Callable[[T], object] | None = None) -> T:
-        """What the store answers within `seconds`; `late` has what it answers after that."""
-        answer: list[T] = []
-        errors: list[StoreError] = []
-        # Whoever takes it first decides whether the answer is late.
-        turn = [True]
-        begun, done = Flag(), Flag()
-
-        def is_first() -> bool:
-            try:
-                return turn.pop()
-            except IndexError:
-                return False
-
-        def ask() -> None:
-            begun.set()
-            started = elapsed()
-            try:
-                found = work(self.store)
-                self._learn(elapsed() - started)
-                if is_first():
-                    answer.append(found)
-                elif late is not None:
-                    late(found)
-            except StoreError as error:
-                errors.append(error)
-            except Exception as error:  # a mistake in a store of somebody's own is no worse than its being out of reach
-                errors.append(StoreError(f"broke down with {type(error).__name__}"))
-            finally:
-                done.set()
-
-        is_queued = threading.current_thread() is not self._thread
-        if is_queued:
-            self._enter(seconds)
-        try:
-            try:
-                _thread.start_new_thread(ask, ())
-            except RuntimeError:
-                ask()
-            # A process that gets no processor is not to blame the store for that.
-            begun.wait(_STARVED)
-            _wait(done, seconds)
-            if not done.is_set() and is_first():
-                raise StoreError(f"no answer within {seconds:.2g} s")
-            # Perhaps it came just now.
-            done.wait(seconds)
-        finally:
-            if is_queued:
-                self._exit()
-        if answer:
-            return answer[0]
-        raise errors[0] if errors else StoreError("no answer")
-
-    def _enter(self, seconds: float) -> None:
-        """Wait for one's turn, while others get theirs. Raises `StoreError` where nobody does."""
-        with self._lock:
-            if self._at_once < AT_ONCE:
-                self._at_once += 1
-                return
-            mine = Flag()
-            self._queue.append(mine)
-        give_up_at = elapsed() + LONGEST_QUEUE
-        while not mine.wait(seconds):
-            with self._lock:
-                now = elapsed()
-                is_stuck = not self._up or now - self._worked_at > self.timeout * CONNECTING or now > give_up_at
-                if is_stuck and not mine.is_set():
-                    self._queue.remove(mine)
-                    raise StoreError("it is too busy")
-
-    def _exit(self) -> None:
-        with self._lock:
-            if self._queue:
-                self._queue.popleft().set()
-            else:
-                self._at_once -= 1
-
-    def _learn(self, seconds: float) -> None:
-        self._worked_at = elapsed()
-        self._cost = seconds if self._cost == 0.0 else self._cost + (seconds - self._cost) / 8
+    def _ask(self, work: Callable[[TokenStore], T], seconds: float) -> T:
+        """As `Operations.run`, at once: on this tier's thread nobody waits for a turn."""
+        return self._operations.run(work, seconds, queued=False)
 
     def _is_sick(self, key: str) -> bool:
         until, _ = self._sick.get(key, (0.0, 0.0))
@@ -344,7 +251,7 @@ class Tier(Resident):
         self._tickets = {}
         self._told = {}
         self._sick.clear()
-        self._at_once, self._queue = 0, deque()
+        self._operations.begin_anew()
         self.store.after_fork_in_child()
         self._up = not self._remote
 
@@ -422,7 +329,7 @@ class Tier(Resident):
         for left in reversed(range(_PROBES)):
             key = f"probe-{secrets.token_hex(4)}"
             try:
-                self._asked(lambda store, key=key: store.claim(key, NOTHING, lease, key), self.timeout * CONNECTING)
+                self._ask(lambda store, key=key: store.claim(key, NOTHING, lease, key), self._operations.connecting)
                 return
             except StoreError:
                 if not left:
@@ -434,7 +341,7 @@ class Tier(Resident):
         for (key, owner), until in self._leases.copy().items():
             if now < until:
                 try:
-                    self._asked(lambda store, key=key, owner=owner: store.renew(key, owner, seconds), self.bound)
+                    self._ask(lambda store, key=key, owner=owner: store.renew(key, owner, seconds), self.bound)
                 except StoreError as error:
                     self._blame(key, error)
             else:
@@ -444,7 +351,7 @@ class Tier(Resident):
         """Release what may have been granted though nobody heard of it, as long as that may still happen."""
         for (key, owner), until in self._orphans.copy().items():
             try:
-                self._asked(lambda store, key=key, owner=owner: store.release(key, owner), self.bound)
+                self._ask(lambda store, key=key, owner=owner: store.release(key, owner), self.bound)
             except StoreError:
                 # What was asked for is on the way still, perhaps.
                 until = math.inf
@@ -457,7 +364,7 @@ class Tier(Resident):
     def _compare_clocks(self) -> None:
         """See whether a clock of the store went back: then what it has looks younger than it is."""
         before = elapsed()
-        told = self._asked(lambda store: store.clocks(), self.timeout * CONNECTING)
+        told = self._ask(lambda store: store.clocks(), self._operations.connecting)
         after = elapsed()
         went_back = False
         for name, now in told.items():
@@ -511,7 +418,7 @@ class Tier(Resident):
     def _rise(self) -> None:
         if self._up:
             return
-        self._up = True
+        self._up = self._operations.is_open = True
         self._sick.clear()
         self._tried.set()
         if self._said_down:
@@ -522,16 +429,10 @@ class Tier(Resident):
     def _fail(self, error: StoreError) -> None:
         with self._lock:
             said, self._said_down = self._said_down, True
-            self._up = False
+            self._up = self._operations.is_open = False
         if not said and not self._closed.is_set():
             # Its words only: whoever keeps the record would keep this tier, and its thread, by the error's traceback.
             logger.warning("store_down: %s. Every process goes on by itself until it is back.", str(error))
-
-
-def _wait(flag: Flag, seconds: float) -> None:
-    for _ in range(_SLICES):
-        if flag.wait(seconds / _SLICES):
-            return
 
 
 def _watch(reference: weakref.ref[Tier], closed: Flag, before: threading.Thread | None) -> None:

@@ -16,7 +16,7 @@ from unittest import mock
 
 import greenlet
 
-from conduit_oauth import control, flight, gate, landing, share, tier
+from conduit_oauth import control, flight, gate, landing, operations, share, tier
 
 # A world that does more than this turns in circles.
 _MOST_STEPS = 400_000
@@ -166,9 +166,11 @@ class World:
             (control, "_thread", SimpleNamespace(start_new_thread=start)),
             (share, "threading", threads),
             (tier, "threading", threads),
-            (tier, "_thread", SimpleNamespace(start_new_thread=start)),
             (tier, "elapsed", lambda: world.now),
-            (tier, "_SLICES", 1),
+            (operations, "threading", threads),
+            (operations, "_thread", SimpleNamespace(start_new_thread=start)),
+            (operations, "elapsed", lambda: world.now),
+            (operations, "_SLICES", 1),
             *[(module, "secrets", self._chance()) for module in (gate, share, tier)],
         ]
         with mock.patch.object(landing, "threading", SimpleNamespace(**vars(landing.threading) | {"RLock": Lock})):
