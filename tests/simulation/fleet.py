@@ -353,11 +353,14 @@ class Fleet:
                 burst = world.random.uniform(0, DURATION)
                 for _ in range(world.random.randrange(1, 6)):
                     world.after(burst + world.random.expovariate(1.0), self._befall)
-            world.run(self.end)
-        self._judge_end()
-        for process in [*self.processes, *self._gone]:
-            # Nothing of this world is there for the end of the test's own process.
-            process.provider.control.share = None
+            try:
+                world.run(self.end)
+                self._judge_end()
+            finally:
+                for process in [*self.processes, *self._gone]:
+                    # Nothing of this world is there for the end of the test's own process.
+                    process.provider.control.share = None
+                world.end()
         if self.wrong:
             story = "\n".join([*self.faults, *self.wrong[:5]])
             raise WrongError(f"seed {self.seed}:\n{story}")

@@ -22,10 +22,6 @@ from conduit_oauth import control, flight, gate, landing, operations, share, tie
 _MOST_STEPS = 400_000
 
 
-class Killed(greenlet.GreenletExit):
-    """The process of this thread is gone."""
-
-
 class World:
     """`now` is the true time, in seconds."""
 
@@ -39,6 +35,7 @@ class World:
         self._home: dict[greenlet.greenlet, object] = {}
         self._dead: set[object] = set()
         self._waiting: dict[object, list[Callable[[], object]]] = {}
+        self._is_over = False
 
     def at(self, moment: float, work: Callable[[], object]) -> None:
         self._count += 1
@@ -74,10 +71,12 @@ class World:
         """Give the processor away until what `arrange` is given is called, the first time."""
         thread, once = greenlet.getcurrent(), [True]
         assert thread is not self._hub
+        if self._is_over:
+            raise greenlet.GreenletExit
 
         def wake() -> None:
             # What belongs to a process that is gone sleeps for ever.
-            if once and self._home.get(thread) not in self._dead:
+            if once and not self._is_over and self._home.get(thread) not in self._dead:
                 once.clear()
                 thread.switch()
 
@@ -112,6 +111,15 @@ class World:
             steps += 1
             assert steps < _MOST_STEPS, "the world turns in circles"
         self.now = until
+
+    def end(self) -> None:
+        """Unwind the threads that wait still: each holds all that it sees."""
+        self._is_over = True
+        for thread in list(self._home):
+            if not thread.dead:
+                thread.throw()
+        self._agenda.clear()
+        self._waiting.clear()
 
     @contextmanager
     def in_place_of_threads(self) -> Iterator[None]:
