@@ -79,7 +79,7 @@ class Lifecycle(RuleBasedStateMachine):
             mock.patch("conduit_oauth.flight.Landing", CountedLanding),
             # No pause between attempts, so that the test alone decides when time passes.
             mock.patch("conduit_oauth.flight.jitter", return_value=0.0),
-            mock.patch("conduit_oauth.gate.jitter", return_value=0.0),
+            mock.patch("conduit_oauth.gate.backoff", return_value=0.0),
         ]
         for patch in self.patches:
             patch.start()
