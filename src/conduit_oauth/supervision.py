@@ -6,6 +6,7 @@ the registry's lock.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import heapq
 import logging
@@ -18,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 from .clock import Clock, jitter
 from .errors import OAuthError
-from .landing import Landing, NoThreadError, in_thread
+from .landing import Flag, Landing, NoThreadError, in_thread
 from .provider import TokenProvider
 from .state import Health
 
@@ -31,6 +32,8 @@ REFUSAL = 30.0
 REFUSAL_CAP = 900.0
 # Seconds between two looks at the files of credentials that were refused, or could not be read.
 CREDENTIAL_WATCH = 1.0
+# Seconds that a forked child has to replace threads before the supervision goes on in it.
+AFTER_FORK = 0.5
 RESTART_BASE = 0.5
 RESTART_CAP = 60.0
 
@@ -83,6 +86,8 @@ class Supervisor:
         self._changed = changed
         # (moment, name); of several for one ward the one that it knows counts.
         self._agenda: list[tuple[float, str]] = []
+        # Whether the thread waits for a flight to be started by.
+        self._is_put_off = False
         self._refreshing: set[str] = set()
         self._wake = Landing()
         self._thread: threading.Thread | None = None
@@ -144,10 +149,11 @@ class Supervisor:
         for name, ward in self._wards.items():
             self._schedule(name, ward, -math.inf)
 
-    def start(self) -> None:
+    def start(self, *, after_fork: bool = False) -> None:
         """Run on a thread, until `end`. Raises `OAuthError` where there is none."""
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="conduit-oauth-keeper", daemon=True)
+            work = self._run_unless_replaced if after_fork else self._run
+            thread = threading.Thread(target=work, name="conduit-oauth-keeper", daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
@@ -188,7 +194,17 @@ class Supervisor:
             self.begin()
             # Without a thread in the child, its callers start the refreshes.
             with contextlib.suppress(OAuthError):
-                self.start()
+                self.start(after_fork=True)
+
+    def _run_unless_replaced(self) -> None:
+        """Run, but not where a framework puts something else in the place of threads now (gunicorn's gevent worker)."""
+        start = _thread.start_new_thread
+        Flag().wait(AFTER_FORK)
+        if _thread.start_new_thread is start:
+            self._run()
+        else:
+            # On the framework's own kind of thread, from the first flight on.
+            self._thread, self._is_put_off = None, True
 
     def _run(self) -> None:
         while self.running:
@@ -263,6 +279,10 @@ class Supervisor:
                 rest = min(REFUSAL_CAP, REFUSAL * 2.0 ** min(ward.refusals - 1, 16))
                 self._schedule(name, ward, self._clock() + rest if refused else -math.inf)
             self._wake.set()
+            if self._is_put_off:
+                self._is_put_off = False
+                with contextlib.suppress(OAuthError):
+                    self.start()
         if self._changed is not None:
             self._changed(name)
 

@@ -87,7 +87,7 @@ def served(folder: Path, *options: str) -> Iterator[str]:
 APPLICATION = """
 import time
 from conduit_oauth import TokenProvider
-provider = TokenProvider("demo", "demo-secret", token_endpoint={endpoint!r}, store={store!r})
+provider = TokenProvider("demo", "demo-secret", token_endpoint={endpoint!r}, store={store!r}, store_timeout=2.0)
 {supervised}
 def application(environ, start_response):
     begun = time.monotonic()
@@ -103,7 +103,8 @@ def application(environ, start_response):
 """
 SUPERVISED = """
 from conduit_oauth import TokenProviders
-settings = {{"client_id": "demo", "client_secret": "demo-secret", "token_endpoint": {endpoint!r}, "store": {store!r}}}
+settings = {{"client_id": "demo", "client_secret": "demo-secret", "token_endpoint": {endpoint!r}}}
+settings |= {{"store": {store!r}, "store_timeout": 2.0}}
 providers = TokenProviders({{"demo": settings}}).start()
 provider = providers["demo"]
 """
@@ -131,7 +132,9 @@ def test_every_worker_of_gunicorn_answers_with_the_token_of_all(
         said = [urllib.request.urlopen(url, timeout=60).read().decode() for _ in range(12)]  # noqa: S310
         said.append(urllib.request.urlopen(url + "void", timeout=60).read().decode())  # noqa: S310
         after = urllib.request.urlopen(url, timeout=60).read().decode()  # noqa: S310
+    assert not any("Error" in each for each in [*said, after]), [*said, after]
     tokens = {each.rpartition(" ")[0] for each in said}
     assert len(tokens) == 1, said
     assert all(float(each.rpartition(" ")[2]) < 2 for each in [*said, after]), [*said, after]
-    assert len(authorization_server.token_requests) <= 2
+    # One, and one after the token was void; a worker that gets no processor may go without the store once.
+    assert len(authorization_server.token_requests) <= 3

@@ -353,7 +353,7 @@ def test_the_rights_that_the_page_names_are_enough(
 ) -> None:
     redis_server.client.flushall()
     page = (Path(__file__).parents[2] / "docs/explanation/fleet.md").read_text()
-    (rights,) = re.findall(r"^~conduit-oauth.*$", page, re.MULTILINE)
+    (rights,) = re.findall(r"^`(~conduit-oauth.*)`$", page, re.MULTILINE)
     redis_server.client.acl_log_reset()
     redis_server.client.execute_command("ACL", "SETUSER", "narrow", "reset", "on", ">word", *rights.split())
     url = redis_server.url.replace("redis://", "redis://narrow:word@")
