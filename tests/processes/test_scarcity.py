@@ -18,7 +18,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr("_thread.start_new_thread", out_of_threads)
-    monkeypatch.setattr("threading._start_new_thread", out_of_threads)
+    monkeypatch.setattr("threading.Thread.start", out_of_threads)
     return monkeypatch
 
 
