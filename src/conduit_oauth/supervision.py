@@ -86,7 +86,7 @@ class Supervisor:
         self._changed = changed
         # (moment, name); of several for one ward the one that it knows counts.
         self._agenda: list[tuple[float, str]] = []
-        # Whether the thread waits for a flight to be started by.
+        # Whether the supervision waits for the end of a flight, to start its thread there.
         self._is_put_off = False
         self._refreshing: set[str] = set()
         self._wake = Landing()
