@@ -86,6 +86,25 @@ class Flag:
         return self._is_set
 
 
+class LateLock:
+    """A reentrant lock that may be held while its holder waits: it is made when it is first taken.
+
+    A native lock that gevent did not replace is the same owner's for all tasks of a thread, and lets them all in.
+    """
+
+    __slots__ = ("_made",)
+
+    def __init__(self) -> None:
+        self._made: dict[str, threading.RLock] = {}
+
+    def __enter__(self) -> None:
+        # A single step: of two threads that come here first, both get the same one.
+        self._made.setdefault("", threading.RLock()).acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._made[""].release()
+
+
 class Landing(Flag):
     """A flag that tasks of asyncio and trio can wait for, too."""
 

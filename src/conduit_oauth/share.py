@@ -12,12 +12,12 @@ import dataclasses
 import json
 import math
 import secrets
-import threading
 from typing import Any
 
 from .clock import Clock
 from .errors import OAuthError
 from .gate import Busy, Refused, recalled, remembered
+from .landing import LateLock
 from .life import REFUSAL_MEMORY
 from .notes import Notes
 from .requester import Requester
@@ -71,7 +71,7 @@ class Share:
         self._requester = requester
         self._clock = clock
         self._listener = listener
-        self._lock = threading.RLock()
+        self._lock = LateLock()
         self._key: str = ""
         # What name and key were derived from, and give again while it is the same.
         self._made_of: tuple[bytes, bytes] = b"", b""
@@ -262,7 +262,7 @@ class Share:
 
     def after_fork_in_child(self) -> None:
         """Share no lock and no lease with the parent; know what it knew."""
-        self._lock = threading.RLock()
+        self._lock = LateLock()
         self._lease = 0
 
     def _remember(self, void: dict[str, float]) -> None:

@@ -153,16 +153,16 @@ class Supervisor:
         """Run on a thread, until `end`. Raises `OAuthError` where there is none."""
         if self._thread is None:
             work = self._run_unless_replaced if after_fork else self._run
-            thread = threading.Thread(target=work, name="conduit-oauth-keeper", daemon=True)
+            # Known before it starts: the start may let other tasks of this thread come here (gevent).
+            self._thread = thread = threading.Thread(target=work, name="conduit-oauth-keeper", daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
-                self.running = False
+                self._thread, self.running = None, False
                 raise OAuthError(
                     f"there is no thread for the supervision ({error}). "
                     "Allow this process more threads (ulimit -u, pids.max), and start it again."
                 ) from None
-            self._thread = thread
 
     async def run_async(self) -> None:
         """Run in this task, until it is cancelled or `end` is called."""

@@ -8,7 +8,6 @@ the leases of this one alive.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import secrets
@@ -286,9 +285,12 @@ class Tier(Resident):
                     name="conduit-oauth-store",
                     daemon=True,
                 )
-                with contextlib.suppress(RuntimeError):
+                # Known before it starts: the start may let other tasks of this thread come here (gevent).
+                self._thread = thread
+                try:
                     thread.start()
-                    self._thread = thread
+                except RuntimeError:
+                    self._thread = None
 
     def watch(self, pause: float) -> float:
         """One round of the tier's thread; the seconds until the next, which grow while the store is out of reach."""

@@ -7,7 +7,6 @@ a cluster takes it. Writers announce what they did on a channel.
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +15,7 @@ import redis
 
 from ..clock import elapsed
 from ..errors import ConfigurationError
-from ..landing import Flag
+from ..landing import Flag, LateLock
 from . import Entry, Known, News, StoreError
 from .redis_url import MakeClient, place_of
 
@@ -148,7 +147,7 @@ class RedisStore:
             )
         # The client of a cluster asks the cluster as it is made: not here, where nobody waits for that.
         self._make: Any = client if not hasattr(client, "execute_command") else lambda: client
-        self._making = threading.Lock()
+        self._making = LateLock()
         self._client: Any = None
         self._scripts: list[Any] = []
         self._prefix = prefix
@@ -211,7 +210,7 @@ class RedisStore:
     def after_fork_in_child(self) -> None:
         """See `TokenStore.after_fork_in_child`; redis-py's pools look at the process id themselves."""
         self._pubsub = None
-        self._making = threading.Lock()
+        self._making = LateLock()
         self._closed = Flag()
 
     def close(self) -> None:
