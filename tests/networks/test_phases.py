@@ -139,6 +139,7 @@ def test_request_to_a_mute_server_says_what_it_waits_for(tmp_path: Path, server:
             timeout=60,
         )
     assert done.returncode == 4
-    # On a busy machine the wait takes a little longer than it should.
-    assert re.search(r"no whole answer within 0\.[5-9] s \(.*answer 0\.[5-9]\d* s\)", done.stderr), done.stderr
+    said = re.search(r"no whole answer within (\S+) s \(.*answer (\S+) s\)", done.stderr)
+    # What it took is measured: on a busy machine a wait lasts longer.
+    assert said and 0.4 < float(said[2]) <= float(said[1]) + 0.05 < 5, done.stderr
     assert time.monotonic() - begun < 30
