@@ -189,7 +189,7 @@ def identity(config: ClientConfig, key: str | None) -> bytes:
         sorted(config.extra_parameters),
         key,
         # Tokens are bound to the certificate (RFC 8705 §3.1).
-        certificate and hashlib.sha256(certificate.certificate.read_bytes()).hexdigest(),
+        certificate and certificate.fingerprint(),
     ]
     if config.step_up is not None:
         parts.append([config.step_up.url, config.step_up.resource_metadata, sorted(config.step_up.scope.split())])

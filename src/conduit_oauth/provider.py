@@ -181,7 +181,7 @@ class TokenProvider:
         observer: Observer | None = None,
         clock: Clock = elapsed,
     ) -> None:
-        certificate = client_certificate and ClientCertificate(*(Path(file) for file in client_certificate))
+        certificate = client_certificate and ClientCertificate(*(expanded(Path(file)) for file in client_certificate))
         self._tls = TlsFiles(
             certificate,
             None if ca_file is None else expanded(Path(ca_file)),

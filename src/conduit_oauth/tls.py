@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +18,21 @@ if TYPE_CHECKING:
     import ssl
 
 
+# In bytes: the authorities of a platform have some 300,000.
+_LONGEST_FILE = 1 << 24
+
+
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
     """A certificate (with its chain) and its private key, PEM files both."""
 
     certificate: Path
     key: Path
+
+    def fingerprint(self) -> str:
+        """Tells this certificate from any other. Raises `OSError` where its file cannot be read."""
+        _check_that_it_ends(self.certificate)
+        return hashlib.sha256(self.certificate.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,7 @@ class TlsFiles:
                 context = trusted()
             else:
                 try:
+                    _check_that_it_ends(self.authorities)
                     context = ssl.create_default_context(cafile=self.authorities)
                 except OSError as error:  # ssl.SSLError is one
                     raise _unreadable(self.authorities, error) from None
@@ -76,6 +89,8 @@ class TlsFiles:
             return "" if self.password is None else self.password()
 
         try:
+            for file in (certificate.certificate, certificate.key):
+                _check_that_it_ends(file)
             context.load_cert_chain(certificate.certificate, certificate.key, password)
         except OSError as error:
             if is_encrypted and self.password is None:
@@ -99,10 +114,21 @@ def trusted() -> ssl.SSLContext:
                 variable, f"{path} does not exist", "Name a PEM file or a folder of them, or unset it."
             )
     try:
+        if (file := named.get("SSL_CERT_FILE")) is not None:
+            _check_that_it_ends(Path(file))
         return httpx2.create_ssl_context()
     except OSError as error:
         fields = " or ".join(named) or "SSL_CERT_FILE"
         raise ConfigurationError(fields, f"cannot be used ({error})", "Name PEM certificates, or unset it.") from None
+
+
+def _check_that_it_ends(file: Path) -> None:
+    # OpenSSL reads a device without end for ever.
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(file))
+    if status.st_size > _LONGEST_FILE:
+        raise OSError(errno.EFBIG, f"has more than {_LONGEST_FILE} bytes", str(file))
 
 
 def _unreadable(file: Path | None, error: OSError) -> ConfigurationError:

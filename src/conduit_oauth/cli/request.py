@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -33,6 +34,10 @@ _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _LONGEST_PAUSE = 60.0
 # Seconds between two parts of an answer.
 _LONGEST_SILENCE = 300.0
+# In bytes: it is sent again where the token was refused, so it is kept.
+_LONGEST_BODY = 1 << 28
+# In characters: what is longer is shown as it comes.
+_LONGEST_IN_COLOUR = 1 << 20
 
 
 @as_client
@@ -169,13 +174,26 @@ def _show(answer: httpx2.Response, file: BinaryIO | None) -> None:
     elif kind == "text/event-stream":
         for text in answer.iter_text():
             out.out(_harmless(text), end="", highlight=False)
-    elif kind.endswith("json") and (body := _parse_json(answer.read())) is not None:
-        out.print(JSON.from_data(body))
     elif kind.startswith("text/") or kind.endswith(("json", "xml")):
-        answer.read()
-        plain(_harmless(answer.text))
+        _show_text(answer.iter_text(), is_json=kind.endswith("json"))
     else:
-        err.print(f"{len(answer.read())} bytes of {kind}: take them with --output FILE")
+        err.print(f"{sum(map(len, answer.iter_bytes()))} bytes of {kind}: take them with --output FILE")
+
+
+def _show_text(texts: Iterator[str], *, is_json: bool) -> None:
+    begun = ""
+    for text in texts:
+        begun += text
+        if len(begun) > _LONGEST_IN_COLOUR:
+            break
+    else:
+        if is_json and (body := _parse_json(begun)) is not None:
+            out.print(JSON.from_data(body))
+        else:
+            plain(_harmless(begun))
+        return
+    for text in itertools.chain([begun], texts):
+        out.out(_harmless(text), end="", highlight=False)
 
 
 def _harmless(text: str) -> str:
@@ -183,7 +201,7 @@ def _harmless(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)
 
 
-def _parse_json(content: bytes) -> object | None:
+def _parse_json(content: str) -> object | None:
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
@@ -213,6 +231,10 @@ def _body(text: str | None) -> bytes | None:
     if not text.startswith("@"):
         return text.encode()
     try:
-        return sys.stdin.buffer.read() if text == "@-" else expanded(Path(text[1:])).read_bytes()
+        with sys.stdin.buffer if text == "@-" else expanded(Path(text[1:])).open("rb") as file:
+            content = file.read(_LONGEST_BODY + 1)
     except OSError as error:
         raise ConfigurationError("data", str(error), "Name a readable file, or -.") from None
+    if len(content) > _LONGEST_BODY:
+        raise ConfigurationError("data", f"has more than {_LONGEST_BODY} bytes", "Send it with curl and a token.")
+    return content
