@@ -74,7 +74,7 @@ def failure(url: str, timeout: float) -> str:
 
 def test_an_answer_that_does_not_come_is_said() -> None:
     with raw_server() as url:
-        assert re.search(r"no whole answer within 0\.\d s \(answer 0\.\d+ s\)", failure(url, 1.0))
+        assert re.search(r"no whole answer within \S+ s \(.*answer \S+ s\)", failure(url, 1.0))
 
 
 def test_a_name_that_is_not_resolved_in_time_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_a_name_that_is_not_resolved_in_time_is_said(monkeypatch: pytest.MonkeyP
     own = SimpleNamespace(**{**vars(socket), "getaddrinfo": getaddrinfo})
     monkeypatch.setattr("conduit_oauth.network.socket", own)
     try:
-        assert re.search(r"the name is not resolved within 0\.\d s \(name ", failure("https://as.example/token", 1.0))
+        assert re.search(r"the name is not resolved within \S+ s \(name ", failure("https://as.example/token", 1.0))
         (told,) = check_way("https://as.example/", Transport(), signs=False, client_context=None)
         assert (told.cause, "no answer within 5.0 s" in told.said) == ("name-unknown", True)
     finally:
@@ -96,7 +96,7 @@ def test_a_name_that_is_not_resolved_in_time_is_said(monkeypatch: pytest.MonkeyP
 
 def test_a_handshake_that_does_not_end_is_said() -> None:
     with raw_server() as url:
-        assert re.search(r"no end of the TLS handshake .*TLS 0\.\d+ s", failure(url.replace("http:", "https:"), 1.0))
+        assert re.search(r"no end of the TLS handshake .*TLS \S+ s", failure(url.replace("http:", "https:"), 1.0))
 
 
 def test_a_slow_handshake_has_the_time_of_the_request(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -142,17 +142,23 @@ class World:
                 self._owner: object = None
                 self._depth = 0
 
-            def __enter__(self) -> None:
+            def acquire(self) -> None:
                 me = greenlet.getcurrent()
                 while self._owner not in (None, me):
                     world._wait_for(self, 3600.0)
                 self._owner, self._depth = me, self._depth + 1
 
-            def __exit__(self, *_: object) -> None:
+            def release(self) -> None:
                 self._depth -= 1
                 if self._depth == 0:
                     self._owner = None
                     world.notify(self)
+
+            def __enter__(self) -> None:
+                self.acquire()
+
+            def __exit__(self, *_: object) -> None:
+                self.release()
 
         def set_flag(flag: landing.Flag) -> None:
             flag._is_set = True
@@ -172,7 +178,6 @@ class World:
             (gate, "jitter", world.random.random),
             (control, "threading", threads),
             (control, "_thread", SimpleNamespace(start_new_thread=start)),
-            (share, "threading", threads),
             (tier, "threading", threads),
             (tier, "elapsed", lambda: world.now),
             (operations, "threading", threads),
@@ -181,14 +186,11 @@ class World:
             (operations, "_SLICES", 1),
             *[(module, "secrets", self._chance()) for module in (gate, share, tier)],
         ]
-        with mock.patch.object(landing, "threading", SimpleNamespace(**vars(landing.threading) | {"RLock": Lock})):
+        patches.append((landing, "threading", SimpleNamespace(**vars(landing.threading) | {"RLock": Lock})))
+        with ExitStack() as stack:
             for place, name, stand_in in patches:
-                patcher = mock.patch.object(place, name, stand_in)
-                patcher.start()
-            try:
-                yield
-            finally:
-                mock.patch.stopall()
+                stack.enter_context(mock.patch.object(place, name, stand_in))
+            yield
 
     def _chance(self) -> SimpleNamespace:
         return SimpleNamespace(token_hex=lambda size: self.random.randbytes(size).hex())
