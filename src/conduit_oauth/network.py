@@ -41,8 +41,7 @@ class Journey:
     def __init__(self, seconds: float, tunnel: int = 0) -> None:
         self._set_out = self._entered = time.monotonic()
         self.deadline = self._set_out + seconds
-        # Empty before the first.
-        self.phase = ""
+        self.phase = "preparation"
         self._took: dict[str, float] = {}
         self._tunnel = tunnel
         # What is read from or written to now.
@@ -80,8 +79,7 @@ class Journey:
 
     def _end_phase(self) -> None:
         now = time.monotonic()
-        if self.phase:
-            self._took[self.phase] = self._took.get(self.phase, 0.0) + now - self._entered
+        self._took[self.phase] = self._took.get(self.phase, 0.0) + now - self._entered
         self._entered = now
 
     def __str__(self) -> str:

@@ -32,8 +32,9 @@ REFUSAL = 30.0
 REFUSAL_CAP = 900.0
 # Seconds between two looks at the files of credentials that were refused, or could not be read.
 CREDENTIAL_WATCH = 1.0
-# Seconds that a forked child has to replace threads before the supervision goes on in it.
-AFTER_FORK = 0.5
+# Seconds that a forked child has to replace threads before the supervision goes on in it. Until then callers start the
+# refreshes.
+AFTER_FORK = 5.0
 RESTART_BASE = 0.5
 RESTART_CAP = 60.0
 
@@ -86,8 +87,9 @@ class Supervisor:
         self._changed = changed
         # (moment, name); of several for one ward the one that it knows counts.
         self._agenda: list[tuple[float, str]] = []
-        # Whether the supervision waits for the end of a flight, to start its thread there.
+        # In a forked child: whether the thread is still to be started, and what ends the wait for that.
         self._is_put_off = False
+        self._ended = Flag()
         self._refreshing: set[str] = set()
         self._wake = Landing()
         self._thread: threading.Thread | None = None
@@ -149,12 +151,11 @@ class Supervisor:
         for name, ward in self._wards.items():
             self._schedule(name, ward, -math.inf)
 
-    def start(self, *, after_fork: bool = False) -> None:
+    def start(self) -> None:
         """Run on a thread, until `end`. Raises `OAuthError` where there is none."""
         if self._thread is None:
-            work = self._run_unless_replaced if after_fork else self._run
             # Known before it starts: the start may let other tasks of this thread come here (gevent).
-            self._thread = thread = threading.Thread(target=work, name="conduit-oauth-keeper", daemon=True)
+            self._thread = thread = threading.Thread(target=self._run, name="conduit-oauth-keeper", daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
@@ -177,34 +178,40 @@ class Supervisor:
     def end(self) -> None:
         """Do no more rounds. Waits for the thread, so it is called without the lock."""
         with self.lock:
-            self.running = False
+            self.running = self._is_put_off = False
             thread, self._thread = self._thread, None
             self._wake.set()
+            self._ended.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def after_fork_in_child(self, lock: threading.RLock) -> None:
         """Share no lock with the parent; run on a thread of our own where the parent did."""
         self.lock = lock
-        self._wake = Landing()
+        self._wake, self._ended = Landing(), Flag()
         self._refreshing.clear()
-        self.running = self._thread is not None
+        self.running = self._is_put_off = self._thread is not None or self._is_put_off
         self._thread = None
         if self.running:
             self.begin()
             # Without a thread in the child, its callers start the refreshes.
-            with contextlib.suppress(OAuthError):
-                self.start(after_fork=True)
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=self._wait_out_the_fork, args=(_thread.start_new_thread,), daemon=True).start()
 
-    def _run_unless_replaced(self) -> None:
-        """Run, but not where a framework puts something else in the place of threads now (gunicorn's gevent worker)."""
-        start = _thread.start_new_thread
-        Flag().wait(AFTER_FORK)
-        if _thread.start_new_thread is start:
-            self._run()
-        else:
-            # On the framework's own kind of thread, from the first flight on.
-            self._thread, self._is_put_off = None, True
+    def _wait_out_the_fork(self, start: Callable[..., object]) -> None:
+        """Start the thread, but not where a framework puts something else in the place of threads now.
+
+        gunicorn's gevent worker does. There the first flight starts it, as a thread of the framework's own kind.
+        """
+        if not self._ended.wait(AFTER_FORK) and _thread.start_new_thread is start:
+            self._start_late()
+
+    def _start_late(self) -> None:
+        with self.lock:
+            if self._is_put_off:
+                self._is_put_off = False
+                with contextlib.suppress(OAuthError):
+                    self.start()
 
     def _run(self) -> None:
         while self.running:
@@ -279,10 +286,7 @@ class Supervisor:
                 rest = min(REFUSAL_CAP, REFUSAL * 2.0 ** min(ward.refusals - 1, 16))
                 self._schedule(name, ward, self._clock() + rest if refused else -math.inf)
             self._wake.set()
-            if self._is_put_off:
-                self._is_put_off = False
-                with contextlib.suppress(OAuthError):
-                    self.start()
+            self._start_late()
         if self._changed is not None:
             self._changed(name)
 
