@@ -24,7 +24,7 @@ from .requester import Requester
 from .state import Counts
 from .stores import Entry
 from .tier import Tier, local_tier
-from .token import AccessToken
+from .token import NO_TOKEN, AccessToken
 
 if TYPE_CHECKING:
     from .share import Share
@@ -158,6 +158,7 @@ class FlightControl(Resident):
         with self.lock:
             if self.closed:
                 raise ProviderClosedError(self.name)
+            self._recall(None)
             error = self.life.last_error
             if error is not None and not error.retryable and self.clock() < self.life.closed_until:
                 raise error.again()
@@ -181,6 +182,7 @@ class FlightControl(Resident):
     def invalidate(self, token: str | None) -> None:
         """Forget the token, if it is still `token`; where it is shared, the whole fleet does."""
         with self.lock:
+            self._recall(token)
             held = self.life.token
             forgotten = self.life.invalidate(token)
             self.counts.invalidations += forgotten
@@ -243,12 +245,14 @@ class FlightControl(Resident):
             share.tier.part(share)
 
     def after_fork_in_child(self) -> None:
-        """Share no lock, flight or socket with the parent; keep the token."""
+        """Share no lock, flight or socket with the parent; keep the token, where the store does not call it void."""
         self.lock = threading.RLock()
         self.flight = None
         self.requester.transport = self.requester.transport.in_child()
         if self.share is not None:
             self.share.after_fork_in_child()
+            if self.life.token is not NO_TOKEN:
+                self.share.inherited = self.life.give_up()
 
     def cut_short(self) -> None:
         """End the flight that is under way, but for one whose token is there and only has to be stored."""
@@ -269,6 +273,12 @@ class FlightControl(Resident):
             if flight is not None:
                 flight.done.wait(share.tier.timeout)
             share.tell()
+
+    def _recall(self, token: str | None) -> None:
+        """Have the token that a fork left here, if it is `token`, back in its life."""
+        share = self.share
+        if share is not None and share.inherited is not None and token in (None, share.inherited.value):
+            self.life.token, share.inherited = share.inherited, None
 
     def _awaited(self, deadline: float) -> Flight:
         """The flight, for one who waits for it until `deadline`."""

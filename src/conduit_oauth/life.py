@@ -135,6 +135,13 @@ class Life:
         """Forget a token that somebody else found to be void; answers that are under way are not in doubt."""
         self.token = NO_TOKEN
 
+    def give_up(self) -> AccessToken:
+        """Take the token out; whoever needs one now waits for the flight that brings it back, or another."""
+        token, self.token = self.token, NO_TOKEN
+        self.last_error = None
+        self.quiet_until = self.closed_until = -math.inf
+        return token
+
     def rest(self, until: float) -> None:
         """Begin no refresh before `until`: it is in other hands."""
         self.quiet_until = until

@@ -62,6 +62,7 @@ class Share:
         "_void",
         "_waiting",
         "floor",
+        "inherited",
         "tier",
     )
 
@@ -103,6 +104,8 @@ class Share:
         self._asked_at: float = 0.0
         # Whether this flight waits for another process: the news that came before are old, nobody knows how old.
         self._waiting = False
+        # The token that a fork left in this process, which does not know whether it is void by now.
+        self.inherited: AccessToken | None = None
         # Locator and authentication of one client serve its wider scopes, too: the first share remembers for all.
         if requester.authentication.memory is None:
             notes = Notes(tier, requester)
@@ -110,7 +113,16 @@ class Share:
 
     def look(self, held: AccessToken) -> AccessToken | Refused | Busy | None:
         """A token that outlives `held`, why there is none, or None: ask the authorization server yourself."""
-        if self._lease or not self._prepare():
+        if self._lease:
+            return None
+        is_ready = self._prepare()
+        if (inherited := self.inherited) is not None:
+            if is_ready:
+                self._claim(0, lease=False)
+            self.inherited = None
+            if self._clock() < inherited.expires_at and not self.is_void(inherited):
+                return inherited
+        if not is_ready:
             return None
         tier = self.tier
         # What this process may pass over: the token that it has.

@@ -69,6 +69,45 @@ def test_a_child_that_is_forked_in_the_midst_of_the_first_flight_gets_a_token(
     assert done.lines == ["{0}"], done.complaints
 
 
+def test_a_child_that_was_idle_does_not_serve_what_was_invalidated_meanwhile(
+    authorization_server: AuthorizationServer, run: Run
+) -> None:
+    done = run("""
+        provider = make(store=STORE)
+        before = provider.get_token()
+        idle, wake = os.pipe()
+        if (other := os.fork()) == 0:
+            os.close(wake)
+            os.read(idle, 1)
+            os._exit(provider.get_token() == before)
+        if (first := os.fork()) == 0:
+            kept = provider.get_token() == before
+            provider.invalidate(before)
+            os._exit(not kept or provider.get_token() == before)
+        print(os.waitpid(first, 0)[1])
+        os.close(wake)
+        print(os.waitpid(other, 0)[1])
+        """)
+    assert done.lines == ["0", "0"], done.complaints
+    assert len(authorization_server.token_requests) == 2
+
+
+def test_a_child_keeps_the_token_though_the_store_is_out_of_reach(
+    authorization_server: AuthorizationServer, run: Run
+) -> None:
+    done = run("""
+        provider = make(store=STORE, timeout=1)
+        before = provider.get_token()
+        os.remove(STORE.removeprefix("sqlite:///"))
+        os.mkdir(STORE.removeprefix("sqlite:///"))
+        if (child := os.fork()) == 0:
+            os._exit(provider.get_token() != before)
+        print(os.waitpid(child, 0)[1])
+        """)
+    assert done.lines == ["0"], done.complaints
+    assert len(authorization_server.token_requests) == 1
+
+
 def test_no_fork_finds_a_module_that_a_flight_is_importing(authorization_server: AuthorizationServer, run: Run) -> None:
     done = run("""
         from conduit_oauth import process
