@@ -13,7 +13,7 @@ DEBIAN := ca-certificates chromium curl glewlwyd haproxy libio-string-perl lible
 NEEDS := .venv/ready .venv/langchain/ready .venv/servers/ready $(PEERS) $(SERVERS) debian
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: debian test stable test-all simulate mutants lint demo chaos scale soak bench bench-bridge pictures docs dist sbom conformance servers fuzz format lock clean
+.PHONY: debian test stable test-all simulate operations mutants lint demo chaos scale soak bench bench-bridge pictures docs dist sbom conformance servers fuzz format lock clean
 
 # Four at once on two cores: most of them wait for a server. Each run has another order, by the seed that it prints.
 test: $(NEEDS)
@@ -30,6 +30,11 @@ test-all: $(NEEDS)
 # A hundred thousand simulated fleets among faults, and each rule of their protocol broken on purpose.
 simulate: .venv/ready
 	$(RUN)/python -m tests.simulation
+
+# What operations do to a fleet and its store, on real servers; writes docs/fleet-report.md.
+operations: .venv/ready debian
+	command -v cc >/dev/null || $(SUDO) apt-get install -y -qq --no-install-recommends gcc libc6-dev
+	$(RUN)/python -m tests.operations
 
 # Changes the code in small ways, and names each change that no test notices.
 mutants: .venv/ready .venv/mutants/ready

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.redis_server import RedisServer
+from tests.redis_server import TlsRedisServer
 
 from conduit_oauth import TokenProvider
 from conduit_oauth.testing import AuthorizationServer
@@ -25,7 +25,8 @@ from conduit_oauth.testing import AuthorizationServer
 LATENCY = 0.2
 SIZES = (1, 2, 4, 8, 16, 32)
 REPETITIONS = 5
-STORES = ("memory", "sqlite", "redis")
+STORES = {"memory": "no store", "sqlite": "SQLite", "redis": "Redis", "tls": "Redis, TLS"}
+SHARED = ("sqlite", "redis", "tls")
 
 # One process of the fleet: makes its provider, says so, times its first call, which it makes when the gate opens, and
 # stays until all have made theirs: a process that ends would take the processor from them.
@@ -81,7 +82,7 @@ def main() -> None:
     with ExitStack() as stack:
         server = stack.enter_context(AuthorizationServer())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        redis = stack.enter_context(RedisServer(folder))
+        redis = stack.enter_context(TlsRedisServer(folder))
         plain = {"client_id": "demo", "client_secret": "demo-secret", "token_endpoint": server.token_endpoint()}
         count = 0
 
@@ -90,13 +91,11 @@ def main() -> None:
             nonlocal count
             count += 1
             redis.client.flushall()
-            url = {"sqlite": f"sqlite://{folder}/{count}.sqlite3", "redis": redis.url, "memory": "memory:"}[store]
-            return {**plain, "store": url}
+            urls = {"sqlite": f"sqlite://{folder}/{count}.sqlite3", "redis": redis.url, "memory": "memory:"}
+            return {**plain, "store": {**urls, "tls": redis.url_at(redis.tls_port)}[store]}
 
-        print("| | no store | SQLite | Redis |\n|---|---:|---:|---:|")
-        print(
-            f"| warm call | {' | '.join(warm(fresh(store)) for store in ('memory', 'sqlite', 'redis'))} |", flush=True
-        )
+        print(f"| | {' | '.join(STORES.values())} |\n|---|{'---:|' * len(STORES)}")
+        print(f"| warm call | {' | '.join(warm(fresh(store)) for store in STORES)} |", flush=True)
         for latency in (0.0, LATENCY):
             server.set(latency=latency)
             cells: list[str] = []
@@ -112,13 +111,11 @@ def main() -> None:
             f"\nProcesses that start together, latency {LATENCY * 1e3:.0f} ms, medians of {REPETITIONS}; the endpoint "
             "is on the same machine.\n"
         )
-        print(
-            "| processes | SQLite: requests | last token, over latency | Redis: requests | last token, over latency |"
-        )
-        print("|---:|---:|---:|---:|---:|", flush=True)
+        columns = "".join(f" {STORES[store]}: requests | last token, over latency |" for store in SHARED)
+        print(f"| processes |{columns}\n|---:|{'---:|---:|' * len(SHARED)}", flush=True)
         for size in SIZES:
             cells = []
-            for store in ("sqlite", "redis"):
+            for store in SHARED:
                 requests, last = [], []
                 for _ in range(REPETITIONS):
                     began, answers = together(fresh(store), size)

@@ -13,6 +13,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.certificates import issue
 from tests.ports import free_port
 
 
@@ -67,3 +68,19 @@ class RedisServer:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+class TlsRedisServer(RedisServer):
+    """It speaks TLS at a port of its own, with a certificate of an authority that is made for it."""
+
+    def __init__(self, directory: Path) -> None:
+        authority = issue(directory, "ca", ca=True)
+        issue(directory, "redis", authority)
+        self.tls_port = free_port()
+        files = {"cert-file": "redis.pem", "key-file": "redis-key.pem", "ca-cert-file": "ca.pem"}
+        options = [word for name, file in files.items() for word in (f"--tls-{name}", str(directory / file))]
+        super().__init__(directory, "--tls-port", str(self.tls_port), "--tls-auth-clients", "no", *options)
+
+    def url_at(self, port: int) -> str:
+        """The store that is reached at `port`: the server's own for TLS, or one that leads there."""
+        return f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={self._directory}/ca.pem"

@@ -279,7 +279,9 @@ class Share:
 
     def _remember(self, void: dict[str, float]) -> None:
         now = self._clock()
-        ends = {digest: end for digest, end in {**self._void, **void}.items() if end > now}
+        # Of what this process invalidated itself, it knows the end.
+        merged = {**self._void, **{digest: min(end, self._void.get(digest, end)) for digest, end in void.items()}}
+        ends = {digest: end for digest, end in merged.items() if end > now}
         self._void = dict(list(ends.items())[-MOST_VOID:])
 
     def _prepare(self) -> bool:
@@ -318,6 +320,10 @@ class Share:
     def _take_in(self, entry: Entry) -> None:
         """What the store says of the key; of another generation, none of what was known counts."""
         if entry.generation != self._known.generation:
+            if self._known.generation and (ours := {name: end for name, end in self._void.items() if end < math.inf}):
+                # It lost what this process told it, perhaps before all others heard of that.
+                self._untold = {**ours, **self._untold}
+                self.tier.remind(self)
             self._known = Known(entry.generation)
             self.floor = self._fence = self._forgotten = 0
             self._value = ""

@@ -22,10 +22,9 @@ from conduit_oauth.stores import Entry, Known, News, open_store
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.stores.redis import RedisStore
 from conduit_oauth.testing import AuthorizationServer
-from tests.certificates import issue
 from tests.conftest import MakeProvider, Said
 from tests.ports import free_port
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, TlsRedisServer
 from tests.stores.conftest import settle
 
 Start = Callable[..., RedisServer]
@@ -42,6 +41,12 @@ def start_redis(tmp_path: Path) -> Iterator[Start]:
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def tls_redis(tmp_path: Path) -> Iterator[TlsRedisServer]:
+    with TlsRedisServer(tmp_path) as server:
+        yield server
 
 
 def peer_without_a_request(make_provider: MakeProvider, token: str, url: str) -> None:
@@ -162,24 +167,13 @@ def test_redis_users_keys_and_channel_stay_within_their_prefix(
 
 
 def test_tls_with_the_authority_that_is_named_and_no_other(
-    authorization_server: AuthorizationServer,
-    start_redis: Start,
-    make_provider: MakeProvider,
-    said: Said,
-    tmp_path: Path,
+    authorization_server: AuthorizationServer, tls_redis: TlsRedisServer, make_provider: MakeProvider, said: Said
 ) -> None:
-    authority = issue(tmp_path, "ca", ca=True)
-    issue(tmp_path, "redis", authority)
-    port = free_port()
-    files = {"cert-file": "redis.pem", "key-file": "redis-key.pem", "ca-cert-file": "ca.pem"}
-    options = [word for name, file in files.items() for word in (f"--tls-{name}", str(tmp_path / file))]
-    start_redis("--tls-port", str(port), "--tls-auth-clients", "no", *options)
-    url = f"rediss://127.0.0.1:{port}/0"
-    trusting = f"{url}?ssl_ca_certs={tmp_path}/ca.pem"
+    port, trusting = tls_redis.tls_port, tls_redis.url_at(tls_redis.tls_port)
     one, other = (make_provider(store=trusting, store_timeout=limit) for limit in (5.0, 6.0))
     assert one.get_token() == other.get_token()
     assert not said.about(port)
-    untrusting = make_provider(store=url)
+    untrusting = make_provider(store=trusting.partition("?")[0])
     assert untrusting.get_token() != one.get_token()
     said.wait_for("store_down")
     # Nobody connects any more when the server is killed.

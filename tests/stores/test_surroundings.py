@@ -227,6 +227,25 @@ def test_what_is_invalidated_while_the_others_do_not_hear_is_gone_when_they_hear
     assert until(lambda: not other.state().cached) < 3.0
 
 
+def test_what_is_invalidated_is_told_again_to_a_store_that_lost_it(
+    make_provider: MakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/tokens.sqlite3"
+    first, other = (make_provider(store=url, store_timeout=limit) for limit in (2.0, 3.0))
+    token = first.get_token()
+    settle(first)
+    assert other.get_token() == token
+    is_deaf = threading.Event()
+    with monkeypatch.context() as deaf:
+        deaf.setattr(other.control.share.tier.store, "listen", lambda seconds: is_deaf.set() or [])  # pyright: ignore
+        is_deaf.wait()
+        first.invalidate(token)
+        first.control.settle(None)
+        for file in tmp_path.glob("tokens.sqlite3*"):
+            file.unlink()
+    assert until(lambda: not other.state().cached) < 3.0
+
+
 def test_a_subscription_that_is_half_open_is_noticed(
     authorization_server: AuthorizationServer,
     make_provider: MakeProvider,
