@@ -19,7 +19,9 @@ from .stores import StoreError, TokenStore
 
 T = TypeVar("T")
 
-# Multiples of the time limit: for the first connection (with TLS), and for an operation of a store that is far away.
+# Multiples of the time limit: for the first connection (with TLS, in a process that only just begins), for a later one,
+# and for an operation of a store that is far away.
+FIRST = 60
 CONNECTING = 20
 FARTHEST = 10
 # An operation may take so many times what operations take, before it is given up.
@@ -65,8 +67,13 @@ class Operations:
         return FARTHEST * self._timeout
 
     @property
-    def connecting(self) -> float:
+    def first(self) -> float:
         """Seconds that the first connection is waited for."""
+        return FIRST * self._timeout
+
+    @property
+    def connecting(self) -> float:
+        """Seconds that a connection is waited for."""
         return CONNECTING * self._timeout
 
     def run(

@@ -136,7 +136,7 @@ class Tier(Resident):
             self.start()
         # Only the first time does anybody wait: later it is known to be out of reach.
         if not self._up and not self._tried.is_set():
-            patiently(self._tried, self._operations.connecting)
+            patiently(self._tried, self._operations.first)
             self._tried.set()
         if not self._up or self._is_sick(key):
             return None

@@ -98,10 +98,16 @@ class Fleet:
         with member:
             member.kill()
 
+    def wait_for_calls(self, count: int, seconds: float = 60.0) -> None:
+        """Return when each process made so many."""
+        give_up_at = time.monotonic() + seconds
+        while not all(each["calls"] >= count for each in self._all("report")):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.05)
+
     def warm_up(self) -> None:
         """Return when each process has a token, or an error; waits count from now on."""
-        while not all(each["calls"] for each in self._all("report")):
-            time.sleep(0.05)
+        self.wait_for_calls(1)
         self._all("look")
 
     def seen(self, within: float = 2.0) -> Seen:

@@ -77,8 +77,11 @@ def main() -> None:
     for line in sys.stdin:
         order, answer = line.strip(), dict[str, Any]()
         if order == "go":
-            for sight in sights:
-                threading.Thread(target=work, args=(providers, sight, given["pause"]), daemon=True).start()
+            for number, sight in enumerate(sights):
+                # Each begins at another client.
+                first = number * len(providers) // len(sights)
+                turn = providers[first:] + providers[:first]
+                threading.Thread(target=work, args=(turn, sight, given["pause"]), daemon=True).start()
         elif order == "look":
             for sight in sights:
                 sight.longest = 0.0
