@@ -100,8 +100,12 @@ class TlsFiles:
             raise _unusable(error) from None
 
 
+# The context of `trusted`, and what it was made of: it takes 25 ms and a megabyte.
+_trusted: dict[tuple[object, ...], ssl.SSLContext] = {}
+
+
 def trusted() -> ssl.SSLContext:
-    """A context that trusts what SSL_CERT_FILE and SSL_CERT_DIR name, else what the HTTP client brings.
+    """The process's context that trusts what SSL_CERT_FILE and SSL_CERT_DIR name, else what the HTTP client brings.
 
     Raises `ConfigurationError` where one of the two names nothing that can be read.
     """
@@ -116,7 +120,11 @@ def trusted() -> ssl.SSLContext:
     try:
         if (file := named.get("SSL_CERT_FILE")) is not None:
             _check_that_it_ends(Path(file))
-        return httpx2.create_ssl_context()
+        made_of = tuple((path, Path(path).stat().st_mtime_ns) for path in named.values())
+        if made_of not in _trusted:
+            _trusted.clear()
+            _trusted[made_of] = httpx2.create_ssl_context()
+        return _trusted[made_of]
     except OSError as error:
         fields = " or ".join(named) or "SSL_CERT_FILE"
         raise ConfigurationError(fields, f"cannot be used ({error})", "Name PEM certificates, or unset it.") from None
