@@ -83,10 +83,11 @@ class Operations:
         *,
         late: Callable[[T], object] | None = None,
         queued: bool = True,
+        is_next: bool = False,
     ) -> T:
         """What the store answers within `seconds`, in one's turn where `queued`; `late` has what it answers after that.
 
-        Raises `StoreError`.
+        `is_next` where others wait for what it stores. Raises `StoreError`.
         """
         answer: list[T] = []
         errors: list[StoreError] = []
@@ -118,7 +119,7 @@ class Operations:
                 done.set()
 
         if queued:
-            self._enter(seconds)
+            self._enter(seconds, is_next=is_next)
         try:
             try:
                 _thread.start_new_thread(ask, ())
@@ -138,14 +139,14 @@ class Operations:
             return answer[0]
         raise errors[0] if errors else StoreError("no answer")
 
-    def _enter(self, seconds: float) -> None:
+    def _enter(self, seconds: float, *, is_next: bool) -> None:
         """Wait for one's turn, while others get theirs. Raises `StoreError` where nobody does."""
         with self._lock:
             if self._at_once < AT_ONCE:
                 self._at_once += 1
                 return
             mine = Flag()
-            self._queue.append(mine)
+            (self._queue.appendleft if is_next else self._queue.append)(mine)
         give_up_at = elapsed() + LONGEST_QUEUE
         while not mine.wait(seconds):
             with self._lock:

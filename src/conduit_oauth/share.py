@@ -144,7 +144,7 @@ class Share:
             if entry is None or entry.lease:
                 return None
             if self._waiting:
-                return Busy(ticket, tier.store.poll)
+                return Busy(ticket, tier.poll)
             known = entry.fence
             token, fence = self._read(entry)
             if token is not None and (token.value == held.value or token.expires_at > held.expires_at):

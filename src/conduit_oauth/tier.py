@@ -40,6 +40,8 @@ _RETRY_FIRST = 0.1
 _RETRY_CAP = 2.0
 # From so many keys on, those that nobody listens to any more are dropped now and then.
 _SWEEP = 256
+# With more keys than that waited for, each is looked at less often: the news tell of a token, a look of a dead leader.
+_LOOKS = 20
 # Seconds between two looks at the store's clocks, and what they may go back by in between without being taken to have.
 PING = 5.0
 STEP = 0.5
@@ -117,6 +119,11 @@ class Tier(Resident):
         """Seconds that an operation is waited for."""
         return self._operations.bound
 
+    @property
+    def poll(self) -> float:
+        """Seconds between two looks of one who waits for another's answer."""
+        return self.store.poll * max(1.0, len(self._tickets) / _LOOKS)
+
     def call(
         self,
         key: str,
@@ -144,7 +151,7 @@ class Tier(Resident):
             bound = self._operations.farthest if patient else self.bound
             # The tier's own thread keeps the leases of all: it waits for no turn.
             queued = threading.current_thread() is not self._thread
-            answer = self._operations.run(work, bound, late=late, queued=queued)
+            answer = self._operations.run(work, bound, late=late, queued=queued, is_next=patient)
         except StoreError as error:
             self._blame(key, error)
             if lost is not None:

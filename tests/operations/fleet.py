@@ -101,7 +101,7 @@ class Fleet:
     def wait_for_calls(self, count: int, seconds: float = 60.0) -> None:
         """Return when each process made so many."""
         give_up_at = time.monotonic() + seconds
-        while not all(each["calls"] >= count for each in self._all("report")):
+        while not all(each["calls"] >= count for each in self._all("count")):
             assert time.monotonic() < give_up_at
             time.sleep(0.05)
 

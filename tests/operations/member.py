@@ -1,7 +1,7 @@
 """One process of a fleet: its threads ask for tokens all the time, and it tells what they saw.
 
 python -m tests.operations.member SETTINGS, with a list of the settings of its providers as JSON. Orders come a line
-each on standard input: `go`, `look` (from now on), `invalidate`, `report`.
+each on standard input: `go`, `count`, `look` (from now on), `invalidate`, `report`.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def main() -> None:
                 first = number * len(providers) // len(sights)
                 turn = providers[first:] + providers[:first]
                 threading.Thread(target=work, args=(turn, sight, given["pause"]), daemon=True).start()
+        elif order == "count":
+            answer = {"calls": sum(sight.calls for sight in sights)}
         elif order == "look":
             for sight in sights:
                 sight.longest = 0.0
