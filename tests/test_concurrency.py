@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -177,6 +178,9 @@ def in_child(work: Callable[[], object]) -> object:
     if pid == 0:
         try:
             os.write(writer, json.dumps(work()).encode())
+        except BaseException:
+            # Nobody else in this process would tell.
+            traceback.print_exc()
         finally:
             os._exit(0)
     os.close(writer)
