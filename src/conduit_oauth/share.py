@@ -144,6 +144,7 @@ class Share:
             if entry is None or entry.lease:
                 return None
             if self._waiting:
+                tier.waiting.add(id(self))
                 return Busy(ticket, tier.poll)
             known = entry.fence
             token, fence = self._read(entry)
@@ -188,6 +189,7 @@ class Share:
     def leave(self) -> None:
         """End our lease, if we have one, so that another process may ask; wait for nobody any more."""
         self._waiting = False
+        self.tier.waiting.discard(id(self))
         self._give_back()
 
     def _give_back(self) -> None:

@@ -40,8 +40,10 @@ _RETRY_FIRST = 0.1
 _RETRY_CAP = 2.0
 # From so many keys on, those that nobody listens to any more are dropped now and then.
 _SWEEP = 256
-# With more keys than that waited for, each is looked at less often: the news tell of a token, a look of a dead leader.
+# Where more than that wait, each looks less often: the news tell of a token, a look of a dead leader.
 _LOOKS = 20
+# Seconds between two looks at most.
+_LONGEST_POLL = 10.0
 # Seconds between two looks at the store's clocks, and what they may go back by in between without being taken to have.
 PING = 5.0
 STEP = 0.5
@@ -98,6 +100,8 @@ class Tier(Resident):
         self._ahead: dict[str, float] = {}
         self._pinged = elapsed()
         self._tickets: dict[str, Flag] = {}
+        # Who waits for another process's answer.
+        self.waiting: set[int] = set()
         # What the news told to those who hold a ticket.
         self._told: dict[str, Entry] = {}
         self._listeners: dict[str, weakref.WeakSet[Listener]] = {}
@@ -122,7 +126,7 @@ class Tier(Resident):
     @property
     def poll(self) -> float:
         """Seconds between two looks of one who waits for another's answer."""
-        return self.store.poll * max(1.0, len(self._tickets) / _LOOKS)
+        return min(self.store.poll * max(1.0, len(self.waiting) / _LOOKS), max(self.store.poll, _LONGEST_POLL))
 
     def call(
         self,
@@ -255,6 +259,7 @@ class Tier(Resident):
         self._leases.clear()
         self._orphans.clear()
         self._tickets = {}
+        self.waiting.clear()
         self._told = {}
         self._sick.clear()
         self._operations.begin_anew()

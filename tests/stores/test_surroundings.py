@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conduit_oauth import ConfigurationError
-from conduit_oauth.stores import Entry, open_store
+from conduit_oauth.stores import Entry, Known, open_store
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import FakeClock, MakeProvider, Said
@@ -244,6 +244,30 @@ def test_what_is_invalidated_is_told_again_to_a_store_that_lost_it(
         for file in tmp_path.glob("tokens.sqlite3*"):
             file.unlink()
     assert until(lambda: not other.state().cached) < 3.0
+
+
+def test_a_dead_leader_is_replaced_soon_in_a_process_with_many_clients(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, redis_server: RedisServer
+) -> None:
+    redis_server.client.flushall()
+    provider = make_provider(store=redis_server.url)
+    provider.get_token()
+    settle(provider)
+    share = provider.control.share
+    assert share is not None
+    for number in range(1000):
+        # Of clients that looked once, and found what they wanted.
+        share.tier.ticket(f"another-{number}")
+    provider.invalidate()
+    provider.control.settle(None)
+    # A process that took the lease and died.
+    store = open_store(redis_server.url, 5.0)
+    assert store is not None
+    assert store.claim(share._key, Known(), 3.0, "dead").lease
+    begun = time.monotonic()
+    assert provider.get_token()
+    store.close()
+    assert time.monotonic() - begun < 5.5
 
 
 def test_a_subscription_that_is_half_open_is_noticed(
