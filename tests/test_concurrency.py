@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import threading
@@ -176,6 +177,8 @@ def in_child(work: Callable[[], object]) -> object:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        # Before a call's 30 s are over: where each thread hangs.
+        faulthandler.dump_traceback_later(25)
         try:
             os.write(writer, json.dumps(work()).encode())
         except BaseException:
