@@ -67,8 +67,11 @@ class TlsFiles:
         import ssl
 
         with undisturbed():
+            if not self.is_set:
+                return trusted()
             if self.authorities is None:
-                context = trusted()
+                # One of its own: the shared one would present the certificate to everybody.
+                context = _platform(_named())
             else:
                 try:
                     _check_that_it_ends(self.authorities)
@@ -107,27 +110,46 @@ _trusted: dict[tuple[object, ...], ssl.SSLContext] = {}
 def trusted() -> ssl.SSLContext:
     """The process's context that trusts what SSL_CERT_FILE and SSL_CERT_DIR name, else what the HTTP client brings.
 
-    Raises `ConfigurationError` where one of the two names nothing that can be read.
+    It is for everybody: nobody changes it. Raises `ConfigurationError` where one of the two names nothing that can be
+    read.
     """
-    import httpx2
+    named = _named()
+    try:
+        made_of = tuple((path, Path(path).stat().st_mtime_ns) for path in named.values())
+    except OSError as error:
+        raise _untrustworthy(named, error) from None
+    if (context := _trusted.get(made_of)) is None:
+        context = _platform(named)
+        _trusted.clear()
+        _trusted[made_of] = context
+    return context
 
+
+def _named() -> dict[str, str]:
+    """The paths of the two variables, as far as they are set. Raises `ConfigurationError` where one is not there."""
     named = {name: path for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if (path := os.environ.get(name))}
     for variable, path in named.items():
         if not Path(path).exists():
             raise ConfigurationError(
                 variable, f"{path} does not exist", "Name a PEM file or a folder of them, or unset it."
             )
+    return named
+
+
+def _platform(named: dict[str, str]) -> ssl.SSLContext:
+    import httpx2
+
     try:
         if (file := named.get("SSL_CERT_FILE")) is not None:
             _check_that_it_ends(Path(file))
-        made_of = tuple((path, Path(path).stat().st_mtime_ns) for path in named.values())
-        if made_of not in _trusted:
-            _trusted.clear()
-            _trusted[made_of] = httpx2.create_ssl_context()
-        return _trusted[made_of]
+        return httpx2.create_ssl_context()
     except OSError as error:
-        fields = " or ".join(named) or "SSL_CERT_FILE"
-        raise ConfigurationError(fields, f"cannot be used ({error})", "Name PEM certificates, or unset it.") from None
+        raise _untrustworthy(named, error) from None
+
+
+def _untrustworthy(named: dict[str, str], error: OSError) -> ConfigurationError:
+    fields = " or ".join(named) or "SSL_CERT_FILE"
+    return ConfigurationError(fields, f"cannot be used ({error})", "Name PEM certificates, or unset it.")
 
 
 def _check_that_it_ends(file: Path) -> None:

@@ -85,6 +85,17 @@ def test_a_certificate_is_the_credential_and_binds_the_token(
     assert request["query"] == "mtls"
 
 
+def test_the_certificate_of_one_provider_is_not_shown_by_another(server: OidcProvider, pki: Path) -> None:
+    with TokenProvider("secret", SECRET, issuer=server.issuer, client_certificate=files(pki, "machine")) as bound:
+        assert bound.get_token()
+    assert server.next_request()["bound"]
+    # This server gives the client no token where there is no certificate to bind it to.
+    with TokenProvider("secret", SECRET, issuer=server.issuer) as plain, pytest.raises(TokenRequestError) as caught:
+        plain.get_token()
+    assert caught.value.error == "invalid_grant"
+    assert server.next_request()["error"] == "invalid_grant"
+
+
 @pytest.mark.parametrize("by", ["http_client", "transport"])
 def test_an_http_client_of_the_users_own_may_carry_the_certificate(by: str, server: OidcProvider, pki: Path) -> None:
     context = httpx2.create_ssl_context()
