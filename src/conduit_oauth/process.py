@@ -1,21 +1,25 @@
 """What becomes of threads, locks, sockets and leases when this process forks or ends: the one owner of both moments.
 
 Invariant: one thread at a time forks. At the end, requests are cut short before anything is told to a store, and stores
-close last.
+close last. What one resident does wrong keeps no other from its turn.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import threading
 import time
+import traceback
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from enum import IntEnum
 
 from .landing import Flag
+
+logger = logging.getLogger("conduit_oauth")
 
 # Seconds that the end of the process waits for requests that were cut short, all of them together.
 EXIT_PATIENCE = 1.0
@@ -102,6 +106,14 @@ def _living(*, backwards: bool = False) -> list[Resident]:
     return [resident for reference, _ in ranked if (resident := reference()) is not None]
 
 
+def _each(residents: Iterable[Resident], act: Callable[[Resident], None]) -> None:
+    for resident in residents:
+        try:
+            act(resident)
+        except Exception:  # a fault of ours, or of a store of somebody's own
+            logger.error("process_hook_failed\n%s", traceback.format_exc())
+
+
 # Those that hold still for the fork that is under way: another thread may enter more until it is done.
 _held: list[Resident] = []
 
@@ -114,13 +126,11 @@ def _before_fork() -> None:
         if thread != this:
             left.wait(give_up_at - time.monotonic())
     _held[:] = _living(backwards=True)
-    for resident in _held:
-        resident.before_fork()
+    _each(_held, lambda resident: resident.before_fork())
 
 
 def _after_fork_in_parent() -> None:
-    for resident in reversed(_held):
-        resident.after_fork_in_parent()
+    _each(reversed(_held), lambda resident: resident.after_fork_in_parent())
     _held.clear()
     _forking.release()
 
@@ -130,18 +140,15 @@ def _after_fork_in_child() -> None:
     _held.clear()
     _inside.clear()
     _forking = threading.RLock()
-    for resident in _living():
-        resident.after_fork_in_child()
+    _each(_living(), lambda resident: resident.after_fork_in_child())
 
 
 def _before_exit() -> None:
     global _is_ending
     _is_ending = True
     residents, until = _living(backwards=True), time.monotonic() + EXIT_PATIENCE
-    for resident in residents:
-        resident.cut_short()
-    for resident in residents:
-        resident.before_exit(until)
+    _each(residents, lambda resident: resident.cut_short())
+    _each(residents, lambda resident: resident.before_exit(until))
 
 
 # At import, so that the handlers of a program, which register theirs later, still find everything at work.

@@ -111,6 +111,27 @@ def test_a_child_keeps_the_token_though_the_store_is_out_of_reach(
     assert len(authorization_server.token_requests) == 1
 
 
+def test_a_store_that_breaks_down_at_a_fork_leaves_the_other_providers_alone(run: Run) -> None:
+    done = run("""
+        from conduit_oauth.stores.memory import MemoryStore
+
+        class Broken(MemoryStore):
+            def after_fork_in_child(self):
+                raise LookupError("a fault of mine")
+
+        broken = make(store=Broken())
+        other = make()
+        before = [broken.get_token(), other.get_token()]
+        if (child := os.fork()) == 0:
+            other.invalidate(before[1])
+            os._exit(broken.get_token() != before[0] or other.get_token() == before[1])
+        print(os.waitpid(child, 0)[1])
+        """)
+    assert done.lines == ["0"], done.complaints
+    assert "process_hook_failed" in done.complaints
+    assert "a fault of mine" in done.complaints
+
+
 def test_no_fork_finds_a_module_that_a_flight_is_importing(authorization_server: AuthorizationServer, run: Run) -> None:
     done = run("""
         from conduit_oauth import process
