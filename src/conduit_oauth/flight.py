@@ -293,6 +293,8 @@ class Flight:
     def _landed(self, token: AccessToken, epoch: int, share: Share | None, **facts: Any) -> bool:
         """Take in a token that was asked for; whether the flight is over."""
         control = self._control
+        if share is not None:
+            share.make_sure()
         with control.lock:
             control.counts.tokens += 1
             # Somebody invalidated everything meanwhile. If that goes on, it is made up, or no use to follow.

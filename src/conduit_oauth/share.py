@@ -23,7 +23,6 @@ from .notes import Notes
 from .requester import Requester
 from .sealing import Seal, credential
 from .stores import Entry, Known
-from .stores.row import FUTURE
 from .tier import Listener, Tier
 from .token import NO_TOKEN, AccessToken
 
@@ -40,7 +39,9 @@ class Share:
         "__weakref__",
         "_asked_at",
         "_clock",
+        "_doubt",
         "_fence",
+        "_floor",
         "_forget_all",
         "_forgiven_until",
         "_forgotten",
@@ -50,6 +51,7 @@ class Share:
         "_lease_of",
         "_listener",
         "_lock",
+        "_looked_at",
         "_made_of",
         "_owner",
         "_reading",
@@ -61,7 +63,6 @@ class Share:
         "_value",
         "_void",
         "_waiting",
-        "floor",
         "inherited",
         "tier",
     )
@@ -79,7 +80,9 @@ class Share:
         self._seal: Seal | None = None
         # What this process knows of the key, and what is void of that generation.
         self._known = Known()
-        self.floor: int = 0
+        self._floor: int = 0
+        # What the news tell to be void, and when: whoever may publish can make it up, so the next look decides.
+        self._doubt: tuple[int, float] = 0, -math.inf
         # The fence of our lease, its generation, and the name that it was asked for by.
         self._lease: int = 0
         self._lease_of: str = ""
@@ -100,8 +103,9 @@ class Share:
         self._refused_until: float = 0.0
         # Until then a refusal that the store remembers does not count.
         self._forgiven_until: float = -math.inf
-        # When the store was last asked.
+        # When the store was last asked, and when it was last asked and answered.
         self._asked_at: float = 0.0
+        self._looked_at: float = -math.inf
         # Whether this flight waits for another process: the news that came before are old, nobody knows how old.
         self._waiting = False
         # The token that a fork left in this process, which does not know whether it is void by now.
@@ -134,10 +138,11 @@ class Share:
             now = self._clock()
             if self._refused is not None and (wait := self._refused_until - now) > 0 and now >= self._forgiven_until:
                 return Refused(self._refused, wait)
-            if told is not None and told.generation == self._known.generation and told.fence > known:
-                # It came after the last look, so it is taken to be as old as that, however long we slept since.
-                entry, told = told, None
-                self._take_in(entry)
+            is_told = told is not None and told.generation == self._known.generation and told.fence > known
+            if told is not None and is_told:
+                # It came after the last look, so it is taken to be as old as that, however long we slept since. Only
+                # what is sealed is to be believed: its time may be made up.
+                entry, told = dataclasses.replace(told, now=max(told.now, self._reading[0])), None
             else:
                 entry = self._claim(known)
             self._waiting = entry is not None and not entry.lease and entry.value is None
@@ -146,12 +151,18 @@ class Share:
             if self._waiting:
                 tier.waiting.add(id(self))
                 return Busy(ticket, tier.poll)
-            known = entry.fence
+            if not is_told:
+                known = entry.fence
             token, fence = self._read(entry)
             if token is not None and (token.value == held.value or token.expires_at > held.expires_at):
                 self._value, self._fence = token.value, fence
                 if token.value != held.value:
                     return token
+
+    def make_sure(self) -> None:
+        """Look whether what the news told to be void is, before what was just asked for is thrown away by it."""
+        if self._lease and self._lease <= self.floor:
+            self._claim(0, lease=False)
 
     def landed(self, token: AccessToken) -> bool:
         """Whether the token that this process asked for may be used: nobody forgot all while it was asked for."""
@@ -225,13 +236,16 @@ class Share:
         if (entry := self.tier.claim(key, knows, self.tier.lease, owner)) is not None and entry.lease:
             self.tier.release(key, owner)
 
+    @property
+    def floor(self) -> int:
+        """What was stored under this fence or before is void, as far as this process knows."""
+        told, told_at = self._doubt
+        return max(self._floor, told) if told_at >= self._looked_at else self._floor
+
     def hear(self, entry: Entry) -> None:
         """Take in what another process told of the key."""
-        store_read, we_read = self._reading
-        # Fences are times: one that lies far ahead was made up.
-        latest = max(self._known.last, 1000 * (store_read + self._clock() - we_read + FUTURE))
-        if entry.generation == self._known.generation and entry.floor <= latest:
-            self.floor = max(self.floor, entry.floor)
+        if entry.generation == self._known.generation and entry.floor > self.floor:
+            self._doubt = entry.floor, self._clock()
         self._remember(dict.fromkeys(entry.void, math.inf))
 
     def is_void(self, token: AccessToken) -> bool:
@@ -255,7 +269,7 @@ class Share:
         if everything:
             self._forget_all = True
         else:
-            self.floor = self._forgotten = max(self.floor, self.fence_of(token))
+            self._floor = self._forgotten = max(self._floor, self.fence_of(token))
 
     def tell(self) -> None:
         """Have the store know what we know to be void."""
@@ -303,18 +317,20 @@ class Share:
             self.leave()
             self.tier.tell(seal.name, self._listener, self._key)
             self._key, self._seal, self._known = seal.name, seal, Known()
-            self.floor = self._fence = self._forgotten = 0
+            self._floor = self._fence = self._forgotten = 0
+            self._doubt = 0, -math.inf
             self._void, self._untold = {}, {}
             self._made_of = made_of
 
     def _claim(self, known: int, *, lease: bool = True) -> Entry | None:
         key, seconds, owner = self._key, self.tier.lease if lease else 0.0, secrets.token_hex(8)
         knows = Known(self._known.generation, known, self._known.last, self._known.seen)
-        self._asked_at = self._clock()
+        self._asked_at = asked_at = self._clock()
         entry = self.tier.claim(key, knows, seconds, owner)
         if entry is not None:
             self._reading = entry.now, self._clock()
             self._take_in(entry)
+            self._looked_at = asked_at
             if entry.lease:
                 self._lease, self._lease_of, self._owner = entry.lease, entry.generation, owner
         return entry
@@ -327,11 +343,13 @@ class Share:
                 self._untold = {**ours, **self._untold}
                 self.tier.remind(self)
             self._known = Known(entry.generation)
-            self.floor = self._fence = self._forgotten = 0
+            self._floor = self._fence = self._forgotten = 0
+            self._doubt = 0, -math.inf
             self._value = ""
         last = max(self._known.last, entry.last, entry.fence)
         self._known = Known(entry.generation, 0, last, max(self._known.seen, entry.now))
-        self.hear(entry)
+        self._floor = max(self._floor, entry.floor)
+        self._remember(dict.fromkeys(entry.void, math.inf))
 
     def _put(self, record: dict[str, Any], end: float) -> None:
         """Store `record` until `end` by our clock, with our lease or with one that is free."""

@@ -28,7 +28,7 @@ def _same_generation(original: Callable[..., None]) -> Callable[..., None]:
     def take_in(self: Share, entry: Entry) -> None:
         known = max(self._known.last, entry.last, entry.fence)
         self._known = Known(entry.generation, 0, known, 0.0)
-        self.floor = max(self.floor, entry.floor)
+        self._floor = max(self._floor, entry.floor)
 
     return take_in
 
