@@ -108,11 +108,13 @@ def served(folder: Path, *options: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
+        print(log.read_text())
 
 
 APPLICATION = """
-import time
+import logging, time
 from conduit_oauth import TokenProvider
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(message)s")
 provider = TokenProvider("demo", "demo-secret", token_endpoint={endpoint!r}, store={store!r}, store_timeout=2.0)
 {supervised}
 def application(environ, start_response):
