@@ -17,14 +17,14 @@ import weakref
 from collections.abc import Callable, Generator, Iterable
 from enum import IntEnum
 
-from .landing import Flag
+from .landing import Flag, LateLock
 
 logger = logging.getLogger("conduit_oauth")
 
 # Seconds that the end of the process waits for requests that were cut short, all of them together.
 EXIT_PATIENCE = 1.0
-# Seconds that a fork waits at most for what must not be copied half-way.
-FORK_PATIENCE = 5.0
+# Seconds that a fork, or the end, waits at most for what must not be copied, or cut off, half-way.
+PATIENCE_INSIDE = 5.0
 
 
 class Rank(IntEnum):
@@ -57,11 +57,31 @@ class Resident:
         """Let others know what they need. What was cut short is waited for until `until`, by the monotonic clock."""
 
 
+class LockOfProcess(Resident):
+    """A lock of a module, which a forked child finds free whatever its parent was at."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = LateLock()
+        enter(self, Rank.STORE)
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.__exit__()
+
+    def after_fork_in_child(self) -> None:
+        """Be free."""
+        self._lock = LateLock()
+
+
 # A dict of weak references and not a WeakSet: a copy is a single step, whatever other threads enter meanwhile.
 _residents: dict[weakref.ref[Resident], Rank] = {}
 # Held by the thread that forks. Reentrant, because a signal handler may fork.
 _forking = threading.RLock()
-# The threads that are where no fork may copy them, and what tells that they left.
+# The threads that are where no fork may copy them and no end cut them off, and what tells that they left.
 _inside: list[tuple[int, Flag]] = []
 _is_ending = False
 
@@ -73,12 +93,15 @@ def enter(resident: Resident, rank: Rank) -> None:
 
 @contextlib.contextmanager
 def undisturbed() -> Generator[None]:
-    """Import modules or make TLS contexts here, on whichever thread: forks wait meanwhile.
+    """Import modules or make TLS contexts here, on whichever thread: forks and the end of the process wait meanwhile.
 
-    A child whose parent was at that on another thread would find locks of Python or OpenSSL taken for ever.
+    A child whose parent was at that on another thread would find locks of Python or OpenSSL taken for ever, and a
+    process that ends would tear down what the thread uses. Raises `RuntimeError` on a thread that comes after the end.
     """
     entry = threading.get_ident(), Flag()
     with _forking:
+        if _is_ending and threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("the process ends")
         _inside.append(entry)
     try:
         yield
@@ -114,17 +137,22 @@ def _each(residents: Iterable[Resident], act: Callable[[Resident], None]) -> Non
             logger.error("process_hook_failed\n%s", traceback.format_exc())
 
 
+def _wait_for_those_inside() -> None:
+    # What this thread itself is at, it has to know.
+    this, give_up_at = threading.get_ident(), time.monotonic() + PATIENCE_INSIDE
+    for thread, left in list(_inside):
+        if thread != this:
+            left.wait(give_up_at - time.monotonic())
+
+
 # Those that hold still for the fork that is under way: another thread may enter more until it is done.
 _held: list[Resident] = []
 
 
 def _before_fork() -> None:
     _forking.acquire()
-    # Nobody enters any more; what this thread itself is at, it has to know.
-    this, give_up_at = threading.get_ident(), time.monotonic() + FORK_PATIENCE
-    for thread, left in list(_inside):
-        if thread != this:
-            left.wait(give_up_at - time.monotonic())
+    # Nobody enters any more.
+    _wait_for_those_inside()
     _held[:] = _living(backwards=True)
     _each(_held, lambda resident: resident.before_fork())
 
@@ -149,6 +177,7 @@ def _before_exit() -> None:
     residents, until = _living(backwards=True), time.monotonic() + EXIT_PATIENCE
     _each(residents, lambda resident: resident.cut_short())
     _each(residents, lambda resident: resident.before_exit(until))
+    _wait_for_those_inside()
 
 
 # At import, so that the handlers of a program, which register theirs later, still find everything at work.

@@ -416,7 +416,7 @@ class TokenProvider:
 
         For the HTTP client that uses tokens bound to it (RFC 8705 §3): `httpx2.Client(verify=provider.tls_context())`.
         """
-        return self._tls.context() if self._tls.is_set else None
+        return self._tls.new_context() if self._tls.is_set else None
 
     @property
     def dpop(self) -> Dpop | None:

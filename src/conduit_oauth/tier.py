@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from .clock import Clock, elapsed
 from .landing import Flag
 from .operations import CONNECTING, Operations, patiently
-from .process import Rank, Resident, enter, is_ending
+from .process import LockOfProcess, Rank, Resident, enter, is_ending
 from .stores import NOTHING, Entry, Known, StoreError, TokenStore, open_store
 from .stores.memory import MemoryStore
 
@@ -462,7 +462,7 @@ def _watch(reference: weakref.ref[Tier], closed: Flag, before: threading.Thread 
 # What this process knows without any store: the failures of endpoints, for all its providers.
 LOCAL = Tier(MemoryStore(), 0.05, remote=False)
 _opened: weakref.WeakValueDictionary[object, Tier] = weakref.WeakValueDictionary()
-_opening = threading.RLock()
+_opening = LockOfProcess()
 
 
 def local_tier(clock: Clock) -> Tier:
@@ -484,14 +484,3 @@ def tier_of(store: str | TokenStore, timeout: float) -> Tier | None:
                 # The end of the process has an order of its own.
                 weakref.finalize(tier, opened.close).atexit = False
         return tier
-
-
-class _Opening(Resident):
-    """The lock of `tier_of` in a child whose parent was opening a store on another thread."""
-
-    def after_fork_in_child(self) -> None:
-        global _opening
-        _opening = threading.RLock()
-
-
-enter(_of_opening := _Opening(), Rank.STORE)

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from .errors import ConfigurationError
-from .process import undisturbed
+from .process import LockOfProcess, undisturbed
 
 if TYPE_CHECKING:
     import ssl
@@ -63,15 +64,28 @@ class TlsFiles:
             raise _unusable(error) from None
 
     def context(self) -> ssl.SSLContext:
-        """A context that presents the certificate. Raises `ConfigurationError` for a file that cannot be used."""
+        """As `new_context`, one for all who trust the same and present nothing: nobody changes it."""
+        if self.certificate is not None:
+            return self.new_context()
+        made_of = self.authorities, self.version(), *_platform_files()
+        # Who comes first makes it, and the others wait.
+        with _making:
+            context = _made.get(made_of)
+            if context is None:
+                context = _made[made_of] = self.new_context()
+            return context
+
+    def new_context(self) -> ssl.SSLContext:
+        """A context that presents the certificate.
+
+        Without authorities of its own it trusts what SSL_CERT_FILE and SSL_CERT_DIR name, else what the HTTP client
+        brings. Raises `ConfigurationError` for a file that cannot be used.
+        """
         import ssl
 
         with undisturbed():
-            if not self.is_set:
-                return trusted()
             if self.authorities is None:
-                # One of its own: the shared one would present the certificate to everybody.
-                context = _platform(_named())
+                context = _platform_context()
             else:
                 try:
                     _check_that_it_ends(self.authorities)
@@ -103,53 +117,43 @@ class TlsFiles:
             raise _unusable(error) from None
 
 
-# The context of `trusted`, and what it was made of: it takes 25 ms and a megabyte.
-_trusted: dict[tuple[object, ...], ssl.SSLContext] = {}
+# The contexts that are in use, by what they were made of: each takes 25 ms and a megabyte.
+_made: WeakValueDictionary[tuple[object, ...], ssl.SSLContext] = WeakValueDictionary()
+_making = LockOfProcess()
 
 
 def trusted() -> ssl.SSLContext:
-    """The process's context that trusts what SSL_CERT_FILE and SSL_CERT_DIR name, else what the HTTP client brings.
-
-    It is for everybody: nobody changes it. Raises `ConfigurationError` where one of the two names nothing that can be
-    read.
-    """
-    named = _named()
-    try:
-        made_of = tuple((path, Path(path).stat().st_mtime_ns) for path in named.values())
-    except OSError as error:
-        raise _untrustworthy(named, error) from None
-    if (context := _trusted.get(made_of)) is None:
-        context = _platform(named)
-        _trusted.clear()
-        _trusted[made_of] = context
-    return context
+    """The context of those who have no files of their own, see `TlsFiles.context`."""
+    return TlsFiles().context()
 
 
-def _named() -> dict[str, str]:
-    """The paths of the two variables, as far as they are set. Raises `ConfigurationError` where one is not there."""
-    named = {name: path for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if (path := os.environ.get(name))}
-    for variable, path in named.items():
-        if not Path(path).exists():
-            raise ConfigurationError(
-                variable, f"{path} does not exist", "Name a PEM file or a folder of them, or unset it."
-            )
-    return named
+def _platform_files() -> list[tuple[str, str, int]]:
+    """What the two variables name, and the time of each. Raises `ConfigurationError` where it is not there."""
+    files: list[tuple[str, str, int]] = []
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if path := os.environ.get(variable):
+            try:
+                files.append((variable, path, Path(path).stat().st_mtime_ns))
+            except OSError:
+                advice = "Name a PEM file or a folder of them, or unset it."
+                raise ConfigurationError(variable, f"{path} does not exist", advice) from None
+    return files
 
 
-def _platform(named: dict[str, str]) -> ssl.SSLContext:
+def _platform_context() -> ssl.SSLContext:
     import httpx2
 
+    files = _platform_files()
     try:
-        if (file := named.get("SSL_CERT_FILE")) is not None:
-            _check_that_it_ends(Path(file))
+        for variable, path, _ in files:
+            if variable == "SSL_CERT_FILE":
+                _check_that_it_ends(Path(path))
         return httpx2.create_ssl_context()
     except OSError as error:
-        raise _untrustworthy(named, error) from None
-
-
-def _untrustworthy(named: dict[str, str], error: OSError) -> ConfigurationError:
-    fields = " or ".join(named) or "SSL_CERT_FILE"
-    return ConfigurationError(fields, f"cannot be used ({error})", "Name PEM certificates, or unset it.")
+        variables = " or ".join(variable for variable, *_ in files) or "SSL_CERT_FILE"
+        raise ConfigurationError(
+            variables, f"cannot be used ({error})", "Name PEM certificates, or unset it."
+        ) from None
 
 
 def _check_that_it_ends(file: Path) -> None:
