@@ -160,9 +160,11 @@ def test_every_worker_of_gunicorn_answers_with_the_token_of_all(
         said = [urllib.request.urlopen(url, timeout=60).read().decode() for _ in range(12)]  # noqa: S310
         said.append(urllib.request.urlopen(url + "void", timeout=60).read().decode())  # noqa: S310
         after = urllib.request.urlopen(url, timeout=60).read().decode()  # noqa: S310
+        # Counted before the end cuts a request short, which another process then makes.
+        requests = len(authorization_server.token_requests)
     assert [each for each in [*said, after] if "Error" in each] == []
     tokens = {each.rpartition(" ")[0] for each in said}
     assert len(tokens) == 1, said
     assert all(float(each.rpartition(" ")[2]) < 2 for each in [*said, after]), [*said, after]
     # One, and one after the token was void.
-    assert len(authorization_server.token_requests) <= 2
+    assert requests <= 2

@@ -26,6 +26,7 @@ from tests.conftest import MakeProvider, Said
 from tests.ports import free_port
 from tests.redis_server import RedisServer, TlsRedisServer
 from tests.stores.conftest import settle
+from tests.stores.line import until
 
 Start = Callable[..., RedisServer]
 
