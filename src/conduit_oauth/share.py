@@ -177,7 +177,7 @@ class Share:
                 is_ready = self._prepare()
             except Exception:  # a credential that cannot be read any more
                 is_ready = False
-            if is_ready and not self.is_void(token):
+            if is_ready and self._holds_lease() and not self.is_void(token):
                 self._put({"token": _lasting(token, token.expires_at)}, token.expires_at)
             else:
                 self.leave()
@@ -187,6 +187,8 @@ class Share:
         now = self._clock()
         until = end = now + seconds
         with self._lock:
+            if not self._holds_lease():
+                return
             record: dict[str, Any] = {}
             if now < held.expires_at and not self.is_void(held):
                 end = max(until, held.expires_at)
@@ -328,6 +330,9 @@ class Share:
         self._asked_at = asked_at = self._clock()
         entry = self.tier.claim(key, knows, seconds, owner)
         if entry is not None:
+            if not lease and self._known.generation not in (knows.generation, entry.generation):
+                # A flight learned of a generation meanwhile, and this may be from before that.
+                return self._claim(known, lease=False)
             self._reading = entry.now, self._clock()
             self._take_in(entry)
             self._looked_at = asked_at
@@ -351,14 +356,14 @@ class Share:
         self._floor = max(self._floor, entry.floor)
         self._remember(dict.fromkeys(entry.void, math.inf))
 
-    def _put(self, record: dict[str, Any], end: float) -> None:
-        """Store `record` until `end` by our clock, with our lease or with one that is free."""
+    def _holds_lease(self) -> bool:
+        """Whether this process has the lease, or got it now, since it was free."""
         if self._lease and self._lease_of != self._known.generation:
             self.leave()
-        if not self._lease:
-            entry = self._claim(self._known.last)
-            if entry is None or not entry.lease:
-                return
+        return bool(self._lease) or ((entry := self._claim(self._known.last)) is not None and entry.lease > 0)
+
+    def _put(self, record: dict[str, Any], end: float) -> None:
+        """Store `record` until `end` by our clock, with our lease."""
         assert self._seal is not None  # noqa: S101 - `look` came before
         store_read, we_read = self._reading
         expires = store_read + (end - we_read)

@@ -197,6 +197,58 @@ def test_a_fleet_waits_for_retry_after_together(authorization_server: Authorizat
     assert len(authorization_server.token_requests) == 1
 
 
+class OldNews(MemoryStore):
+    """The thread that listens looks before a flight has the lease, and is told what it saw only after that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.looked, self.told, self.taken_in, self.asked_again = (threading.Event() for _ in range(5))
+
+    def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:
+        is_look = lease == 0.0 and self.asked.is_set()
+        if lease > 0:
+            self.asked.set()
+            self.looked.wait(10)
+        entry = super().claim(key, known, lease, owner)
+        if is_look and not self.looked.is_set():
+            self.looked.set()
+            self.told.wait(10)
+        if lease > 0 and self.taken_in.is_set():
+            self.asked_again.set()
+        return entry
+
+    def release(self, key: str, owner: str) -> None:
+        super().release(key, owner)
+        if not key.startswith("endpoint-"):
+            # Whoever waits gets the lease that was given back.
+            self.asked_again.wait(1)
+
+    def listen(self, seconds: float) -> Sequence[News]:
+        self.asked.wait(10)
+        if self.told.is_set():
+            self.taken_in.set()
+        return super().listen(seconds) if self.looked.is_set() else [("", Entry())]
+
+
+def test_a_look_from_before_the_lease_does_not_end_it(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider
+) -> None:
+    store = OldNews()
+    one, other = (make_provider(store=store, store_timeout=5.0) for _ in range(2))
+    authorization_server.hold()
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(one.get_token)
+        authorization_server.wait_for_token_requests(1)
+        store.told.set()
+        assert store.taken_in.wait(30)
+        waits = pool.submit(other.get_token)
+        assert store.asked_again.wait(30)
+        store.asked_again.clear()
+        authorization_server.release()
+        assert asked.result(30) == waits.result(30)
+    assert len(authorization_server.token_requests) == 1
+
+
 class Gateway(httpx2.BaseTransport):
     """A gateway at https://gateway.example that leads to the authorization server `issuer`."""
 
