@@ -443,8 +443,9 @@ class Fleet:
         self.wrong.append(f"{self.world.now - self.begun:.3f} {what}")
 
 
-# Seconds that a caller waits at most, where the token server is well: until the lease of a leader that is gone is over.
-MOST_WAITED = LEASE + 1.0
+# Seconds that a caller waits at most, where the token server is well: until the lease of a leader that is gone is over,
+# until the next look after that, and for a request and the store.
+MOST_WAITED = LEASE + 1.0 + 0.5
 
 # The same where nobody is gone and no message is lost.
 MOST_WAITED_GENTLY = 1.5
