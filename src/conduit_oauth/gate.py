@@ -104,7 +104,10 @@ class Gate:
         ticket = self._tier.ticket(self._key)
         if (told := self._refusal(self._tier)) is not None:
             return told
-        return None if not self._failures or self._take() else Busy(ticket, self._tier.store.poll)
+        if not self._failures or self._take():
+            return None
+        self._tier.waiting.add(id(self))
+        return Busy(ticket, self._tier.poll)
 
     def _refusal(self, tier: Tier) -> Refused | None:
         """Why `tier` says not to ask now; how often the endpoint failed is remembered."""
@@ -155,6 +158,9 @@ class Gate:
         if self._lease:
             self._tier.release(self._key, self._owner)
         self._lease = self._seen = 0
+        for tier in (self._shared, self._local):
+            if tier is not None:
+                tier.waiting.discard(id(self))
 
     def _take(self) -> bool:
         self._owner = secrets.token_hex(8)

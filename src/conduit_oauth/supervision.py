@@ -194,9 +194,10 @@ class Supervisor:
         self._thread = None
         if self.running:
             self.begin()
-            # Without a thread in the child, its callers start the refreshes.
+            # Without a thread in the child, its callers start the refreshes. Of `threading` nothing is used here: a
+            # framework that comes later would not know the thread.
             with contextlib.suppress(RuntimeError):
-                threading.Thread(target=self._wait_out_the_fork, args=(_thread.start_new_thread,), daemon=True).start()
+                _thread.start_new_thread(self._wait_out_the_fork, (_thread.start_new_thread,))
 
     def _wait_out_the_fork(self, start: Callable[..., object]) -> None:
         """Start the thread, but not where a framework puts something else in the place of threads now.

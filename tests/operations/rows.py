@@ -186,7 +186,7 @@ def repeatedly(work: Callable[[], object], seconds: float) -> Iterator[None]:
         thread.join()
 
 
-@row("", "nothing happens; tokens of 6 s", requests=8, longest=1.0, on=ALL, lifetime=6, is_quick=True)
+@row("", "nothing happens; tokens of 6 s", requests=12, longest=1.0, on=ALL, lifetime=6, is_quick=True)
 def quiet(world: World) -> None:
     world.warm_fleet()
     time.sleep(12)
