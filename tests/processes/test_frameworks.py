@@ -112,13 +112,15 @@ def served(folder: Path, *options: str) -> Iterator[str]:
 
 
 APPLICATION = """
-import logging, time
+import faulthandler, logging, time
 from conduit_oauth import TokenProvider
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(message)s")
 provider = TokenProvider("demo", "demo-secret", token_endpoint={endpoint!r}, store={store!r}, store_timeout=2.0)
 {supervised}
 def application(environ, start_response):
     begun = time.monotonic()
+    # Before gunicorn takes it for dead: where it hangs.
+    faulthandler.dump_traceback_later(20)
     try:
         token = provider.get_token()
         said = f"{{token}} {{time.monotonic() - begun:.3f}}"
@@ -126,6 +128,7 @@ def application(environ, start_response):
             provider.invalidate()
     except Exception as error:
         said = f"{{type(error).__name__}} {{error}}"
+    faulthandler.cancel_dump_traceback_later()
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [said.encode()]
 """
@@ -156,6 +159,8 @@ def test_every_worker_of_gunicorn_answers_with_the_token_of_all(
     supervised = SUPERVISED.format(**facts) if kind == "supervised" else ""
     (tmp_path / "web.py").write_text(APPLICATION.format(**facts, supervised=supervised))
     options = ["--workers", "3", "--worker-class", worker, *(["--preload"] if preload else [])]
+    # It is one for all who run as this user.
+    options.append("--no-control-socket")
     with served(tmp_path, *options) as url:
         said = [urllib.request.urlopen(url, timeout=60).read().decode() for _ in range(12)]  # noqa: S310
         said.append(urllib.request.urlopen(url + "void", timeout=60).read().decode())  # noqa: S310
