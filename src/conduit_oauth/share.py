@@ -37,7 +37,6 @@ class Share:
 
     __slots__ = (
         "__weakref__",
-        "_asked_at",
         "_clock",
         "_doubt",
         "_fence",
@@ -51,6 +50,7 @@ class Share:
         "_lease_of",
         "_listener",
         "_lock",
+        "_looked",
         "_looked_at",
         "_made_of",
         "_owner",
@@ -103,9 +103,10 @@ class Share:
         self._refused_until: float = 0.0
         # Until then a refusal that the store remembers does not count.
         self._forgiven_until: float = -math.inf
-        # When the store was last asked, and when it was last asked and answered.
-        self._asked_at: float = 0.0
+        # When the store was asked that answered last.
         self._looked_at: float = -math.inf
+        # When a flight asked it last, and what its clock said then.
+        self._looked: tuple[float, float] = 0.0, 0.0
         # Whether this flight waits for another process: the news that came before are old, nobody knows how old.
         self._waiting = False
         # The token that a fork left in this process, which does not know whether it is void by now.
@@ -142,9 +143,11 @@ class Share:
             if told is not None and is_told:
                 # It came after the last look, so it is taken to be as old as that, however long we slept since. Only
                 # what is sealed is to be believed: its time may be made up.
-                entry, told = dataclasses.replace(told, now=max(told.now, self._reading[0])), None
+                entry, told = dataclasses.replace(told, now=max(told.now, self._looked[1])), None
             else:
                 entry = self._claim(known)
+                if entry is not None:
+                    self._looked = now, entry.now
             self._waiting = entry is not None and not entry.lease and entry.value is None
             if entry is None or entry.lease:
                 return None
@@ -153,7 +156,7 @@ class Share:
                 return Busy(ticket, tier.poll)
             if not is_told:
                 known = entry.fence
-            token, fence = self._read(entry)
+            token, fence = self._read(entry, self._looked[0])
             if token is not None and (token.value == held.value or token.expires_at > held.expires_at):
                 self._value, self._fence = token.value, fence
                 if token.value != held.value:
@@ -223,10 +226,11 @@ class Share:
                 return
             if distrust:
                 self._begin_generation()
+            asked_at = self._clock()
             entry = self._claim(0, lease=False)
             if entry is None or not offer or self.is_void(held):
                 return
-            stored, _ = self._read(entry)
+            stored, _ = self._read(entry, asked_at)
             if stored is None or stored.expires_at < held.expires_at - 1:
                 self.publish(held)
 
@@ -327,7 +331,7 @@ class Share:
     def _claim(self, known: int, *, lease: bool = True) -> Entry | None:
         key, seconds, owner = self._key, self.tier.lease if lease else 0.0, secrets.token_hex(8)
         knows = Known(self._known.generation, known, self._known.last, self._known.seen)
-        self._asked_at = asked_at = self._clock()
+        asked_at = self._clock()
         entry = self.tier.claim(key, knows, seconds, owner)
         if entry is not None:
             if not lease and self._known.generation not in (knows.generation, entry.generation):
@@ -379,7 +383,7 @@ class Share:
         else:
             self.leave()
 
-    def _read(self, entry: Entry) -> tuple[AccessToken | None, int]:
+    def _read(self, entry: Entry, asked_at: float) -> tuple[AccessToken | None, int]:
         """The token of a record, if it is ours and still holds, with its fence; a refusal in it is kept in mind."""
         record: dict[str, Any] | None = None
         if self._seal is not None and entry.value is not None:
@@ -388,7 +392,7 @@ class Share:
         if record is None:
             return None, 0
         # Counted from before the store was asked, and by its clock: no token looks younger than it is.
-        asked_at, remaining = self._asked_at, entry.remaining
+        remaining = entry.remaining
         self._refused = None
         if said := record.get("refused"):
             self._refused_until = asked_at + remaining - said["before"]

@@ -42,9 +42,8 @@ def _nothing(original: Callable[..., object]) -> Callable[..., object]:
 
 
 def _younger(original: Callable[..., tuple[AccessToken | None, int]]) -> Callable[..., Any]:
-    def read(self: Share, entry: Entry) -> tuple[AccessToken | None, int]:
-        self._asked_at = self._clock() + 0.5
-        return original(self, entry)
+    def read(self: Share, entry: Entry, asked_at: float) -> tuple[AccessToken | None, int]:
+        return original(self, entry, self._clock() + 0.5)
 
     return read
 

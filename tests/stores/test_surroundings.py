@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from conduit_oauth import ConfigurationError
-from conduit_oauth.stores import Entry, Known, open_store
+from conduit_oauth.stores import Entry, Known, StoreError, open_store
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import FakeClock, MakeProvider, Said
@@ -76,6 +79,47 @@ def test_an_answer_that_drips_holds_nobody(make_provider: MakeProvider, line: Li
     begun = time.monotonic()
     assert provider.get_token()
     assert time.monotonic() - begun < 2.0
+
+
+def test_news_that_drip_are_a_break_of_hearing(redis_server: RedisServer, line: Line) -> None:
+    store = open_store(line.url, 0.5)
+    assert store is not None
+    with contextlib.closing(store):
+        store.listen(0.1)
+        line.drip = 0.02
+        redis_server.client.publish("conduit-oauth:news", "x" * 2000)
+        begun = time.monotonic()
+        with pytest.raises(StoreError):
+            while True:
+                store.listen(1.0)
+        # Of the 40 s that all of it takes.
+        assert time.monotonic() - begun < 5.0
+
+
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+def test_a_value_without_end_takes_no_memory(
+    make_provider: MakeProvider, redis_server: RedisServer, tmp_path: Path, kind: str
+) -> None:
+    redis_server.client.flushall()
+    file = tmp_path / "tokens.sqlite3"
+    provider = make_provider(store=redis_server.url if kind == "redis" else f"sqlite:///{file}", store_timeout=2.0)
+    before = provider.get_token()
+    settle(provider)
+    share = provider.control.share
+    assert share is not None
+    if kind == "redis":
+        redis_server.client.hset(f"conduit-oauth:{{{share._key}}}", "v", bytes(64 << 20))
+    else:
+        with contextlib.closing(sqlite3.connect(file)) as other, other:
+            other.execute("UPDATE entries_2 SET value = zeroblob(67108864)")
+    tracemalloc.start()
+    try:
+        late = make_provider(store=beside(redis_server.url) if kind == "redis" else f"sqlite://{file}")
+        assert late.get_token() != before
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 << 20
 
 
 def test_a_key_that_is_of_another_type_goes_without_and_heals(

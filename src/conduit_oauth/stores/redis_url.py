@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +16,11 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import Connection, ConnectionPool, SSLConnection
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelManagedConnection
+from redis.sentinel import Sentinel
 
 from ..credentials import Source, from_environment, read_text
 from ..errors import ConfigurationError
-from ..process import undisturbed
+from .redis_connection import MasterConnection, SecureConnection, SecureMasterConnection, StoreConnection
 
 MakeClient = Callable[[], "redis.Redis | RedisCluster"]
 # Ours; every other parameter is redis-py's.
@@ -62,44 +60,6 @@ class Password(redis.CredentialProvider):
         return (password,) if self._user is None else (self._user, password)
 
 
-# The contexts of this process's connections, by the settings that they are made of, with the times of their files.
-_contexts: dict[tuple[str, ...], tuple[list[int], ssl.SSLContext]] = {}
-_FILES = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs", "ssl_ca_path")
-
-
-class SecureConnection(SSLConnection):
-    """A connection with TLS: all of a process share the context, which redis-py makes for each, in 25 ms."""
-
-    def __init__(self, **settings: Any) -> None:
-        self._settings = {name: value for name, value in sorted(settings.items()) if name.startswith("ssl_")}
-        cast("Any", super()).__init__(**settings)
-
-    def context(self) -> ssl.SSLContext:
-        """The context, made anew when a file of it changed. Raises `OSError` for files that cannot be used."""
-        named = [Path(file) for name in _FILES if (file := self._settings.get(name)) is not None]
-        version = [file.stat().st_mtime_ns for file in named]
-        made_of = tuple(f"{name}={value}" for name, value in self._settings.items())
-        before, context = _contexts.get(made_of, (None, None))
-        if context is None or before != version:
-            # A socket that is not connected asks for no handshake.
-            with undisturbed(), socket.socket() as idle, self._wrapped(idle) as secured:
-                context = secured.context
-            _contexts[made_of] = version, context
-        return context
-
-    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
-        if self.ssl_validate_ocsp or self.ssl_validate_ocsp_stapled:
-            return self._wrapped(sock)
-        return self.context().wrap_socket(sock, server_hostname=self.host)
-
-    def _wrapped(self, sock: socket.socket) -> ssl.SSLSocket:
-        return cast("Any", super())._wrap_socket_with_ssl(sock)
-
-
-class _SecureConnectionToMaster(SentinelManagedConnection, SecureConnection):
-    pass
-
-
 def place_of(url: str, timeout: float) -> Place:
     """What `url` says. Raises `ConfigurationError`; connects to nobody."""
     parts = urlsplit(url)
@@ -125,7 +85,7 @@ def place_of(url: str, timeout: float) -> Place:
             settings.setdefault(name, value)
         _look_elsewhere_for_password(settings, ours, unquote(user.partition(":")[0]))
         is_secure = settings.pop("connection_class", Connection) is SSLConnection
-        connection = SecureConnection if is_secure else Connection
+        connection = SecureConnection if is_secure else StoreConnection
         # It names what redis-py does not know, before anybody connects.
         probe = connection(**{name: value for name, value in settings.items() if name not in _OF_POOLS})
         if isinstance(probe, SecureConnection):
@@ -215,7 +175,8 @@ def _behind_sentinels(
     elif (password := ours.get("sentinel_password")) is not None:
         asked |= {"username": user, "password": password}
     service = path.strip("/").partition("/")[0]
-    asked["ssl"] = is_secure = issubclass(connection, SecureConnection)
-    masters = _SecureConnectionToMaster if is_secure else SentinelManagedConnection
-    sentinel = cast("Any", Sentinel)(list(sentinels), sentinel_kwargs=asked, **settings)
-    return sentinel.master_for(service, connection_class=masters)
+    is_secure = issubclass(connection, SecureConnection)
+    sentinel = cast("Any", Sentinel)(list(sentinels), sentinel_kwargs={**asked, "ssl": is_secure}, **settings)
+    for each in sentinel.sentinels:
+        each.connection_pool.connection_class = connection
+    return sentinel.master_for(service, connection_class=SecureMasterConnection if is_secure else MasterConnection)

@@ -11,6 +11,8 @@ from . import Entry, Known
 FUTURE = 60.0
 # How many invalidated tokens one entry remembers; each until its end.
 MOST_VOID = 32
+# Bytes: a token has a million at most, and more when it is quoted and sealed.
+LONGEST_VALUE = 1 << 22
 # Seconds: what ends later than that was written by another clock.
 LONGEST_VOID = 366 * 86_400.0
 

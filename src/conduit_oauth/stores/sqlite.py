@@ -25,7 +25,7 @@ from ..landing import Flag
 from ..places import platform_folder
 from ..process import Rank, Resident, enter
 from . import Entry, Known, News, StoreError
-from .row import Row
+from .row import LONGEST_VALUE, Row
 
 T = TypeVar("T")
 
@@ -237,7 +237,10 @@ class SqliteStore(Resident):
             self._lock.release()
 
     def _load(self, connection: sqlite3.Connection, key: str) -> Row:
-        found = connection.execute(_LOAD, (key,)).fetchone()
+        try:
+            found = connection.execute(_LOAD, (key,)).fetchone()
+        except sqlite3.DataError:  # longer than anything of ours
+            found = None
         if found is None:
             return Row()
         *values, void, until, boot = found
@@ -267,6 +270,7 @@ class SqliteStore(Resident):
             connection = sqlite3.connect(
                 self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
             )
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
             try:
                 (identity,) = connection.execute("PRAGMA application_id").fetchone()
                 if identity != _APPLICATION_ID:
