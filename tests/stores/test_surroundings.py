@@ -89,8 +89,13 @@ def test_news_that_drip_are_a_break_of_hearing(redis_server: RedisServer, line: 
         line.drip = 0.02
         redis_server.client.publish("conduit-oauth:news", "x" * 2000)
         begun = time.monotonic()
+
+        def hear() -> None:
+            while True:
+                store.listen(1.0)
+
         with pytest.raises(StoreError):
-            store.listen(60.0)
+            hear()
         # Of the 40 s that all of it takes.
         assert time.monotonic() - begun < 5.0
 
