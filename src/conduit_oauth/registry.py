@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ logger = logging.getLogger("conduit_oauth")
 
 # Seconds between two looks at the file.
 WATCH = 1.0
+# Seconds for which nobody has written to the file before it is read anew.
+_QUIET = 0.1
 
 
 class TokenProviders(Resident):
@@ -154,6 +157,7 @@ class TokenProviders(Resident):
         A provider whose settings changed is replaced; its token stays where they ask for the same token. Where one's
         new settings will not do, that is logged, and it goes on with the old ones. What was refused is asked for again.
         """
+        self._wait_for_writer()
         version = self._file_version()
         settings, tables = self._from_file()
         with self._lock:
@@ -287,6 +291,14 @@ class TokenProviders(Resident):
         except OSError:
             return None
         return status and (status.st_mtime_ns, status.st_size, status.st_ino)
+
+    def _wait_for_writer(self) -> None:
+        # Whoever writes the file in place is at it still, perhaps.
+        give_up_at = time.monotonic() + WATCH
+        while (version := self._file_version()) is not None and time.monotonic() < give_up_at:
+            if not 0.0 <= (age := time.time() - version[0] / 1e9) < _QUIET:
+                return
+            time.sleep(_QUIET - age)
 
     def _look_at_file(self) -> float:
         """Read the file anew where it changed; the seconds until the next look."""

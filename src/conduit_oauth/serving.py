@@ -35,6 +35,7 @@ _MOST_CONNECTIONS = 4096
 _BACKLOG = 64
 # Descriptors that connections leave alone.
 _RESERVE = 2 * _BACKLOG + 32
+_PRIVATE = 0o600
 _ADVICE = "Write HOST:PORT, [::1]:PORT or unix:/path."
 
 Message = MutableMapping[str, Any]
@@ -45,11 +46,13 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a host and a port, or the path of a Unix socket."""
+    """Where to listen: a host and a port, or the path of a Unix socket, with its mode and group (-1: as it comes)."""
 
     host: str = ""
     port: int = 0
     path: Path | None = None
+    mode: int = _PRIVATE
+    gid: int = -1
 
     @property
     def is_private(self) -> bool:
@@ -149,6 +152,8 @@ async def serve(app: Application, addresses: Sequence[Address], on_ready: Callab
     Raises `ConfigurationError`.
     """
     listeners = [_listen(address) for address in addresses]
+    # Another server may put its own socket there before this one ends.
+    ours = {address.path: _identity(address.path) for address in addresses if address.path is not None}
     _Bounded.most = _most_connections()
     config = uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType] - uvicorn's own types name every key of each message
@@ -176,9 +181,9 @@ async def serve(app: Application, addresses: Sequence[Address], on_ready: Callab
     try:
         await server.serve(sockets=[listener for listener, _ in listeners])
     finally:
-        for address in addresses:
-            if address.path is not None:
-                address.path.unlink(missing_ok=True)
+        for path, identity in ours.items():
+            if identity is not None and _identity(path) == identity:
+                path.unlink(missing_ok=True)
 
 
 def _end_without_complaint(number: int, frame: object) -> None:
@@ -194,18 +199,31 @@ def _listen(address: Address) -> tuple[socket.socket, str]:
         _remove_stale(address.path)
         listener = socket.socket(socket.AF_UNIX)
         # Nobody else's from the first moment on.
-        before = os.umask(0o177)
+        before = os.umask(0o777 & ~_PRIVATE)
         try:
             listener.bind(str(address.path))
         finally:
             os.umask(before)
+        if address.gid != -1:
+            os.chown(address.path, -1, address.gid)
+        if address.mode != _PRIVATE:
+            address.path.chmod(address.mode)
         # At once: one that does not listen would be taken for what a killed server left.
         listener.listen()
         return listener, f"unix:{address.path}"
     except OSError as error:
-        raise ConfigurationError(
-            "listen", f"{address.path or f'{address.host}:{address.port}'}: {error.strerror}", "Choose another."
-        ) from None
+        # A path that is too long for a socket has no strerror.
+        said = error.strerror or str(error)
+        place = address.path or f"{address.host}:{address.port}"
+        raise ConfigurationError("listen", f"{place}: {said}", "Choose another.") from None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _remove_stale(path: Path) -> None:

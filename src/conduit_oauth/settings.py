@@ -74,6 +74,9 @@ def from_file(
         for name, table in tables.items()
     }
     further = {name: read(table_of(document.get(name, {}), name), path.parent) for name, read in readers.items()}
+    if not providers:
+        # It may be that somebody is just writing it: nothing is let go for that.
+        raise ConfigurationError("providers", f"{path} names none", "Add a table [providers.NAME].")
     return providers, further
 
 

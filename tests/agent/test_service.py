@@ -136,7 +136,7 @@ def test_systemd_is_told_when_the_tokens_are_there_that_it_lives_and_that_it_sto
         assert len(authorization_server.token_requests) == 1
         manager.recv(4096)
         service.send(signal.SIGHUP)
-        assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", heard())
+        assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+\nSTATUS=", heard())
         assert heard() == "READY=1"
         assert service.stop() == 0
         assert heard() == "STOPPING=1"
@@ -169,7 +169,7 @@ def test_once_writes_each_token_and_ends(
         ("[providers.billing]\ncolour = 1", 2, "providers.billing.colour"),
         ('[providers.billing]\nmcp_url = "https://x.example/"\ndiscovery = false', 0, "1 providers"),
         ('[providers.billing]\nscope = ""', 2, "providers.billing.scope"),
-        ('[agent]\nlisten = "0.0.0.0:1"', 0, ""),
+        ("", 2, "providers: "),
     ],
 )
 def test_check_only_looks(
@@ -186,7 +186,7 @@ def test_check_only_looks(
 
 
 def test_an_address_that_others_reach_is_refused(write: Write, client_environment: dict[str, str]) -> None:
-    done = run(write('[agent]\nlisten = "0.0.0.0:0"'), client_environment)
+    done = run(write('[providers.billing]\n[agent]\nlisten = "0.0.0.0:0"'), client_environment)
     assert done.returncode == 2
     assert "expose" in done.stderr
 

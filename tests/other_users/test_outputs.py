@@ -15,6 +15,7 @@ import pytest
 from conduit_oauth.agent.config import Output
 from conduit_oauth.agent.outputs import put, withdraw
 from tests.conftest import MakeProvider
+from tests.test_concurrency import in_child
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand a file to another user")
 MALLORY = 65534
@@ -114,3 +115,35 @@ def test_the_bit_by_which_a_volume_belongs_to_a_group_stays(machine: Machine, ma
         put(output, "any", make_provider(), token)
         assert out.stat().st_mode & stat.S_ISGID
         assert (out / "token").stat().st_gid == MALLORY
+
+
+def test_a_sidecar_and_its_application_share_a_volume_of_their_group(
+    machine: Machine, make_provider: MakeProvider
+) -> None:
+    """As the guide for Kubernetes has it: the volume is of the group `fsGroup`, each container has its own user."""
+    volume, agent, application, group = machine.roots / "tokens", 65532, 65531, 10001
+    machine.roots.chmod(0o711)
+    volume.mkdir()
+    os.chown(volume, 0, group)
+    volume.chmod(0o2777)
+    output, provider = Output("*", directory=volume / "gateway", mode=0o640), make_provider()
+    provider.get_token()
+
+    def become(user: int) -> None:
+        os.umask(0o077)
+        os.setgroups([group])
+        os.setgid(user)
+        os.setuid(user)
+
+    for token in ("one", "two", "three"):
+
+        def write(token: str = token) -> None:
+            become(agent)
+            put(output, "any", provider, token)
+
+        def read() -> str:
+            become(application)
+            return (volume / "gateway" / "token").read_text()
+
+        in_child(write)
+        assert in_child(read) == token

@@ -173,13 +173,11 @@ def test_a_file_that_will_not_do_changes_nothing(make_providers: Make, file: Pat
     providers = make_providers(file)
     billing = providers["billing"]
     for broken in ("[", '[providers.billing]\nclient_secret = "x"\n', ""):
+        # An empty one may be one that is just being written.
         file.write_text(broken, encoding="utf-8")
-        if broken:
-            with pytest.raises(ConfigurationError):
-                providers.reload()
-            assert providers["billing"] is billing
-    providers.reload()
-    assert list(providers) == []
+        with pytest.raises(ConfigurationError):
+            providers.reload()
+        assert providers["billing"] is billing
 
 
 def test_a_provider_goes_on_where_its_new_settings_will_not_do(

@@ -2,6 +2,8 @@
 
     [agent]
     listen = ["unix:/run/conduit-oauth/agent.sock", "127.0.0.1:8901"]
+    socket_mode = "0660"                    # of the Unix socket; 0600 where nothing is said
+    socket_group = "billing"
     local_token_file = "agent.bearer"       # what programs must send that ask for tokens by TCP
 
     [[agent.outputs]]
@@ -19,22 +21,27 @@ Law: paths are relative to the file, and a mistake names the setting.
 from __future__ import annotations
 
 import grp
+import os
 import pwd
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
+from ..credentials import read_text
 from ..errors import ConfigurationError
 from ..formats import Format
 from ..places import expanded
-from ..serving import Address, parse_address
+from ..serving import Address, access_of, parse_address
 from ..settings import Settings, table_of
 
-_AGENT = frozenset({"listen", "local_token_file", "allow_host", "expose", "outputs"})
+_AGENT = frozenset({"listen", "socket_mode", "socket_group", "local_token_file", "allow_host", "expose", "outputs"})
 _OUTPUT = frozenset({"provider", "file", "directory", "format", "mode", "owner", "group", "run"})
 PROVIDER = "{provider}"
+# In bytes (unix(7)).
+_LONGEST_SOCKET = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,26 @@ class Output:
     uid: int = -1
     gid: int = -1
     command: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What a file is written anew for when it changes."""
+        return self.format, self.mode, self.uid, self.gid
+
+    @property
+    def template(self) -> str | None:
+        """The path that is written to, before a provider's name is put in."""
+        place = self.file or self.directory
+        return None if place is None else os.path.normpath(place)
+
+    def overlaps(self, other: Output) -> bool:
+        """Whether both may want one provider's tokens."""
+        return fnmatchcase(self.provider, other.provider) or fnmatchcase(other.provider, self.provider)
+
+    def slot(self, name: str) -> str:
+        """What this output is for one provider, whatever else of it changes. Raises `ConfigurationError`."""
+        place = self.place(name)
+        return str(place) if place is not None else f"{name}: {shlex.join(self.command)}"
 
     def wants(self, name: str) -> bool:
         """Whether the provider's tokens go there."""
@@ -74,6 +101,34 @@ class AgentConfig:
     expose: bool = False
     outputs: tuple[Output, ...] = field(default=())
 
+    def problems(self, names: Sequence[str]) -> list[str]:
+        """What is wrong though the file can be read: with what it names, for providers of these names."""
+        found: list[ConfigurationError] = []
+        for index, output in enumerate(self.outputs, 1):
+            wanted = [name for name in names if output.wants(name)]
+            if not wanted:
+                problem = f"{output.provider!r} is no provider of this file"
+                found.append(ConfigurationError(f"agent.outputs[{index}].provider", problem, "Name one that is."))
+            for name in wanted:
+                try:
+                    output.place(name)
+                except ConfigurationError as error:
+                    found.append(error)
+        for address in self.listen:
+            try:
+                access_of(address, None, self.allow_host, expose=self.expose)
+            except ConfigurationError as error:
+                found.append(error.within("agent"))
+            if address.path is not None and len(os.fsencode(address.path)) > _LONGEST_SOCKET:
+                problem = f"{address.path} is longer than the {_LONGEST_SOCKET} bytes of a socket's path"
+                found.append(ConfigurationError("agent.listen", problem, "Choose a shorter one."))
+        if self.local_token_file is not None:
+            try:
+                read_text(self.local_token_file, "agent.local_token_file")
+            except ConfigurationError as error:
+                found.append(error)
+        return [str(error) for error in found]
+
 
 def read_agent(table: Settings, folder: Path) -> AgentConfig:
     """Read the table `[agent]` of a file in `folder`. Raises `ConfigurationError`."""
@@ -90,14 +145,44 @@ def read_agent(table: Settings, folder: Path) -> AgentConfig:
         addresses = tuple(parse_address(each) for each in _texts([listen] if isinstance(listen, str) else listen))
     except (TypeError, ConfigurationError) as error:
         raise ConfigurationError("agent.listen", str(error), "Write 127.0.0.1:PORT or unix:/path.") from None
+    mode, gid = (
+        _mode(_text(table, "socket_mode", "agent") or "0600", "agent.socket_mode"),
+        _group(table, "socket_group"),
+    )
     return AgentConfig(
         listen=tuple(
-            Address(path=folder / expanded(address.path)) if address.path else address for address in addresses
+            Address(path=folder / expanded(address.path), mode=mode, gid=gid) if address.path else address
+            for address in addresses
         ),
         local_token_file=None if bearer is None else folder / expanded(Path(bearer)),
         allow_host=_list(table, "allow_host", "agent"),
         expose=expose,
-        outputs=tuple(_output(each, index, folder) for index, each in enumerate(cast("list[object]", outputs), 1)),
+        outputs=_apart([_output(each, index, folder) for index, each in enumerate(cast("list[object]", outputs), 1)]),
+    )
+
+
+def _apart(outputs: list[Output]) -> tuple[Output, ...]:
+    """The outputs, none of which writes to the place of another. Raises `ConfigurationError`."""
+    first: dict[str, int] = {}
+    for index, output in enumerate(outputs, 1):
+        place = output.template
+        if place is None:
+            continue
+        other = first.setdefault(place, index)
+        if other != index and (PROVIDER not in place or outputs[other - 1].overlaps(output)):
+            raise _on_one_place(index, other)
+    for index, output in enumerate(outputs, 1):
+        before, pattern, after = (output.template or "").partition(PROVIDER)
+        for place, other in first.items() if pattern else ():
+            name = place[len(before) : len(place) - len(after)]
+            if place == before + name + after and name and PROVIDER not in place and output.wants(name):
+                raise _on_one_place(max(index, other), min(index, other))
+    return tuple(outputs)
+
+
+def _on_one_place(index: int, other: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"agent.outputs[{index}]", f"would write to the place of agent.outputs[{other}]", "Give each its own."
     )
 
 
@@ -117,7 +202,7 @@ def _output(said: object, index: int, folder: Path) -> Output:
         raise ConfigurationError(
             f"{place}.format", "is for files", "Leave it out: in a directory each fact has a file."
         )
-    owner, group, shape = (_text(table, name, place) for name in ("owner", "group", "format"))
+    owner, shape = (_text(table, name, place) for name in ("owner", "format"))
     try:
         chosen = Format(shape or Format.TOKEN)
     except ValueError:
@@ -127,10 +212,10 @@ def _output(said: object, index: int, folder: Path) -> Output:
         file=None if file is None else folder / expanded(Path(file)),
         directory=None if directory is None else folder / expanded(Path(directory)),
         format=chosen,
-        mode=_mode(_text(table, "mode", place) or "0600", place),
+        mode=_mode(_text(table, "mode", place) or "0600", f"{place}.mode"),
         uid=_identity(owner, lambda name: pwd.getpwnam(name).pw_uid, f"{place}.owner"),
-        gid=_identity(group, lambda name: grp.getgrnam(name).gr_gid, f"{place}.group"),
-        command=command,
+        gid=_group(table, "group", place),
+        command=_resolved(command, folder),
     )
 
 
@@ -140,8 +225,19 @@ def _mode(said: str, place: str) -> int:
     except ValueError:
         mode = -1
     if not 0 < mode <= 0o777 or mode & 0o007:
-        raise ConfigurationError(f"{place}.mode", f"{said!r} will not do", 'Write it like "0640"; others get nothing.')
+        raise ConfigurationError(place, f"{said!r} will not do", 'Write it like "0640"; others get nothing.')
     return mode
+
+
+def _group(table: dict[str, Any], name: str, place: str = "agent") -> int:
+    return _identity(_text(table, name, place), lambda group: grp.getgrnam(group).gr_gid, f"{place}.{name}")
+
+
+def _resolved(command: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """A program that is named by a path is found from the file, as every path is."""
+    if not command or "/" not in command[0]:
+        return command
+    return str(folder / expanded(Path(command[0]))), *command[1:]
 
 
 def _identity(name: str | None, lookup: Callable[[str], int], place: str) -> int:

@@ -6,10 +6,10 @@ tried again and told, while every other output goes on.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import queue
-import subprocess
 import threading
 import traceback
 from collections.abc import Callable
@@ -24,28 +24,30 @@ from ..errors import ConfigurationError, OAuthError
 from ..events import Observer
 from ..places import default_store
 from ..registry import TokenProviders
+from ..sealing import credential
 from .config import AgentConfig, Output, read_agent
-from .outputs import put, trace, withdraw
+from .hooks import Call, Hooks, Trouble
+from .ledger import Claims, Entries, Ledger
+from .outputs import put, tidy, trace, withdraw
 
 logger = logging.getLogger("conduit_oauth.agent")
 
-# Seconds until an output that could not be written is tried again, and that a command may take.
+# Seconds until an output that could not be written is tried again.
 RETRY = 5.0
-COMMAND_LIMIT = 60.0
 # Seconds between two looks at an output.
 LOOK = 60.0
-
-Key = tuple[Output, str]
-Trouble = tuple[datetime, str]
 
 
 class Agent:
     """Keeps the tokens of every provider of the file at `path` fresh, and every output of it up to date.
 
-    `observer` is told of each event of each provider. Raises `ConfigurationError`.
+    `observer` is told of each event of each provider, `on_command` how many seconds each command came late. Raises
+    `ConfigurationError`.
     """
 
-    def __init__(self, path: Path, observer: Observer | None = None) -> None:
+    def __init__(
+        self, path: Path, observer: Observer | None = None, on_command: Callable[[float], object] | None = None
+    ) -> None:
         self.providers = TokenProviders(
             path,
             # Kept beside what is written, so that a new agent knows how long it lasts.
@@ -55,9 +57,8 @@ class Agent:
             on_reload=lambda: self._jobs.put(self._reread),
             on_change=lambda name: self._jobs.put(partial(self._look_at, name)),
         )
-        # What went wrong with writing for a provider, and with the latest run of a command, and when.
+        # What went wrong with writing for a provider, and when.
         self._unwritten: dict[str, Trouble] = {}
-        self._failed_commands: dict[Key, Trouble] = {}
         # Set once every provider has its token written, or failed once.
         self.settled = threading.Event()
         self._unsettled: set[str] = set()
@@ -66,21 +67,23 @@ class Agent:
         self._agenda: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
         self._closed = False
-        # The token that each output has now, and what the file looked like then.
-        self._written: dict[Key, str] = {}
-        self._traces: dict[Key, tuple[int, ...]] = {}
-        self._commands = ThreadPoolExecutor(4, "conduit-oauth-command")
-        # Whose command runs; it runs once more where its output changed meanwhile.
-        self._running: set[Key] = set()
-        self._lock = threading.Lock()
+        # By slot: what each output has now, for which provider and in which shape, and what the file looked like then.
+        self._written: dict[str, tuple[str, str, tuple[object, ...]]] = {}
+        self._traces: dict[str, tuple[int, ...]] = {}
+        # Every output that there is, and that an agent before had.
+        self._ledger = Ledger(path)
+        self._entries: Entries = {}
+        self._claims = Claims()
+        self._hooks = Hooks(on_command)
         self._thread = threading.Thread(target=self._work, name="conduit-oauth-writer", daemon=True)
 
     def start(self) -> None:
         """Begin, on threads of its own."""
         self._unsettled = set(self.providers)
+        self._entries = self._ledger.read()
         self.providers.start()
         self._thread.start()
-        self._jobs.put(self._ask_for_all)
+        self._jobs.put(self._reread)
 
     def once(self) -> dict[str, str]:
         """Write every token once, and stop; what kept us from it, by provider."""
@@ -89,15 +92,32 @@ class Agent:
         try:
             with ThreadPoolExecutor(16) as pool:
                 answers = dict(zip(names, pool.map(self._problem, names), strict=True))
+            looked = threading.Event()
+            self._jobs.put(self._look_at_all)
+            self._jobs.put(looked.set)
+            looked.wait()
+            self._hooks.wait()
+            troubles = self.troubles
         finally:
             self.close()
         refused = {name: problem for name, problem in answers.items() if problem is not None}
-        return refused | {name: problem for name, (_, problem) in self.troubles.items()}
+        return refused | {name: problem for name, (_, problem) in troubles.items()}
+
+    def check(self) -> list[str]:
+        """Whatever is wrong with the file and with what it names; nobody is asked for a token."""
+        problems: list[str] = []
+        for name in self.providers:
+            try:
+                credential(self.providers[name].control.requester.authentication.credentials)
+            except ConfigurationError as error:
+                problems.append(str(error.within(f"providers.{name}") if "." not in error.field else error))
+        problems += self.config.problems(list(self.providers))
+        return problems
 
     @property
     def troubles(self) -> dict[str, Trouble]:
         """What is wrong with the outputs of each provider, and since when."""
-        return {name: trouble for (_, name), trouble in self._failed_commands.copy().items()} | self._unwritten.copy()
+        return self._hooks.troubles | self._unwritten.copy()
 
     @property
     def config(self) -> AgentConfig:
@@ -111,7 +131,8 @@ class Agent:
         # Whoever waits for what will not come any more.
         self.settled.set()
         self._thread.join()
-        self._commands.shutdown(cancel_futures=True)
+        self._hooks.close()
+        self._claims.close()
         self.providers.close()
 
     def _problem(self, name: str) -> str | None:
@@ -126,17 +147,41 @@ class Agent:
         self._closed = True
 
     def _reread(self) -> None:
-        for output, name in list(self._written):
-            if output not in self.config.outputs or name not in self.providers:
-                del self._written[output, name]
-                self._traces.pop((output, name), None)
-                self._failed_commands.pop((output, name), None)
-                try:
-                    withdraw(output, name)
-                except OSError as error:
-                    logger.warning("output_failed name=%s: %s", name, error)
+        """Take away what the file names no more, and bring the rest up to date."""
+        wanted: Entries = {}
+        for name in self.providers:
+            for output in self.config.outputs:
+                if output.wants(name):
+                    try:
+                        wanted[output.slot(name)] = output, name
+                    except ConfigurationError:  # which the look at that provider tells
+                        continue
+        gone = {slot: entry for slot, entry in self._entries.items() if slot not in wanted}
+        if gone:
+            logger.warning("outputs_removed count=%d: the file names them no more", len(gone))
+        for output, name in {Path(slot).parent: entry for slot, entry in wanted.items()}.values():
+            with contextlib.suppress(OSError, ConfigurationError):
+                tidy(output, name)
+        self._entries = wanted | {slot: entry for slot, entry in gone.items() if not self._retired(slot, *entry)}
+        self._ledger.keep(self._entries)
+        for name in [name for name in self._unwritten if name not in self.providers]:
+            del self._unwritten[name]
         self._unsettled.intersection_update(self.providers)
         self._ask_for_all()
+
+    def _retired(self, slot: str, output: Output, name: str) -> bool:
+        """Whether an output is gone, and its command told so; what cannot be taken away is tried again."""
+        self._written.pop(slot, None)
+        self._traces.pop(slot, None)
+        try:
+            self._claims.hold(slot)
+            withdraw(output, name)
+        except (OSError, ConfigurationError) as error:
+            logger.warning("output_failed name=%s: %s", name, error)
+            return False
+        self._claims.let_go(slot)
+        self._call(slot, output, name, "", is_last=True)
+        return True
 
     def _ask_for_all(self) -> None:
         """Have every provider of the file kept warm, then look at them."""
@@ -182,28 +227,31 @@ class Agent:
         if provider is None:
             return
         token = provider.control.held()
+        value = token.value if token else ""
         failed: str | None = None
         for output in self.config.outputs:
-            key = output, name
             if not output.wants(name):
                 continue
-            is_there = token is None or trace(output, name) == self._traces.get(key)
-            if is_there and self._written.get(key) == (token.value if token else ""):
-                continue
             try:
-                if token is not None:
-                    put(output, name, provider, token.value)
-                    self._traces[key] = trace(output, name)
-                elif provider.control.failed_at is not None or key in self._written:
-                    withdraw(output, name)
-                else:
-                    # Not asked for yet: what an earlier agent left there may be valid still.
-                    continue
+                slot = output.slot(name)
+                has = value, name, output.shape
+                is_there = token is None or trace(output, name) == self._traces.get(slot)
+                if not is_there or self._written.get(slot) != has:
+                    if token is not None:
+                        self._claims.hold(slot)
+                        put(output, name, provider, value)
+                        self._traces[slot] = trace(output, name)
+                    elif provider.control.failed_at is None and slot not in self._written:
+                        # Not asked for yet: what an earlier agent left there may be valid still.
+                        continue
+                    elif not withdraw(output, name) and slot not in self._written:
+                        # There was none.
+                        continue
+                    self._written[slot] = has
+                self._call(slot, output, name, value)
             except (OSError, ConfigurationError) as error:
                 failed = f"{output.place(name) if isinstance(error, OSError) else output.provider}: {error}"
                 logger.warning("output_failed name=%s: %s", name, failed)
-                continue
-            self._tell(key, token.value if token else "")
         if failed is not None:
             self._trouble(name, failed)
             self._look_at_later(name, elapsed() + RETRY)
@@ -223,44 +271,8 @@ class Agent:
         if not self._unsettled:
             self.settled.set()
 
-    def _tell(self, key: Key, token: str) -> None:
-        """Note what an output has now, and run its command where that is news and none runs."""
-        with self._lock:
-            before, self._written[key] = self._written.get(key, ""), token
-            if not key[0].command or token == before or key in self._running:
-                return
-            self._running.add(key)
-        self._commands.submit(self._command, key)
-
-    def _command(self, key: Key) -> None:
-        while True:
-            told = self._written.get(key, "")
-            self._execute(*key, told)
-            with self._lock:
-                if self._written.get(key, "") == told:
-                    self._running.discard(key)
-                    return
-
-    def _execute(self, output: Output, name: str, token: str) -> None:
-        place = output.place(name)
-        environment = {**public_environment(), "CONDUIT_OAUTH_PROVIDER": name, "CONDUIT_OAUTH_OUTPUT": str(place or "")}
-        try:
-            # Not in its arguments or its environment, which others can read.
-            done = subprocess.run(  # noqa: S603 - what was configured
-                output.command,
-                input=token.encode(),
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                timeout=COMMAND_LIMIT,
-                check=False,
-            )
-            problem = f"ended with status {done.returncode}" if done.returncode else None
-        except subprocess.TimeoutExpired:
-            problem = f"took more than {COMMAND_LIMIT:g} s"
-        except OSError as error:
-            problem = error.strerror
-        if problem is None:
-            self._failed_commands.pop((output, name), None)
-        else:
-            self._failed_commands[output, name] = datetime.now(UTC), f"{output.command[0]} {problem}"
-            logger.warning("command_failed name=%s: %s %s", name, output.command[0], problem)
+    def _call(self, slot: str, output: Output, name: str, token: str, *, is_last: bool = False) -> None:
+        if output.command:
+            place = str(output.place(name) or "")
+            facts = {"CONDUIT_OAUTH_PROVIDER": name, "CONDUIT_OAUTH_OUTPUT": place}
+            self._hooks.tell(slot, Call(name, output.command, {**public_environment(), **facts}, token, is_last))

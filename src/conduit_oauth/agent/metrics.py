@@ -30,6 +30,9 @@ class Metrics(Collector):
         self._duration = Histogram(
             "conduit_oauth_token_request_duration_seconds", "How long token requests took.", registry=self.registry
         )
+        self._lateness = Histogram(
+            "conduit_oauth_command_lateness_seconds", "How late commands of outputs were run.", registry=self.registry
+        )
         self.agent: Agent | None = None
         self.registry.register(self)
 
@@ -41,6 +44,10 @@ class Metrics(Collector):
             self._failures.labels(event.provider, type(event.error).__name__).inc()
         if event.seconds is not None:
             self._duration.observe(event.seconds)
+
+    def command_began(self, late: float) -> None:
+        """Count a command that began `late` seconds after what it tells."""
+        self._lateness.observe(late)
 
     def collect(self) -> Iterator[Metric]:
         """How each provider is at this moment."""

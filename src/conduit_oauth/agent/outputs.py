@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -22,6 +23,9 @@ from .config import Output
 # Read as they are by programs that take every byte; the others are lines.
 _UNENDED = frozenset({Format.TOKEN, Format.JSON, Format.EXEC_CREDENTIAL})
 _DATA = "..data"
+_DRAFT = re.compile(r"\..{1,255}\.[0-9a-f]{8}\.new")
+# Seconds that nobody takes for one file.
+_LONGEST_WRITE = 60.0
 
 
 def put(output: Output, name: str, provider: TokenProvider, token: str) -> None:
@@ -32,24 +36,40 @@ def put(output: Output, name: str, provider: TokenProvider, token: str) -> None:
     state = provider.state()
     if output.directory is None:
         end = "" if output.format in _UNENDED else "\n"
-        _write(place, (formatted(output.format, token, state, provider) + end).encode(), output)
+        write(place, (formatted(output.format, token, state, provider) + end).encode(), output)
         return
     expires = state.expires_at.isoformat(timespec="seconds") if state.expires_at else ""
     facts = {"token": token, "token_type": token_type(provider), "expires_at": expires, "scope": state.granted_scope}
     _write_directory(place, {name: value.encode() for name, value in facts.items() if value}, output)
 
 
-def withdraw(output: Output, name: str) -> None:
-    """Take away a token that is over, so that nobody sends it. Raises `OSError`, `ConfigurationError`."""
+def withdraw(output: Output, name: str) -> bool:
+    """Take away a token that is over, so that nobody sends it; whether there was one. Needs no room on the disk.
+
+    Raises `OSError`, `ConfigurationError`.
+    """
     place = output.place(name)
     if place is None:
+        return False
+    if output.directory is not None:
+        return place.is_dir() and _is_directory_emptied(place, output)
+    if not place.parent.is_dir():
+        return False
+    with _folder_of(place.parent, output) as folder:
+        return _is_unlinked(place.name, folder)
+
+
+def tidy(output: Output, name: str) -> None:
+    """Take away the drafts that agents which were killed left beside a file. Raises as `withdraw`."""
+    place = output.place(name)
+    if place is None or output.directory is not None or not place.parent.is_dir():
         return
-    if output.directory is None:
-        if place.parent.is_dir():
-            with _folder_of(place.parent, output) as folder, contextlib.suppress(FileNotFoundError):
-                os.unlink(place.name, dir_fd=folder)
-    elif place.is_dir():
-        _write_directory(place, {}, output)
+    with _folder_of(place.parent, output) as folder:
+        for each in os.listdir(folder):  # noqa: PTH208 - by its descriptor
+            if _DRAFT.fullmatch(each):
+                age = time.time() - os.stat(each, dir_fd=folder, follow_symlinks=False).st_mtime
+                if not 0 <= age < _LONGEST_WRITE:
+                    _is_unlinked(each, folder)
 
 
 def trace(output: Output, name: str) -> tuple[int, ...]:
@@ -67,16 +87,15 @@ def trace(output: Output, name: str) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _write(place: Path, content: bytes, output: Output) -> None:
+def write(place: Path, content: bytes, output: Output) -> None:
+    """Put `content` into the file `place` in one step, with the owner and mode of `output`. Raises `OSError`."""
     with _folder_of(place.parent, output) as folder:
         _write_in(folder, place.name, content, output)
 
 
 def _write_in(folder: int, name: str, content: bytes, output: Output) -> None:
-    # Always the same name: what an agent that was killed left there is replaced, and not joined by another.
-    draft = f".{name}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(draft, dir_fd=folder)
+    # A name of its own: another agent may write the same file.
+    draft = f".{name}.{secrets.token_hex(4)}.new"
     # Not followed, not shared, and nobody else's before it has the owner and the mode that were asked for.
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     try:
@@ -97,21 +116,44 @@ def _write_directory(place: Path, files: dict[str, bytes], output: Output) -> No
     with _folder_of(place, output) as directory:
         name = f"..{time.strftime('%Y_%m_%d_%H_%M_%S')}.{secrets.token_hex(4)}"
         os.mkdir(name, 0o700, dir_fd=directory)
-        with _opened(name, directory) as folder:
-            for fact, content in files.items():
-                _write_in(folder, fact, content, output)
-            for each in (folder, directory):
-                _open_to_readers(each, output)
-        before = _target(_DATA, directory)
-        _point(_DATA, name, directory)
+        try:
+            with _opened(name, directory) as folder:
+                for fact, content in files.items():
+                    _write_in(folder, fact, content, output)
+                for each in (folder, directory):
+                    _open_to_readers(each, output)
+            before = _target(_DATA, directory)
+            _point(_DATA, name, directory)
+        except BaseException:
+            shutil.rmtree(name, ignore_errors=True, dir_fd=directory)
+            raise
         for fact in files:
             if _target(fact, directory) is None:
                 _point(fact, f"{_DATA}/{fact}", directory)
         # What earlier changes, or an agent that was killed, left behind. The one before stays until the next change: a
         # reader may be on its way through it.
-        for other in os.listdir(directory):  # noqa: PTH208 - by its descriptor
-            if other.startswith("..") and other[2:3].isdigit() and other not in (name, before):
-                shutil.rmtree(other, ignore_errors=True, dir_fd=directory)
+        _remove_all_but((name, before), directory)
+
+
+def _is_directory_emptied(place: Path, output: Output) -> bool:
+    with _folder_of(place, output) as directory:
+        was_there = _is_unlinked(_DATA, directory)
+        _remove_all_but((), directory)
+    return was_there
+
+
+def _remove_all_but(kept: tuple[str | None, ...], directory: int) -> None:
+    for each in os.listdir(directory):
+        if each.startswith("..") and each[2:3].isdigit() and each not in kept:
+            shutil.rmtree(each, ignore_errors=True, dir_fd=directory)
+
+
+def _is_unlinked(name: str, folder: int) -> bool:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _point(link: str, target: str, folder: int) -> None:
@@ -148,8 +190,13 @@ def _folder_of(path: Path, output: Output) -> Generator[int]:
     Root may write where others may: each step of the way is opened in the one before, and a link of another user's
     leads nowhere. What is handed over is written only where nobody else could put something in its place.
     """
+    # Whatever the umask is, those who may read a file come to it.
+    way = 0o711 if output.mode & 0o077 or (output.uid, output.gid) != (-1, -1) else 0o700
     if os.geteuid() != 0:
+        made = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        for each in made:
+            each.chmod(each.stat().st_mode & stat.S_ISGID | way)
         with _opened(path) as folder:
             yield folder
         return
@@ -159,8 +206,9 @@ def _folder_of(path: Path, output: Output) -> Generator[int]:
             try:
                 folder = stack.enter_context(_opened(part, folder))
             except FileNotFoundError:
-                os.mkdir(part, 0o755, dir_fd=folder)
+                os.mkdir(part, 0o700, dir_fd=folder)
                 folder = stack.enter_context(_opened(part, folder))
+                os.fchmod(folder, os.fstat(folder).st_mode & stat.S_ISGID | way)
             except OSError as error:
                 # What a link is called here differs between systems.
                 if error.errno not in (errno.ENOTDIR, errno.ELOOP):

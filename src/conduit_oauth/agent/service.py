@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -25,20 +26,31 @@ logger = logging.getLogger("conduit_oauth.agent")
 async def run_agent(agent: Agent, metrics: Metrics, on_ready: Callable[[list[str]], object]) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reads the file anew. Raises `ConfigurationError`."""
     config, loop = agent.config, asyncio.get_running_loop()
-    bearer = config.local_token_file and read_text(config.local_token_file, "agent.local_token_file").strip()
-    tcp = Access(frozenset(), bearer)
-    for address in config.listen:
-        access = access_of(address, bearer, config.allow_host, expose=config.expose)
-        if access.hosts is not None and tcp.hosts is not None:
-            tcp = Access(tcp.hosts | access.hosts, bearer)
+    bearer = _bearer(agent)
+    names = [access_of(address, bearer, config.allow_host, expose=config.expose).hosts for address in config.listen]
+    own = frozenset[str]().union(*(each for each in names if each is not None))
+
+    def tcp() -> Access:
+        try:
+            # A secret is read anew: it may have been rotated.
+            return Access(own.union(agent.config.allow_host), _bearer(agent))
+        except ConfigurationError as error:
+            logger.warning("bearer_unreadable: %s", error)
+            return Access(own, secrets.token_hex())
 
     def reload() -> None:
-        notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
         try:
             agent.providers.reload()
         except ConfigurationError as error:
             logger.warning("providers_not_reloaded: %s", error)
-        notify("READY=1")
+            notify(f"STATUS=Not reloaded: {error}")
+            return
+        if agent.config.listen != config.listen:
+            logger.warning("listen_unchanged: restart the agent to have it listen elsewhere")
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}", "STATUS=")
+        # Else it is told when the first tokens are there.
+        if agent.settled.is_set():
+            notify("READY=1")
 
     tasks: list[asyncio.Task[None]] = []
 
@@ -55,6 +67,11 @@ async def run_agent(agent: Agent, metrics: Metrics, on_ready: Callable[[list[str
             task.cancel()
         if tasks:
             await asyncio.to_thread(agent.close)
+
+
+def _bearer(agent: Agent) -> str | None:
+    file = agent.config.local_token_file
+    return file and read_text(file, "agent.local_token_file").strip()
 
 
 async def _tell(agent: Agent, on_ready: Callable[[], object]) -> None:

@@ -1,10 +1,13 @@
 """What the agent tells over HTTP: tokens to programs of this machine, health, metrics, and a status page.
 
-Law: tokens are had on the Unix socket, or with the agent's own bearer token; everything else holds no secret.
+Law: tokens are had on the Unix socket, or with the agent's own bearer token; everything else holds no secret. Whoever
+probes or scrapes comes by whatever name: a pod's address has none.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -18,12 +21,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..access import Access
+from ..clock import elapsed
 from ..errors import ConfigurationError, OAuthError
 from ..formats import Format, formatted, token_type
 from ..provider import TokenProvider
 from ..serving import Application, Message, Receive, Send
 from ..state import Health
-from .keeper import Agent, Trouble
+from .hooks import Trouble
+from .keeper import Agent
 from .metrics import Metrics
 
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -34,6 +39,11 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
+# What carries no token and is asked for by any name.
+_PROBES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
+# Seconds: how long one invalidation by a program keeps the next from being one, at first and at most, and when all of
+# that is forgotten.
+_FIRST_REST, _LONGEST_REST, _FORGOTTEN = 1.0, 60.0, 120.0
 _PAGE = {
     "/": ("status.html", "text/html"),
     "/status.css": ("status.css", "text/css"),
@@ -47,11 +57,14 @@ class Pages:
     def __init__(self, agent: Agent, metrics: Metrics) -> None:
         self._agent = agent
         self._metrics = metrics
+        self._damper = Damper()
 
     def routes(self) -> list[Route]:
         """Each path, and who answers there."""
         return [
             Route("/tokens/{name:path}", self._token, methods=["GET", "DELETE"]),
+            Route("/livez", _alive),
+            Route("/readyz", self._ready),
             Route("/healthz", self._health),
             Route("/metrics", self._measured),
             Route("/status.json", self._status),
@@ -68,7 +81,7 @@ class Pages:
             return JSONResponse({"error": f"format is one of {', '.join(Format)}"}, 400)
         except ConfigurationError as error:
             return JSONResponse({"error": str(error)}, 503)
-        if request.method == "DELETE":
+        if request.method == "DELETE" and self._damper.lets(provider.name):
             # The one that was refused to whoever asks, or whatever there is.
             provider.invalidate((await request.body()).decode("latin-1").strip() or None)
         try:
@@ -76,6 +89,10 @@ class Pages:
         except OAuthError as error:
             return JSONResponse({"error": str(error)}, 503, headers=_NO_STORE)
         return _token_answer(shape, value, provider)
+
+    async def _ready(self, _: Request) -> Response:
+        ready = self._agent.settled.is_set()
+        return PlainTextResponse("ready" if ready else "not yet", 200 if ready else 503)
 
     # The others on a thread: with thousands of providers they take a while, and somebody wants a token meanwhile.
 
@@ -93,10 +110,29 @@ class Pages:
         return JSONResponse(await run_in_threadpool(_status, self._agent), headers=_NO_STORE)
 
 
+class Damper:
+    """Keeps programs that invalidate again and again from making a token request each time."""
+
+    def __init__(self) -> None:
+        # By provider: how often in a row, when the last time, and until when no more.
+        self._rests: dict[str, tuple[int, float, float]] = {}
+
+    def lets(self, name: str) -> bool:
+        """Whether this one counts."""
+        now = elapsed()
+        times, last, until = self._rests.get(name, (0, -math.inf, -math.inf))
+        if now < until:
+            return False
+        times = 0 if now - last > _FORGOTTEN else times + 1
+        rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(times - 1, 16)) if times else 0.0
+        self._rests[name] = times, now, now + rest
+        return True
+
+
 class Guard:
     """Lets in who may: who comes by TCP is held to `tcp`, and has tokens only where that knows a bearer token."""
 
-    def __init__(self, app: Application, tcp: Access) -> None:
+    def __init__(self, app: Application, tcp: Callable[[], Access]) -> None:
         self._app = app
         self._tcp = tcp
 
@@ -112,15 +148,22 @@ class Guard:
         await PlainTextResponse(reason, status, headers)(scope, receive, send)
 
     def _refusal(self, scope: Message) -> tuple[int, str] | None:
+        if scope["path"] in _PROBES:
+            return None
+        tcp = self._tcp()
         if not scope["path"].startswith("/tokens/"):
-            return Access(self._tcp.hosts).refusal(scope["headers"])
-        if self._tcp.bearer is None:
+            return Access(tcp.hosts).refusal(scope["headers"])
+        if tcp.bearer is None:
             return 403, "by TCP there are tokens only where the agent has a local_token_file"
-        return self._tcp.refusal(scope["headers"])
+        return tcp.refusal(scope["headers"])
 
 
-def make_app(agent: Agent, metrics: Metrics, tcp: Access) -> Application:
-    """The agent's application."""
+async def _alive(_: Request) -> Response:
+    return PlainTextResponse("alive")
+
+
+def make_app(agent: Agent, metrics: Metrics, tcp: Callable[[], Access]) -> Application:
+    """The agent's application; `tcp` says who may use it by TCP at this moment."""
     return Guard(Starlette(routes=Pages(agent, metrics).routes()), tcp)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,9 @@ def agent(
     conduit-oauth agent --config /etc/conduit-oauth/agent.toml
     curl --unix-socket /run/conduit-oauth/agent.sock http://agent/tokens/billing
     """
+    if hasattr(signal, "SIGHUP") and not (once or check):
+        # From the first moment on: what comes before the file is read changes nothing.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         from ..agent.keeper import Agent
         from ..agent.metrics import Metrics
@@ -33,23 +37,23 @@ def agent(
         raise ConfigurationError("agent", f"{missing.name} is not installed", "Install conduit-oauth[agent].") from None
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="conduit-oauth: %(message)s")
     metrics = Metrics()
-    metrics.agent = keeper = Agent(config, metrics)
+    metrics.agent = keeper = Agent(config, metrics, metrics.command_began)
     count = len(keeper.providers)
 
     def announce(where: list[str]) -> None:
         err.print(f"{count} providers. Listening on {', '.join(where) or 'nothing'}", soft_wrap=True)
 
     if check:
-        # Each is made, and none is asked for a token.
-        for name in keeper.providers:
-            keeper.providers[name]
+        problems = keeper.check()
         keeper.providers.close()
+        for problem in problems:
+            err.out(f"ConfigurationError: {problem}", highlight=False)
         err.print(f"{config}: {count} providers, {len(keeper.config.outputs)} outputs", soft_wrap=True)
-    elif once:
+        raise typer.Exit(2 if problems else 0)
+    if once:
         with busy(f"Waiting for {count} tokens"):
             problems = keeper.once()
         for name, problem in problems.items():
             err.out(f"{name}: {problem}", highlight=False)
         raise typer.Exit(1 if problems else 0)
-    else:
-        asyncio.run(run_agent(keeper, metrics, announce))
+    asyncio.run(run_agent(keeper, metrics, announce))
