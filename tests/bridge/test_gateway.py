@@ -71,6 +71,20 @@ def test_many_calls_begin_it_anew_once(start: StartBridge, resource_server: Reso
     assert [said(request) for request in resource_server.requests].count("initialize") == 2
 
 
+def test_a_stream_of_before_is_not_resumed_in_a_session_that_was_begun_anew(
+    start: StartBridge, resource_server: ResourceServer
+) -> None:
+    url = start(f"{resource_server.url}/session").url
+    name = post(url, "initialize").headers["mcp-session-id"]
+    resource_server.sessions.clear()
+    assert post(url, "tools/call", name).status_code == 200
+    before = len(resource_server.requests)
+    answer = httpx2.get(url, headers={"mcp-session-id": name, "last-event-id": "e1", "accept": "text/event-stream"})
+    assert answer.status_code == 404
+    assert "restarted" in answer.json()["error"]["message"]
+    assert len(resource_server.requests) == before
+
+
 def test_a_session_that_nobody_began_here_stays_unknown(start: StartBridge, resource_server: ResourceServer) -> None:
     url = start(f"{resource_server.url}/session").url
     assert post(url, "tools/call", "of-another-time").status_code == 404

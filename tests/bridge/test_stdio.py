@@ -147,7 +147,7 @@ def test_lines_are_those_of_the_whole_however_it_is_cut(pieces: list[bytes]) -> 
     given_pieces = iter([piece for piece in pieces if piece])
     whole = b"".join(pieces)
     expected = whole.removesuffix(b"\n").split(b"\n") if whole else []
-    assert list(split_lines(lambda: next(given_pieces, b""))) == expected
+    assert list(split_lines(lambda: next(given_pieces, b""), 1 << 20)) == expected
 
 
 @given(st.lists(st.sampled_from([b"data: a", b"\n", b"\r", b"\r\n", b"id: 1", b"retry: 5", b":", b"", b"data:b\n\n"])))
@@ -296,6 +296,94 @@ def test_an_answer_of_events_is_resumed(open_stdio: OpenStdio) -> None:
     bridge.send(json.dumps({**PING, "id": 5}).encode())
     assert json.loads(bridge.line())["method"] == "notifications/progress"
     assert json.loads(bridge.line())["result"] == {"after": "e1"}
+
+
+@pytest.mark.parametrize("by_events", [True, False])
+def test_how_much_a_message_may_have_is_a_setting_that_the_error_names(by_events: bool, open_stdio: OpenStdio) -> None:
+    def script(exchange: Exchange, message: dict[str, Any]) -> None:
+        answer = result(message, "x" * (3 << 20))
+        if by_events:
+            exchange.begin_events()
+            exchange.event(json.dumps(answer).encode())
+        else:
+            exchange.answer(answer)
+
+    bridge = open_stdio(script, "--largest-message", "2")
+    answer = bridge.ask(PING)
+    assert answer["id"] == "p"
+    assert "2097152 bytes at most (--largest-message)" in answer["error"]["message"]
+    assert len(open_stdio(script, "--largest-message", "4").ask(PING)["result"]) == 3 << 20
+
+
+NO_SESSION = {"code": -32000, "message": "Bad Request: No valid session ID provided"}
+UNKNOWN = {"jsonrpc": "2.0", "id": None, "error": NO_SESSION}
+
+
+def test_a_server_that_answers_400_to_an_unknown_session_has_it_begun_anew(open_stdio: OpenStdio) -> None:
+    restarted = threading.Event()
+
+    def script(exchange: Exchange, message: dict[str, Any]) -> None:
+        if restarted.is_set() and exchange.headers["mcp-session-id"] == "s1":
+            exchange.answer(UNKNOWN, 400)
+        else:
+            echo(exchange, message)
+
+    bridge = open_stdio(script)
+    assert bridge.ask(PING)["id"] == "p"
+    restarted.set()
+    assert "result" in bridge.ask(PING)
+    assert bridge.gateway.sent().count("initialize") == 2
+
+
+def test_notifications_come_again_after_a_restart_though_the_client_asks_nothing(open_stdio: OpenStdio) -> None:
+    restarted = threading.Event()
+
+    def forgotten(exchange: Exchange) -> bool:
+        return restarted.is_set() and exchange.headers["mcp-session-id"] == "s1"
+
+    def script(exchange: Exchange, message: dict[str, Any]) -> None:
+        exchange.answer(b"no session", 404, "text/plain") if forgotten(exchange) else echo(exchange, message)
+
+    def stream(exchange: Exchange) -> None:
+        if forgotten(exchange):
+            exchange.answer(b"no session", 404, "text/plain")
+            return
+        exchange.begin_events()
+        exchange.wfile.write(b"retry: 10\n")
+        method = f"notifications/{exchange.headers['mcp-session-id']}"
+        exchange.event(json.dumps({"jsonrpc": "2.0", "method": method}).encode(), "e1")
+        restarted.wait(20)
+
+    bridge = open_stdio(script, get=stream)
+    assert json.loads(bridge.line())["method"] == "notifications/s1"
+    restarted.set()
+    assert json.loads(bridge.line())["method"] == "notifications/s2"
+
+
+def test_what_a_server_was_to_answer_before_it_restarted_is_an_error(open_stdio: OpenStdio) -> None:
+    broken, restarted = threading.Event(), threading.Event()
+
+    def script(exchange: Exchange, message: dict[str, Any]) -> None:
+        if restarted.is_set() and exchange.headers["mcp-session-id"] == "s1":
+            exchange.answer(b"no session", 404, "text/plain")
+        elif message["id"] == 5:
+            exchange.begin_events()
+            exchange.wfile.write(b"retry: 2000\n")
+            exchange.event(b'{"jsonrpc":"2.0","method":"notifications/progress"}', "e1")
+            broken.wait(20)
+        else:
+            echo(exchange, message)
+
+    bridge = open_stdio(script)
+    bridge.send(json.dumps({**PING, "id": 5}).encode())
+    assert json.loads(bridge.line())["method"] == "notifications/progress"
+    restarted.set()
+    # Another request has the session begun anew before the lost one is resumed.
+    assert bridge.ask(PING)["id"] == "p"
+    broken.set()
+    lost = json.loads(bridge.line())
+    assert (lost["id"], "is not resumed" in lost["error"]["message"]) == (5, True)
+    assert not [headers for _, headers, _ in bridge.gateway.requests if "last-event-id" in headers]
 
 
 def test_a_get_that_is_not_found_does_not_replace_the_session(open_stdio: OpenStdio) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -31,8 +31,9 @@ from ..tls import trusted
 from .remembered import Session, Sessions
 
 SESSION = "mcp-session-id"
+LAST_EVENT = "last-event-id"
 VERSION = "mcp-protocol-version"
-# Held in memory whole: a request, so that it can be sent again with another token, and an answer over stdio.
+# Bytes. Held in memory whole: a request, so that it can be sent again with another token, and an answer over stdio.
 LARGEST_MESSAGE = 32 << 20
 # Seconds for which an idle connection is used again, less than servers keep one (5 s and more). What could do its work
 # twice is not sent again, so it goes by connections that no server is about to close.
@@ -44,6 +45,8 @@ _FIRST_BYTE, _FIRST_BYTE_OF_EFFECTS = 60.0, 600.0
 # Seconds after which a peer that acknowledges nothing is taken for gone, and between two probes of an idle one.
 _SILENCE, _PROBE = 20, 10
 _INTERNAL_ERROR = -32603
+# How much of a refusal is looked at for what it refuses.
+_LONGEST_REFUSAL = 4096
 # What may be asked again though an answer was lost: it changes nothing, or the same thing to the same value.
 _REPEATABLE = frozenset(
     {
@@ -76,6 +79,8 @@ class Question:
     url: str
     headers: Headers
     content: bytes
+    # Which life of its session it continues, where it resumes a stream of one.
+    life: int | None = None
 
     @property
     def message(self) -> dict[str, Any]:
@@ -91,11 +96,14 @@ class Question:
 class Answer:
     """The gateway's answer, its body still to come, or one of our own. Close it, unless it was read to its end."""
 
-    __slots__ = ("_body", "_response", "headers", "session", "status")
+    __slots__ = ("_body", "_response", "headers", "life", "session", "status")
 
     def __init__(self, response: aiohttp.ClientResponse | None, *, status: int = 0, body: bytes = b"") -> None:
         self._response = response
+        # What is known of the body already.
         self._body = body
+        # Which life of its session it is from.
+        self.life = 0
         self.status = status if response is None else response.status
         self.headers: Sequence[tuple[bytes, bytes]] = (
             ((b"content-type", b"application/json"),) if response is None else response.raw_headers
@@ -111,9 +119,26 @@ class Answer:
         """Whether the status is one of 2xx."""
         return 200 <= self.status < 300
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a stream of events."""
+        return self.is_success and (self.header(b"content-type") or "").lower().startswith("text/event-stream")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
         """The body, as it comes. Raises `aiohttp.ClientError` where it breaks off."""
-        return _once(self._body) if self._response is None else self._response.content.iter_any()
+        if self._body:
+            yield self._body
+        if self._response is not None:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+
+    async def peek(self, size: int) -> bytes:
+        """The first bytes of the body, which stay in it; `size` of them at least, where there are so many."""
+        if self._response is not None:
+            with contextlib.suppress(aiohttp.ClientError):
+                while len(self._body) < size and (chunk := await self._response.content.readany()):
+                    self._body += chunk
+        return self._body
 
     async def drain(self) -> None:
         """Read it to its end, so that whoever answers is not taken to have been left."""
@@ -135,9 +160,13 @@ class Answer:
 
 
 class Gateway:
-    """Sends with `provider`'s tokens; waits `patience` seconds at most for a gateway that cannot be reached."""
+    """Sends with `provider`'s tokens; waits `patience` seconds at most for a gateway that cannot be reached.
 
-    def __init__(self, provider: TokenProvider, *, patience: float = 30.0) -> None:
+    `largest` is how many bytes a message may have.
+    """
+
+    def __init__(self, provider: TokenProvider, *, patience: float = 30.0, largest: int = LARGEST_MESSAGE) -> None:
+        self.largest = largest
         self._auth = TokenAuth(provider)
         # What the token endpoint's client trusts, and presents.
         self._context = provider.tls_context() or trusted()
@@ -189,13 +218,21 @@ class Gateway:
 
     async def _in_session(self, session: Session, question: Question) -> Answer:
         used = question.headers[SESSION] = session.current
+        if session.is_of_another_life(question.life, resumes=LAST_EVENT in question.headers):
+            # The server that had the rest of it is gone: its successor would never answer.
+            return _failure(question, "the gateway restarted, and what it was to answer is lost", 404)
         answer = await self._reached(question)
-        # How a server says that it knows of no such session (MCP, transports): one that was restarted. A GET may have
-        # the same answer where there is no stream of events.
-        if answer.status == 404 and question.method == "POST" and await self._revive(session, used, question):
+        # A GET may be answered so where there is no stream of events.
+        if (
+            question.method == "POST"
+            and await _tells_of_no_session(answer)
+            and await self._revive(session, used, question)
+        ):
             answer.close()
             question.headers[SESSION] = session.current
             answer = await self._reached(question)
+        answer.life = session.life
+        session.has_streamed |= answer.is_stream
         if answer.session is not None and answer.session != session.name:
             answer.rename(session.name)
         return answer
@@ -267,7 +304,8 @@ class Gateway:
             await answer.drain()
             if not answer.is_success or answer.session is None:
                 return False
-            session.current = headers[SESSION] = answer.session
+            session.begin_again(answer.session)
+            headers[SESSION] = answer.session
             if VERSION in question.headers:
                 headers[VERSION] = question.headers[VERSION]
             for content in (_INITIALIZED, *session.kept.values()):
@@ -284,8 +322,17 @@ class Gateway:
             self._sessions.keep(session, question.message, question.content)
 
 
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+async def _tells_of_no_session(answer: Answer) -> bool:
+    """Whether a server says that it knows of no such session, as one that was restarted does.
+
+    By 404 (MCP, transports), or as the SDK's examples do, by 400 and words.
+    """
+    if answer.status != 400:
+        return answer.status == 404
+    told = parse_json_object(await answer.peek(_LONGEST_REFUSAL)) or {}
+    error = told.get("error")
+    message = cast("dict[str, Any]", error).get("message") if isinstance(error, dict) else None
+    return isinstance(message, str) and "session" in message.lower()
 
 
 def _cause(error: BaseException) -> str:
@@ -308,8 +355,8 @@ def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-def _failure(question: Question, problem: str) -> Answer:
+def _failure(question: Question, problem: str, status: int = 502) -> Answer:
     """What the client is told where the gateway itself told nothing of use."""
     error = {"code": _INTERNAL_ERROR, "message": f"conduit-oauth bridge: {problem}"}
     body = json.dumps({"jsonrpc": "2.0", "id": question.message.get("id"), "error": error}).encode()
-    return Answer(None, status=502, body=body)
+    return Answer(None, status=status, body=body)

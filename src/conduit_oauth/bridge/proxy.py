@@ -14,7 +14,7 @@ import aiohttp
 
 from ..access import Access, RawHeaders
 from ..serving import Message, Receive, Send
-from .gateway import LARGEST_MESSAGE, Gateway, Question
+from .gateway import Gateway, Question
 
 logger = logging.getLogger("conduit_oauth.bridge")
 
@@ -59,9 +59,9 @@ class Proxy:
         if refusal is None and scope["path"] not in self._paths:
             refusal = 404, f"this bridge serves {PATH}"
         # Also what is refused is read: a client that still sends would not see why.
-        body = await _body(receive, keep=refusal is None)
+        body = await _body(receive, self._gateway.largest, keep=refusal is None)
         if body is None:
-            refusal = refusal or (413, f"a request has {LARGEST_MESSAGE} bytes at most")
+            refusal = refusal or (413, f"a request has {self._gateway.largest} bytes at most (--largest-message)")
         if refusal is not None:
             await _refuse(send, *refusal)
             return
@@ -135,7 +135,7 @@ def _passed_on(headers: RawHeaders) -> dict[str, str]:
     return passed
 
 
-async def _body(receive: Receive, *, keep: bool) -> bytes | None:
+async def _body(receive: Receive, largest: int, *, keep: bool) -> bytes | None:
     """The whole body, None for one that is too large or that ends early; nothing of it without `keep`."""
     chunks: list[bytes] = []
     size = 0
@@ -143,7 +143,7 @@ async def _body(receive: Receive, *, keep: bool) -> bytes | None:
         message = await receive()
         chunk: bytes = message.get("body", b"")
         size += len(chunk)
-        if size > LARGEST_MESSAGE or message["type"] == "http.disconnect":
+        if size > largest or message["type"] == "http.disconnect":
             return None
         if keep:
             chunks.append(chunk)

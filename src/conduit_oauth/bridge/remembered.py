@@ -28,6 +28,19 @@ class Session:
     # The log level and the subscriptions, as they were asked for.
     kept: dict[str, bytes] = field(default_factory=dict[str, bytes])
     reviving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # How often it was begun anew, and whether there was a stream of events since.
+    life: int = 0
+    has_streamed: bool = True
+
+    def begin_again(self, current: str) -> None:
+        """Go by another name at the gateway, which knows nothing of what was before."""
+        self.current = current
+        self.life += 1
+        self.has_streamed = False
+
+    def is_of_another_life(self, life: int | None, *, resumes: bool) -> bool:
+        """Whether a request belongs to a stream of `life` that is over, or, where that is not told, must do."""
+        return resumes and (life != self.life if life is not None else not self.has_streamed)
 
     @property
     def size(self) -> int:

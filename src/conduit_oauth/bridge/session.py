@@ -20,7 +20,7 @@ import aiohttp
 
 from ..errors import mask
 from .events import ServerEvent, TooLargeError, server_events
-from .gateway import LARGEST_MESSAGE, SESSION, VERSION, Answer, Gateway, Question
+from .gateway import LAST_EVENT, SESSION, VERSION, Answer, Gateway, Question
 from .mirror import MIRRORED, Message, Mirror, header_text, table
 
 logger = logging.getLogger("conduit_oauth.bridge")
@@ -71,7 +71,7 @@ class LineSession:
         try:
             async for line in lines:
                 if line is None:
-                    await self._refuse(None, _INVALID_REQUEST, f"a message has {LARGEST_MESSAGE} bytes at most")
+                    await self._refuse(None, _INVALID_REQUEST, self._too_large("a message"))
                 elif line.strip():
                     await self._take(line)
             if waiting := [asked.task for asked in self._asked.values() if asked.task is not None]:
@@ -163,8 +163,7 @@ class LineSession:
             problem = f"the answer was lost on the way ({type(error).__name__})"
             await self._refuse(request_id, _INTERNAL_ERROR, problem)
         except TooLargeError:
-            problem = f"the answer has more than {LARGEST_MESSAGE} bytes"
-            await self._refuse(request_id, _INTERNAL_ERROR, problem)
+            await self._refuse(request_id, _INTERNAL_ERROR, self._too_large("an answer"))
         except Exception as error:  # a fault of ours must not leave the client waiting
             logger.error("a request failed\n%s", traceback.format_exc())
             await self._refuse(request_id, _INTERNAL_ERROR, f"the bridge failed ({type(error).__name__})")
@@ -182,7 +181,7 @@ class LineSession:
             if answer.is_success and kind == "text/event-stream":
                 await self._answered_by_events(answer, request_id, asked)
                 return
-            content = await _content(answer)
+            content = await _content(answer, self._gateway.largest)
             if await self._pass_back(content, request_id, asked):
                 return
         finally:
@@ -234,7 +233,7 @@ class LineSession:
         retry = _RECONNECT
         while True:
             try:
-                async for event in server_events(answer.chunks(), LARGEST_MESSAGE):
+                async for event in server_events(answer.chunks(), self._gateway.largest):
                     last_id, retry = event.id or last_id, event.retry or retry
                     if await self._pass_event(event, request_id, asked):
                         return
@@ -247,8 +246,8 @@ class LineSession:
                 await self._refuse(request_id, _INTERNAL_ERROR, f"the stream of the answer {problem}")
                 return
             await asyncio.sleep(min(retry, _LONGEST_RECONNECT))
-            answer = await self._open_stream(last_id)
-            if not _is_stream(answer):
+            answer = await self._open_stream(last_id, answer.life)
+            if not answer.is_stream:
                 problem = f"the stream of the answer {problem}, and is not resumed ({answer.status})"
                 answer.close()
                 await self._refuse(request_id, _INTERNAL_ERROR, problem)
@@ -277,18 +276,22 @@ class LineSession:
     async def _listen(self) -> None:
         """Pass on what the gateway says unasked, for as long as there is a session; some have no such stream."""
         last_id: str | None = None
+        life: int | None = None
         failures = 0
         while True:
-            answer = await self._open_stream(last_id)
+            answer = await self._open_stream(last_id, life)
             pause = _RECONNECT
             try:
-                if not _is_stream(answer):
-                    if answer.status < 500:
+                if not answer.is_stream:
+                    if answer.status < 500 and life is None:
                         return
+                    if answer.status < 500 and await self._ping():
+                        # There was one, of a session that the gateway had forgotten: now it is begun anew.
+                        last_id = life = None
                     failures += 1
                 else:
-                    failures = 0
-                    async for event in server_events(answer.chunks(), LARGEST_MESSAGE):
+                    failures, life = 0, answer.life
+                    async for event in server_events(answer.chunks(), self._gateway.largest):
                         last_id, pause = event.id or last_id, event.retry or pause
                         await self._pass_event(event, None, None)
             except (aiohttp.ClientError, TooLargeError) as error:
@@ -297,11 +300,18 @@ class LineSession:
                 answer.close()
             await asyncio.sleep(min(pause * 2 ** min(failures, 6), _LONGEST_RECONNECT))
 
-    async def _open_stream(self, last_id: str | None) -> Answer:
+    async def _open_stream(self, last_id: str | None, life: int | None) -> Answer:
         headers = self._headers() | {"accept": "text/event-stream"}
         if last_id is not None:
-            headers["last-event-id"] = last_id
-        return await self._gateway.send(Question("GET", self._url, headers, b""))
+            headers[LAST_EVENT] = last_id
+        return await self._gateway.send(Question("GET", self._url, headers, b"", life))
+
+    async def _ping(self) -> bool:
+        """Ask something that changes nothing, on our own account; whether there was an answer."""
+        ping = b'{"jsonrpc":"2.0","id":"conduit-oauth","method":"ping"}'
+        answer = await self._gateway.send(Question("POST", self._url, self._headers(), ping))
+        await answer.drain()
+        return answer.is_success
 
     async def _leave(self) -> None:
         """End the session, so that the gateway keeps nothing of it."""
@@ -311,6 +321,9 @@ class LineSession:
             async with asyncio.timeout(_GOODBYE):
                 answer = await self._gateway.send(Question("DELETE", self._url, self._headers(), b""))
                 answer.close()
+
+    def _too_large(self, what: str) -> str:
+        return f"{what} has {self._gateway.largest} bytes at most (--largest-message)"
 
     async def _refuse(self, request_id: RequestId | None, code: int, problem: str) -> None:
         error = {"code": code, "message": f"conduit-oauth bridge: {problem}"}
@@ -352,17 +365,13 @@ def _id_of(message: object) -> RequestId | None:
     return None if isinstance(request_id, float) and not math.isfinite(request_id) else request_id
 
 
-def _is_stream(answer: Answer) -> bool:
-    return answer.is_success and (answer.header(b"content-type") or "").lower().startswith("text/event-stream")
-
-
-async def _content(answer: Answer) -> bytes:
+async def _content(answer: Answer, largest: int) -> bytes:
     """A whole body. Raises `TooLargeError`."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in answer.chunks():
         size += len(chunk)
-        if size > LARGEST_MESSAGE:
+        if size > largest:
             raise TooLargeError
         chunks.append(chunk)
     return b"".join(chunks)
@@ -370,9 +379,9 @@ async def _content(answer: Answer) -> bytes:
 
 async def _reason(answer: Answer) -> str:
     try:
-        return f"{answer.status}{_reason_in(await _content(answer))}"
-    except (aiohttp.ClientError, TooLargeError):
-        return str(answer.status)
+        return f"{answer.status}{_reason_in(await answer.peek(_LONGEST_REASON))}"
+    finally:
+        answer.close()
 
 
 def _reason_in(content: bytes) -> str:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar, cast
 
-from .gateway import LARGEST_MESSAGE, Gateway
+from .gateway import Gateway
 from .session import LineSession
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ async def serve_stdio(url: str, gateway: Gateway) -> None:
 
     def read() -> None:
         # Not by sys.stdin, whose lock a thread that waits for input would keep beyond the end of the process.
-        for line in split_lines(lambda: os.read(sys.stdin.fileno(), 1 << 16)):
+        for line in split_lines(lambda: os.read(sys.stdin.fileno(), 1 << 16), gateway.largest):
             asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()
         asyncio.run_coroutine_threadsafe(lines.put(EOFError()), loop).result()
 
@@ -90,19 +90,19 @@ class _Writer:
             self._loop.call_soon_threadsafe(lambda: None if future.done() else future.set_result(result))
 
 
-def split_lines(read: Callable[[], bytes]) -> Iterator[bytes | None]:
-    """The lines of an input that `read` gives in pieces, None in place of one that is too long."""
+def split_lines(read: Callable[[], bytes], largest: int) -> Iterator[bytes | None]:
+    """The lines of an input that `read` gives in pieces, None in place of one of more than `largest` bytes."""
     kept: list[bytes] = []
     size = 0
     while chunk := read():
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
-            yield None if size + len(piece) > LARGEST_MESSAGE else b"".join((*kept, piece))
+            yield None if size + len(piece) > largest else b"".join((*kept, piece))
             kept, size = [], 0
         size += len(rest)
-        if size > LARGEST_MESSAGE:
+        if size > largest:
             kept = []
         elif rest:
             kept.append(rest)
     if size:
-        yield None if size > LARGEST_MESSAGE else b"".join(kept)
+        yield None if size > largest else b"".join(kept)

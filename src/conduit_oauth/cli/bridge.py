@@ -21,13 +21,13 @@ from ..bridge.snippets import Client, snippet, snippet_for_http
 from ..credentials import read_text
 from ..errors import ConfigurationError
 from ..places import expanded, platform_folder
-from ..provider import TokenProvider
 from .options import as_client
 from .output import err, plain
 from .profile import Options
 
 if TYPE_CHECKING:
     from ..access import Access
+    from ..bridge.gateway import Gateway
     from ..serving import Address
 
 
@@ -52,6 +52,9 @@ def bridge(
     ] = None,
     expose: Annotated[bool, typer.Option("--expose", help="Listen where other machines can reach it.")] = False,
     patience: Annotated[float, typer.Option(help="Seconds to wait for a gateway that is away.", min=0)] = 30.0,
+    largest_message: Annotated[
+        int, typer.Option(help="MiB that a message may have.", metavar="MIB", min=1, max=1024)
+    ] = 32,
     print_config: Annotated[
         Client | None, typer.Option(help="Print what to put into this client's configuration, and do nothing else.")
     ] = None,
@@ -77,13 +80,16 @@ def bridge(
         with options.provider() as provider:
             if (url := provider.mcp_url) is None:
                 raise ConfigurationError("mcp_url", "is missing", "Pass --mcp-url, the gateway's MCP endpoint.")
+            from ..bridge.gateway import Gateway
+
+            gateway = Gateway(provider, patience=patience, largest=largest_message << 20)
             if listen is None:
-                door = _by_stdio(provider, url, patience)
+                door = _by_stdio(url, gateway)
             else:
                 access = _access(
                     listen, local_token_file, allow_host or (), no_local_token=no_local_token, expose=expose
                 )
-                door = _by_http(provider, url, patience, *access)
+                door = _by_http(url, gateway, *access)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(door)
     except ModuleNotFoundError as missing:
@@ -95,16 +101,14 @@ def bridge(
 # Each door loads what it needs: a client that starts the bridge waits for that.
 
 
-async def _by_stdio(provider: TokenProvider, url: str, patience: float) -> None:
-    from ..bridge.gateway import Gateway
+async def _by_stdio(url: str, gateway: Gateway) -> None:
     from ..bridge.stdio import serve_stdio
 
-    async with Gateway(provider, patience=patience) as gateway:
+    async with gateway:
         await serve_stdio(url, gateway)
 
 
-async def _by_http(provider: TokenProvider, url: str, patience: float, address: Address, access: Access) -> None:
-    from ..bridge.gateway import Gateway
+async def _by_http(url: str, gateway: Gateway, address: Address, access: Access) -> None:
     from ..bridge.proxy import PATH, Proxy
     from ..serving import serve
 
@@ -112,7 +116,7 @@ async def _by_http(provider: TokenProvider, url: str, patience: float, address: 
         path = "" if where[0].startswith("unix:") else PATH
         err.print(f"Listening on {where[0]}{path}", soft_wrap=True)
 
-    async with Gateway(provider, patience=patience) as gateway:
+    async with gateway:
         await serve(Proxy(url, gateway, access), [address], announce)
 
 
