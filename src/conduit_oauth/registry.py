@@ -63,8 +63,8 @@ class TokenProviders(Resident):
         clock: as `TokenProvider`'s.
 
     Raises:
-        ConfigurationError: the file cannot be read, or there is no such setting. What else is wrong with one provider's
-            settings is found when it is asked for.
+        ConfigurationError: the file cannot be read, or names no provider, or there is no such setting. What else is
+            wrong with one provider's settings is found when it is asked for.
     """
 
     def __init__(

@@ -88,19 +88,14 @@ class Hooks:
             self._is_over = True
             for timer in self._retries.values():
                 timer.cancel()
-            if not self._processes:
-                # What is about to run finds that all is over.
-                self._threads.shutdown(wait=False, cancel_futures=True)
-                return
-            running = dict(self._processes)
-        for output, process in running.items():
-            logger.warning("command_cut output=%s: %s", output, process.args[0])  # type: ignore[index]
-            _end(process, signal.SIGTERM)
-        give_up_at = elapsed() + LAST_WORDS
-        with self._lock:
-            self._lock.wait_for(lambda: not self._processes, give_up_at - elapsed())
+            for output in self._busy:
+                logger.warning("command_cut output=%s: %s", output, self._wanted[output][0].command[0])
+            for process in self._processes.values():
+                _end(process, signal.SIGTERM)
+            self._lock.wait_for(lambda: not self._processes, LAST_WORDS)
             for process in self._processes.values():
                 _end(process, signal.SIGKILL)
+        # What is about to run finds that all is over.
         self._threads.shutdown(cancel_futures=True)
 
     def _begin(self, output: str) -> None:
