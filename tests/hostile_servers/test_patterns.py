@@ -22,6 +22,8 @@ HEADER = 102_400
 URL = 8192
 TOKEN = 65_536
 USES: dict[str, tuple[str, int]] = {
+    # A file's name.
+    "agent.outputs._DRAFT": ("fullmatch", 255),
     "challenge._ESCAPED": ("sub", MAX_LENGTH),
     "challenge._PARAMETER": ("match", MAX_LENGTH),
     "challenge._SCHEME": ("match", MAX_LENGTH),

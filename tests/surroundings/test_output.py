@@ -158,11 +158,14 @@ def test_ctrl_c_ends_a_command_whose_output_nobody_reads(
 
 
 def test_ctrl_c_ends_the_agent(environment: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "agent.toml").write_text('[agent]\nlisten = "unix:agent.sock"\n')
+    (tmp_path / "agent.toml").write_text(
+        '[providers.billing]\nclient_id = "a"\nclient_secret = { file = "absent" }\n'
+        'token_endpoint = "http://127.0.0.1:1/token"\n[agent]\nlisten = "unix:agent.sock"\n'
+    )
     command = [COMMAND, "agent", "--config", tmp_path / "agent.toml"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert "Listening" in process.stderr.readline()
+        assert any("Listening" in line for line in iter(process.stderr.readline, ""))
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (130, "")
