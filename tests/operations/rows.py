@@ -186,7 +186,7 @@ def repeatedly(work: Callable[[], object], seconds: float) -> Iterator[None]:
         thread.join()
 
 
-@row("", "nothing happens; tokens of 6 s", requests=12, longest=1.0, on=ALL, lifetime=6, is_quick=True)
+@row("", "nothing happens; tokens of 6 s", requests=8, longest=1.0, on=ALL, lifetime=6, is_quick=True)
 def quiet(world: World) -> None:
     world.warm_fleet()
     time.sleep(12)
@@ -257,11 +257,10 @@ def deaf(world: World) -> None:
     time.sleep(5)
 
 
-# No process has a connection that works: until it has one, each may be on its own.
 @row(
     "4",
     "invalidated while all connections are half-open",
-    requests=17,
+    requests=2,
     longest=2.0,
     on=(Redis, Tls),
     is_never_down=False,
@@ -276,9 +275,8 @@ def half_open(world: World) -> None:
     time.sleep(14)
 
 
-# Ten invalidations, and one round of the fleet that a stall may cost; the bound of a wait is 0.2 s over the server's
-# latency, and what two busy cores take.
-@row("5", "stalls of 60 ms, twice a second, among ten invalidations", requests=11 + 16, longest=0.6, on=REMOTE)
+# Ten invalidations; the bound of a wait is 0.2 s over the server's latency, and what two busy cores take.
+@row("5", "stalls of 60 ms, twice a second, among ten invalidations", requests=16, longest=0.6, on=REMOTE)
 def stalls(world: World) -> None:
     fleet = world.warm_fleet()
 

@@ -145,10 +145,8 @@ def read_agent(table: Settings, folder: Path) -> AgentConfig:
         addresses = tuple(parse_address(each) for each in _texts([listen] if isinstance(listen, str) else listen))
     except (TypeError, ConfigurationError) as error:
         raise ConfigurationError("agent.listen", str(error), "Write 127.0.0.1:PORT or unix:/path.") from None
-    mode, gid = (
-        _mode(_text(table, "socket_mode", "agent") or "0600", "agent.socket_mode"),
-        _group(table, "socket_group"),
-    )
+    mode = _mode(_text(table, "socket_mode", "agent") or "0600", "agent.socket_mode")
+    gid = _group(table, "socket_group")
     return AgentConfig(
         listen=tuple(
             Address(path=folder / expanded(address.path), mode=mode, gid=gid) if address.path else address
