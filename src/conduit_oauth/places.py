@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import ConfigurationError
@@ -18,11 +19,12 @@ def expanded(path: Path) -> Path:
 
 def platform_folder(find: Callable[[str], Path], field: str, advice: str) -> Path:
     """The folder of ours that `find`, of platformdirs, names. Raises `ConfigurationError` where there is no home."""
-    try:
-        return find("conduit-oauth")
-    except RuntimeError:
-        problem = "has no default place: HOME is not set, and this user has no home directory"
-        raise ConfigurationError(field, problem, advice) from None
+    with suppress(RuntimeError):
+        # Before 4.12, platformdirs names a folder `~` in the working directory instead.
+        if (folder := find("conduit-oauth")).is_absolute():
+            return folder
+    problem = "has no default place: HOME is not set, and this user has no home directory"
+    raise ConfigurationError(field, problem, advice)
 
 
 def default_store() -> str:

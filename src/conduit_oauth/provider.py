@@ -113,8 +113,9 @@ class TokenProvider:
         transport: in its place, a transport for a client of our own.
         store: what is shared with other processes: the URL of a store (`memory:` shares nothing, `sqlite:`,
             `sqlite:///path`, `redis://…`, see `conduit_oauth.stores`), or a `TokenStore`. A warm call never touches it.
-        store_timeout: seconds that an operation of the store is waited for before the call goes on without: up to ten
-            times that where operations take longer, and twenty times for the first connection.
+        store_timeout: seconds that an operation of the store is waited for before the call goes on without: twice that
+            where none failed in the last second, ten times at most where operations take longer, and sixty times for
+            the first connection.
         observer: called with each `Event` of the token's life, on the thread where it happens; see `events`.
         clock: seconds that never step back and count sleep; a test or a simulation passes its own.
 

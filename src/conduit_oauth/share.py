@@ -63,6 +63,7 @@ class Share:
         "_value",
         "_void",
         "_waiting",
+        "_waits_since",
         "inherited",
         "tier",
     )
@@ -109,6 +110,7 @@ class Share:
         self._looked: tuple[float, float] = 0.0, 0.0
         # Whether this flight waits for another process: the news that came before are old, nobody knows how old.
         self._waiting = False
+        self._waits_since: float = 0.0
         # The token that a fork left in this process, which does not know whether it is void by now.
         self.inherited: AccessToken | None = None
         # Locator and authentication of one client serve its wider scopes, too: the first share remembers for all.
@@ -148,12 +150,17 @@ class Share:
                 entry = self._claim(known)
                 if entry is not None:
                     self._looked = now, entry.now
+            has_waited = self._waiting
             self._waiting = entry is not None and not entry.lease and entry.value is None
             if entry is None or entry.lease:
                 return None
             if self._waiting:
+                if not has_waited:
+                    self._waits_since = now
                 tier.waiting.add(id(self))
-                return Busy(ticket, tier.poll)
+                # A leader that is gone is replaced when its lease ends: look then, and often from then on.
+                left = self._waits_since + tier.lease - now
+                return Busy(ticket, min(tier.poll, max(tier.poll / 4, left)))
             if not is_told:
                 known = entry.fence
             token, fence = self._read(entry, self._looked[0])

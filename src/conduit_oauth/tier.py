@@ -47,6 +47,9 @@ _LONGEST_POLL = 10.0
 # Seconds between two looks at the store's clocks, and what they may go back by in between without being taken to have.
 PING = 5.0
 STEP = 0.5
+# One that works may hesitate: where no operation failed in the last seconds, one is waited for longer by that.
+_HESITATION = 2
+_WARY = 1.0
 # One shard of a cluster may be down, and the rest work: before a store counts as down, so many keys were tried.
 _PROBES = 6
 
@@ -110,6 +113,7 @@ class Tier(Resident):
         # Keys that failed: the moment of the next try, and the pause after that.
         self._sick: dict[str, tuple[float, float]] = {}
         self._is_in_doubt = False
+        self._failed_at = -math.inf
         self._up = not remote
         enter(self, Rank.TIER)
 
@@ -120,8 +124,9 @@ class Tier(Resident):
 
     @property
     def bound(self) -> float:
-        """Seconds that an operation is waited for."""
-        return self._operations.bound
+        """Seconds that an operation is waited for: a short stall costs no round, and a long one only once."""
+        least = self.timeout if elapsed() < self._failed_at + _WARY else _HESITATION * self.timeout
+        return max(least, self._operations.bound)
 
     @property
     def poll(self) -> float:
@@ -206,6 +211,7 @@ class Tier(Resident):
             self._sick.clear()
         self._sick[key] = elapsed() + pause, min(_RETRY_CAP, 2 * pause)
         self._is_in_doubt = True
+        self._failed_at = elapsed()
         logger.info("store_failed: %s", error)
 
     def ticket(self, key: str) -> Flag:

@@ -24,6 +24,11 @@ def test_a_fleet_keeps_its_promises_among_faults(first: int) -> None:
         Fleet(seed).run()
 
 
+@pytest.mark.parametrize("seed", [37183, 45694])
+def test_a_leader_that_died_is_replaced_when_its_lease_ends(seed: int) -> None:
+    Fleet(seed).run()
+
+
 def test_a_run_is_the_same_each_time() -> None:
     runs = [Fleet(7) for _ in range(2)]
     for run in runs:
