@@ -21,7 +21,7 @@ def platform_folder(find: Callable[[str], Path], field: str, advice: str) -> Pat
     """The folder of ours that `find`, of platformdirs, names. Raises `ConfigurationError` where there is no home."""
     with suppress(RuntimeError):
         # Before 4.12, platformdirs names a folder `~` in the working directory instead.
-        if (folder := find("conduit-oauth")).is_absolute():
+        if (folder := find("conduit-oauth")).parts[0] != "~":
             return folder
     problem = "has no default place: HOME is not set, and this user has no home directory"
     raise ConfigurationError(field, problem, advice)
