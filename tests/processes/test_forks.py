@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from conduit_oauth.testing import AuthorizationServer
+from tests.ports import free_port
 from tests.processes.conftest import Run
+from tests.redis_server import RedisServer
+from tests.stores.line import until
 
 
 def test_threads_fork_at_once_while_a_file_is_a_store(run: Run) -> None:
@@ -109,6 +114,51 @@ def test_a_child_keeps_the_token_though_the_store_is_out_of_reach(
         """)
     assert done.lines == ["0"], done.complaints
     assert len(authorization_server.token_requests) == 1
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_a_child_waits_for_no_lock_that_the_parent_held_in_redis_py(cluster: bool, run: Run, tmp_path: Path) -> None:
+    options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())] if cluster else []
+    with RedisServer(tmp_path, *options) as server:
+        if cluster:
+            server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            until(lambda: b"cluster_state:ok" in server.client.execute_command("CLUSTER", "INFO"))
+        done = run(
+            """
+            import redis
+            from redis.cluster import RedisCluster
+            from conduit_oauth.stores.redis import RedisStore
+
+            inside, go_on = threading.Event(), threading.Event()
+
+            class Held(redis.Connection):
+                def __init__(self, **given):  # a pool holds its lock as it calls this
+                    if armed:
+                        inside.set()
+                        go_on.wait()
+                    super().__init__(**given)
+
+            armed = False
+            if CLUSTER:
+                client = RedisCluster.from_url(URL, connection_class=Held)
+            else:
+                client = redis.Redis.from_pool(redis.ConnectionPool.from_url(URL, connection_class=Held))
+            provider = make(store=RedisStore(client))
+            armed = True
+            threading.Thread(target=provider.get_token).start()
+            inside.wait()
+            if (child := os.fork()) == 0:
+                armed = False
+                signal.alarm(20)
+                provider.get_token()
+                provider.close()
+                client.close()
+                os._exit(0)
+            print(os.waitpid(child, 0)[1])
+            go_on.set()
+            """.replace("URL", repr(server.url)).replace("CLUSTER", repr(cluster))
+        )
+    assert done.lines == ["0"], done.complaints
 
 
 def test_a_store_that_breaks_down_at_a_fork_leaves_the_other_providers_alone(run: Run) -> None:

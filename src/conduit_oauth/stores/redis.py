@@ -7,6 +7,7 @@ a cluster takes it. Writers announce what they did on a channel.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -209,6 +210,7 @@ class RedisStore:
 
     def after_fork_in_child(self) -> None:
         """See `TokenStore.after_fork_in_child`; redis-py's pools look at the process id themselves."""
+        _release_locks_of_the_parent(self._client, self._pubsub)
         self._pubsub = None
         self._making = LateLock()
         self._closed = Flag()
@@ -287,6 +289,18 @@ class RedisStore:
             return [_news(message["data"][len(self._prefix.encode()) + 2 :])]
         except ValueError:  # of another format
             return []
+
+
+def _release_locks_of_the_parent(client: Any, pubsub: Any) -> None:
+    """Give redis-py new locks: a pool takes its own as it begins anew, and a thread of the parent may have held it."""
+    cluster = getattr(client, "nodes_manager", None)
+    nodes = [client] if cluster is None else [node.redis_connection for node in list(cluster.nodes_cache.values())]
+    pools = [getattr(node, "connection_pool", None) for node in nodes]
+    locks = (type(threading.Lock()), type(threading.RLock()))
+    for part in (client, pubsub, cluster, *nodes, *pools):
+        for name, value in list(getattr(part, "__dict__", {}).items()):
+            if isinstance(value, locks):
+                setattr(part, name, threading.RLock())
 
 
 def _news(told: bytes) -> News:
