@@ -150,7 +150,8 @@ def _cluster(
 ) -> RedisCluster:
     # With one shard down, the others still work.
     nodes = [ClusterNode(host, port) for host, port in seeds]
-    given = {name: value for name, value in settings.items() if name != "db"}
+    # Before redis-py 8.1 a cluster refuses to hear that maintenance notifications are off; without RESP3 they are.
+    given = {name: value for name, value in settings.items() if name not in ("db", "maint_notifications_config")}
     # Of its two ways to make connections, the one by a URL takes a class of ours.
     host, port = seeds[0]
     url = f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}"
