@@ -1,4 +1,4 @@
-"""Real proxies and balancers on loopback: Debian's squid, haproxy and nginx, each a child process of the test."""
+"""Real proxies on loopback: Debian's squid, tinyproxy, haproxy and nginx, each a child process of the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.ports import free_port
 
 SQUID = """
-http_port 127.0.0.1:{port}
+http_port 127.0.0.1:{port} {opening}
 hosts_file {folder}/hosts
 dns_nameservers 127.0.0.1
 pid_filename none
@@ -38,6 +38,15 @@ acl known proxy_auth REQUIRED
 http_access allow known
 http_access deny all
 """
+# It answers with certificates of its own authority, and so reads what passes.
+_OPENING = "ssl-bump generate-host-certificates=on dynamic_cert_mem_cache_size=4MB tls-cert={pair}"
+_OPENED = """
+sslcrtd_program /usr/lib/squid/security_file_certgen -s {folder}/certificates -M 4MB
+sslcrtd_children 1 startup=1 idle=1
+tls_outgoing_options cafile={trusted}
+ssl_bump bump all
+http_access allow all
+"""
 _HELPER = """
 $| = 1;
 while (<STDIN>) {{
@@ -45,6 +54,14 @@ while (<STDIN>) {{
     my @given = map {{ s/%([0-9A-Fa-f]{{2}})/chr hex $1/egr }} split / /, $_, 2;
     print unpack("H*", join(" ", @given)) eq "{known}" ? "OK\\n" : "ERR\\n";
 }}
+"""
+TINYPROXY = """
+Listen 127.0.0.1
+Port {port}
+Timeout 60
+LogFile "{folder}/access.log"
+PidFile "{folder}/tinyproxy.pid"
+Upstream http 127.0.0.1:{upstream}
 """
 HAPROXY = """
 defaults
@@ -126,26 +143,48 @@ class Squid:
 
 
 @contextmanager
-def squid(hosts: str, credentials: tuple[str, str] | None = None) -> Iterator[Squid]:
-    """A forward proxy that knows `hosts` as 127.0.0.1; with `credentials` it wants them."""
+def squid(
+    hosts: str, credentials: tuple[str, str] | None = None, opens: tuple[Path, Path] | None = None
+) -> Iterator[Squid]:
+    """A forward proxy that knows `hosts` as 127.0.0.1; with `credentials` it wants them.
+
+    With `opens` it opens TLS: as the authority of the certificate and key in the first file, and it trusts the second.
+    """
     # It runs as a user of its own, who does not come to pytest's folders.
     with tempfile.TemporaryDirectory(prefix="squid-", dir="/tmp") as name:
-        yield from _squid(Path(name), hosts, credentials)
+        yield from _squid(Path(name), hosts, credentials, opens)
 
 
-def _squid(folder: Path, hosts: str, credentials: tuple[str, str] | None) -> Iterator[Squid]:
+def _squid(
+    folder: Path, hosts: str, credentials: tuple[str, str] | None, opens: tuple[Path, Path] | None
+) -> Iterator[Squid]:
     port = free_port()
-    access = "http_access allow all"
+    access, opening = "http_access allow all", ""
     if credentials is not None:
         access = _AUTHENTICATED.format(folder=folder)
         (folder / "helper.pl").write_text(_HELPER.format(known=" ".join(credentials).encode().hex()))
+    if opens is not None:
+        pair, trusted = (shutil.copy(each, folder) for each in opens)
+        opening, access = _OPENING.format(pair=pair), _OPENED.format(folder=folder, trusted=trusted)
+        certgen = "/usr/lib/squid/security_file_certgen"
+        subprocess.run([certgen, "-c", "-s", folder / "certificates", "-M", "4MB"], check=True, capture_output=True)
     (folder / "hosts").write_text(f"127.0.0.1 {hosts}\n")
-    (folder / "squid.conf").write_text(SQUID.format(port=port, folder=folder, access=access))
+    (folder / "squid.conf").write_text(SQUID.format(port=port, folder=folder, access=access, opening=opening))
     if os.geteuid() == 0:
         # It gives up its rights, and writes its logs without them.
-        shutil.chown(folder, "proxy")
+        for each in (folder, *folder.rglob("*")):
+            shutil.chown(each, "proxy")
     with _running(["squid", "-N", "-f", folder / "squid.conf"], port, folder / "squid.log"):
         yield Squid(port, folder)
+
+
+@contextmanager
+def tinyproxy(folder: Path, upstream: int) -> Iterator[int]:
+    """A forward proxy that sends all to another one, at the port `upstream`. Its port."""
+    port = free_port()
+    (folder / "tinyproxy.conf").write_text(TINYPROXY.format(port=port, folder=folder, upstream=upstream))
+    with _running(["tinyproxy", "-d", "-c", folder / "tinyproxy.conf"], port, folder / "tinyproxy.log"):
+        yield port
 
 
 @contextmanager

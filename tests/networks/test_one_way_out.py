@@ -1,4 +1,4 @@
-"""One resolver of proxies: each form of a proxy variable does the same in each command, behind a real squid."""
+"""One resolver of proxies: each form of a proxy variable does the same in each command, behind real proxies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conduit_oauth.proxies import proxy_for
 from tests.certificates import issue
 from tests.cli.broken import BrokenServer
 from tests.conftest import COMMAND
-from tests.networks.proxies import haproxy, squid
+from tests.networks.proxies import haproxy, squid, tinyproxy
 from tests.ports import free_port
 
 HOST = "as.conduit.example"
@@ -56,6 +56,7 @@ class Company:
         pair = folder / "pair.pem"
         pair.write_text((folder / "proxy.pem").read_text() + (folder / "proxy-key.pem").read_text())
         self.by_tls = stack.enter_context(haproxy(folder, self.open, pair))
+        self.by_another = stack.enter_context(tinyproxy(folder, self.open))
         self.closed = stack.enter_context(squid(HOST, ("user", PASSWORD))).port
 
     def run(self, command: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -82,12 +83,24 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
         yield Company(tmp_path_factory.mktemp("company"), stack)
 
 
+@pytest.fixture(scope="module")
+def interceptor(company: Company, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A proxy that opens TLS, and its authority."""
+    folder = tmp_path_factory.mktemp("interceptor")
+    issue(folder, "interceptor", ca=True)
+    authority, pair = folder / "interceptor.pem", folder / "pair.pem"
+    pair.write_text(authority.read_text() + (folder / "interceptor-key.pem").read_text())
+    with squid(HOST, opens=(pair, company.ca_file)) as proxy:
+        yield f"http://127.0.0.1:{proxy.port}", authority
+
+
 COMMANDS = ("token", "doctor", "request", "bridge")
 FORMS: dict[str, Callable[[Company], dict[str, str]]] = {
     "as a URL": lambda company: {"HTTPS_PROXY": f"http://127.0.0.1:{company.open}"},
     "without a scheme": lambda company: {"HTTPS_PROXY": f"127.0.0.1:{company.open}"},
     "in lower case, with a slash": lambda company: {"https_proxy": f"http://127.0.0.1:{company.open}/"},
     "for all": lambda company: {"ALL_PROXY": f"http://127.0.0.1:{company.open}"},
+    "by tinyproxy": lambda company: {"HTTPS_PROXY": f"http://127.0.0.1:{company.by_another}"},
     "by TLS": lambda company: {"HTTPS_PROXY": f"https://localhost:{company.by_tls}"},
     "with a password": lambda company: {"HTTPS_PROXY": f"http://user:p%C3%A4%23ss%2Fw%40rd@127.0.0.1:{company.closed}"},
     "with a password as it is": lambda company: {"HTTPS_PROXY": f"http://user:{PASSWORD}@127.0.0.1:{company.closed}"},
@@ -111,6 +124,24 @@ def test_a_proxy_that_is_down_is_said(command: str, company: Company) -> None:
     assert f"the proxy http://127.0.0.1:{port} (HTTPS_PROXY)" in said, said
     assert "✓ connection" not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_proxy_that_opens_tls_is_trusted_where_its_authority_is(
+    command: str, company: Company, interceptor: tuple[str, Path]
+) -> None:
+    proxy, authority = interceptor
+    refused = company.run(command, HTTPS_PROXY=proxy)
+    said = refused.stdout + refused.stderr
+    assert "good-token" not in said
+    if command == "doctor":
+        assert "an authority that is not trusted here: CN=interceptor" in said, said
+        assert f"{proxy} (HTTPS_PROXY) may open the connection" in said, said
+    else:
+        assert "the server's certificate is refused" in said, said
+        assert "SSL_CERT_FILE" in said
+    done = company.run(command, HTTPS_PROXY=proxy, SSL_CERT_FILE=str(authority))
+    assert done.returncode == 0, done.stderr + done.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
