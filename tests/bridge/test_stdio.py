@@ -122,7 +122,7 @@ def test_messages_pass_unchanged_both_ways(open_stdio: OpenStdio) -> None:
     line = b'{"jsonrpc": "2.0",  "id":1,"method":"tools/call","params":{"name":"n","arguments":{"t":"\\ud83d"}}}'
     bridge.send(line)
     assert bridge.line() == body.replace(b"\r\n", b"  ") + b"\n"
-    assert bridge.gateway.requests[-1][2] == line
+    assert line in [body for _, _, body in bridge.gateway.requests]
 
 
 def test_a_method_that_no_header_can_have_is_the_gateways_to_judge(open_stdio: OpenStdio) -> None:
@@ -130,7 +130,7 @@ def test_a_method_that_no_header_can_have_is_the_gateways_to_judge(open_stdio: O
     bridge = open_stdio(echo)
     line = b'{"jsonrpc":"2.0","id":1,"method":"\\ud83d","params":' + modern + b"}"
     assert bridge.ask(line)["id"] == 1
-    assert bridge.gateway.requests[-1][2] == line
+    assert line in [body for _, _, body in bridge.gateway.requests]
 
 
 def test_a_line_in_pieces_is_one_message(open_stdio: OpenStdio) -> None:
