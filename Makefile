@@ -44,6 +44,7 @@ lint: .venv/ready
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	PYRIGHT_PYTHON_GLOBAL_NODE=off $(RUN)/pyright
+	$(RUN)/lint-imports
 
 demo: .venv/ready
 	$(RUN)/conduit-oauth demo

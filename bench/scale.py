@@ -30,9 +30,9 @@ import matplotlib as mpl
 from matplotlib import pyplot
 
 from conduit_oauth import TokenProvider, TokenProviders, flight, tier
-from conduit_oauth.landing import Flag
+from conduit_oauth.runtime.landing import Flag
+from conduit_oauth.sharing.tier import Tier
 from conduit_oauth.stores.memory import MemoryStore
-from conduit_oauth.tier import Tier
 from conduit_oauth.token import EARLIEST
 
 mpl.use("Agg")

@@ -30,4 +30,4 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
     own = SimpleNamespace(**{**vars(socket), "getaddrinfo": getaddrinfo})
-    monkeypatch.setattr("conduit_oauth.network.socket", own)
+    monkeypatch.setattr("conduit_oauth.client.network.socket", own)

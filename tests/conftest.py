@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from conduit_oauth import TokenProvider
+from conduit_oauth.sharing.tier import LOCAL
 from conduit_oauth.testing import AuthorizationServer
-from conduit_oauth.tier import LOCAL
 from tests.leaks import Traces
 from tests.resource_server import ResourceServer
 

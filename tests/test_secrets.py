@@ -25,7 +25,7 @@ from conduit_oauth import (
 )
 from conduit_oauth.devserver.control import MALFORMED
 from conduit_oauth.errors import EXCERPT_LENGTH, mask, redact
-from conduit_oauth.grant import Response, judge_token_response
+from conduit_oauth.protocol.grant import Response, judge_token_response
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conduit_oauth.grant import MAX_LIFETIME
+from conduit_oauth.protocol.grant import MAX_LIFETIME
 from conduit_oauth.token import AccessToken, moments
 
 

@@ -10,8 +10,6 @@ from ._version import __version__
 # Not typing's: importing typing costs more than all the rest of this file. Type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .credentials import from_environment, from_keyring
-    from .discovery import derive_token_endpoint
     from .errors import (
         ConfigurationError,
         DiscoveryError,
@@ -21,9 +19,11 @@ if TYPE_CHECKING:
         TokenRequestError,
         TransportError,
     )
+    from .identity.credentials import from_environment, from_keyring
+    from .lifecycle.state import Counts, Health, ProviderState
+    from .protocol.discovery import derive_token_endpoint
     from .provider import TokenProvider
-    from .registry import TokenProviders
-    from .state import Counts, Health, ProviderState
+    from .supervision.registry import TokenProviders
 
 __all__ = [
     "ConfigurationError",
@@ -44,26 +44,26 @@ __all__ = [
     "from_keyring",
 ]
 
-_ROOMS = {
-    "TokenProvider": "provider",
-    "TokenProviders": "registry",
-    "derive_token_endpoint": "discovery",
-    "from_environment": "credentials",
-    "from_keyring": "credentials",
-    "ProviderState": "state",
-    "Counts": "state",
-    "Health": "state",
-}
+if not TYPE_CHECKING:  # which would hide a misspelt name
+    _MODULES = {
+        "TokenProvider": "provider",
+        "TokenProviders": "supervision.registry",
+        "derive_token_endpoint": "protocol.discovery",
+        "from_environment": "identity.credentials",
+        "from_keyring": "identity.credentials",
+        "ProviderState": "lifecycle.state",
+        "Counts": "lifecycle.state",
+        "Health": "lifecycle.state",
+    }
 
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
 
-def __getattr__(name: str) -> object:
-    from importlib import import_module
-
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_ROOMS.get(name, 'errors')}", __name__), name)
-    globals()[name] = value
-    return value
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_MODULES.get(name, 'errors')}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -13,25 +13,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from . import inquiry
+from .client.config import StepUp, check_shareable, client_config, seconds, token_type
+from .client.requester import Requester
+from .client.transport import SharedTransport, transport_of
 from .clock import Clock, elapsed
-from .config import StepUp, check_shareable, client_config, seconds, token_type
-from .control import FlightControl, logger
-from .credentials import Credentials, KeySource, Source, read_text
-from .dpop import Dpop
 from .errors import OAuthError
 from .events import Event, Observer, observe
-from .flight import no_thread
-from .grant import ACCESS_TOKEN_TYPE, is_scope
-from .landing import NoThreadError, in_thread
-from .life import Life
+from .identity.credentials import Credentials, KeySource, Source, read_text
+from .identity.tls import ClientCertificate, TlsFiles
+from .lifecycle import inquiry
+from .lifecycle.control import FlightControl, logger
+from .lifecycle.flight import no_thread
+from .lifecycle.life import Life
+from .lifecycle.state import ProviderState
 from .places import expanded
-from .requester import Requester
-from .state import ProviderState
+from .protocol.dpop import Dpop
+from .protocol.grant import is_scope
+from .runtime.landing import NoThreadError, in_thread
+from .sharing.tier import Tier, tier_of
 from .stores import TokenStore
-from .tier import Tier, tier_of
-from .tls import ClientCertificate, TlsFiles
-from .transport import SharedTransport, transport_of
+from .token import ACCESS_TOKEN_TYPE
 
 if TYPE_CHECKING:
     import ssl

@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from .credentials import from_environment, from_keyring, read_file
 from .errors import ConfigurationError
+from .identity.credentials import from_environment, from_keyring, read_file
 from .places import expanded
 from .provider import TokenProvider
 

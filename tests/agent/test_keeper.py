@@ -15,7 +15,7 @@ from conduit_oauth import ConfigurationError
 from conduit_oauth.agent.config import Output
 from conduit_oauth.agent.keeper import Agent
 from conduit_oauth.agent.outputs import put, withdraw
-from conduit_oauth.requester import Requester
+from conduit_oauth.client.requester import Requester
 from conduit_oauth.testing import AuthorizationServer
 from tests.agent.conftest import Bell, Keep, Write
 from tests.conftest import MakeProvider, Said
@@ -375,7 +375,7 @@ def test_a_provider_that_was_given_up_stays_so(keep: Keep, said: Said, monkeypat
     def fetch(requester: Requester, seconds: float) -> object:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("conduit_oauth.supervision.RESTART_BASE", 0.001)
+    monkeypatch.setattr("conduit_oauth.supervision.supervisor.RESTART_BASE", 0.001)
     monkeypatch.setattr(Requester, "fetch", fetch)
     agent = keep("[providers.broken]")
     said.wait_for("provider_given_up name=broken")

@@ -19,7 +19,7 @@ import pytest
 from conduit_oauth import ConfigurationError
 from conduit_oauth.agent.config import Output
 from conduit_oauth.agent.outputs import put, withdraw
-from conduit_oauth.serving import Address
+from conduit_oauth.serving.listening import Address
 from conduit_oauth.testing import AuthorizationServer
 from tests.agent.conftest import Bell, Keep, Serve, Write
 from tests.agent.test_keeper import BILLING, looked_at
@@ -201,7 +201,7 @@ def test_a_server_that_ends_leaves_the_socket_of_the_next(tmp_path: Path) -> Non
 
 
 async def serve_there(app: Any, path: Path, ready: Callable[[list[str]], None]) -> None:
-    from conduit_oauth import serving
+    from conduit_oauth.serving import listening as serving
 
     await serving.serve(app, [Address(path=path)], ready)
 

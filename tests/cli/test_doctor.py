@@ -21,14 +21,14 @@ from typer.testing import CliRunner
 
 from conduit_oauth.cli.app import app
 from conduit_oauth.cli.checks import Verdict, check_way
+from conduit_oauth.client.transport import Transport
 from conduit_oauth.testing import AuthorizationServer
-from conduit_oauth.transport import Transport
 from tests.addresses import resolve_to, silent_address
 from tests.certificates import Authority, issue
 from tests.cli.broken import BrokenServer, Page
 from tests.cli.conftest import Run
+from tests.client.test_transport import raw_server
 from tests.resource_server import ResourceServer
-from tests.test_transport import raw_server
 
 SECRET = "very-secret"
 TOKEN: dict[str, Any] = {"access_token": "good-token", "token_type": "Bearer", "expires_in": 3600}

@@ -6,9 +6,16 @@ import re
 from collections.abc import Callable
 
 from conduit_oauth import DiscoveryError, InvalidTokenResponse, TokenRequestError
-from conduit_oauth.challenge import parse_challenges
-from conduit_oauth.grant import MAX_LIFETIME, Response, judge_token_response
-from conduit_oauth.metadata import RESOURCE_STEP, SERVER_STEP, Document, judge_resource, judge_server, read_document
+from conduit_oauth.protocol.challenge import parse_challenges
+from conduit_oauth.protocol.grant import MAX_LIFETIME, Response, judge_token_response
+from conduit_oauth.protocol.metadata import (
+    RESOURCE_STEP,
+    SERVER_STEP,
+    Document,
+    judge_resource,
+    judge_server,
+    read_document,
+)
 
 URL = "https://as.example/tenant"
 SECRET = "fuzzed-secret-0123456789"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import conduit_oauth
-from conduit_oauth.challenge import MAX_LENGTH, parse_challenges
 from conduit_oauth.errors import mask, redact
+from conduit_oauth.protocol.challenge import MAX_LENGTH, parse_challenges
 
 LIMIT = 0.010
 # How each is used, and the largest text that it sees: a header has no more than httpcore2 takes, a page what is cut of
@@ -24,30 +24,30 @@ TOKEN = 65_536
 USES: dict[str, tuple[str, int]] = {
     # A file's name.
     "agent.outputs._DRAFT": ("fullmatch", 255),
-    "challenge._ESCAPED": ("sub", MAX_LENGTH),
-    "challenge._PARAMETER": ("match", MAX_LENGTH),
-    "challenge._SCHEME": ("match", MAX_LENGTH),
-    "challenge._SEPARATOR": ("match", MAX_LENGTH),
-    "challenge._TOKEN68": ("match", MAX_LENGTH),
+    "protocol.challenge._ESCAPED": ("sub", MAX_LENGTH),
+    "protocol.challenge._PARAMETER": ("match", MAX_LENGTH),
+    "protocol.challenge._SCHEME": ("match", MAX_LENGTH),
+    "protocol.challenge._SEPARATOR": ("match", MAX_LENGTH),
+    "protocol.challenge._TOKEN68": ("match", MAX_LENGTH),
     "cli.diagnosis._TITLE": ("search", 4096),
-    "config._ABSOLUTE_URI": ("match", HEADER),
-    "config._HEADER_NAME": ("match", HEADER),
-    "config._WELL_KNOWN": ("search", HEADER),
-    "discovery._SUFFIX": ("search", HEADER),
-    "dpop._NONCE": ("fullmatch", HEADER),
+    "client.config._ABSOLUTE_URI": ("match", HEADER),
+    "client.config._HEADER_NAME": ("match", HEADER),
+    "client.config._WELL_KNOWN": ("search", HEADER),
+    "protocol.discovery._SUFFIX": ("search", HEADER),
+    "protocol.dpop._NONCE": ("fullmatch", HEADER),
     "errors._BASE64": ("findall", 8192),
     "errors._CONTROL": ("sub", 8192),
     "errors._TELLING": ("search", 8192),
     "errors._TOKEN_LIKE": ("sub", 8192),
     "errors._URL_PART": ("sub", 8192),
-    "grant._ACCESS_TOKEN": ("fullmatch", TOKEN),
-    "grant._NUMBER": ("fullmatch", 1 << 20),
-    "grant._SCOPE": ("fullmatch", TOKEN),
-    "metadata._MAX_AGE": ("search", HEADER),
-    "proxies._HOST_AND_PORT": ("fullmatch", HEADER),
-    "proxies._SCHEME": ("match", HEADER),
-    "urls._AMBIGUOUS": ("search", URL),
-    "urls._AUTHORITY": ("fullmatch", URL),
+    "protocol.grant._ACCESS_TOKEN": ("fullmatch", TOKEN),
+    "protocol.grant._NUMBER": ("fullmatch", 1 << 20),
+    "protocol.grant._SCOPE": ("fullmatch", TOKEN),
+    "protocol.metadata._MAX_AGE": ("search", HEADER),
+    "client.proxies._HOST_AND_PORT": ("fullmatch", HEADER),
+    "client.proxies._SCHEME": ("match", HEADER),
+    "protocol.urls._AMBIGUOUS": ("search", URL),
+    "protocol.urls._AUTHORITY": ("fullmatch", URL),
 }
 PIECES = [
     "a",

@@ -22,32 +22,38 @@ import pytest
 
 HERE = Path(__file__).parent
 CHANGES = [".venv/mutants/bin/python", str(HERE / "changes.py")]
-PROTOCOL = ["tests/test_discovery.py", "tests/test_hostile.py"]
-FLIGHTS = ["tests/test_provider.py", "tests/test_concurrency.py", "tests/test_patience.py", "tests/real_answers"]
-SHARING = ["tests/stores/test_sharing.py", "tests/stores/test_contract.py", "tests/test_patience.py"]
+PROTOCOL = ["tests/protocol/test_discovery.py", "tests/hostile_servers/test_answers.py"]
+FLIGHTS = [
+    "tests/test_provider.py",
+    "tests/lifecycle/test_concurrency.py",
+    "tests/lifecycle/test_patience.py",
+    "tests/real_answers",
+]
+SHARING = ["tests/stores/test_sharing.py", "tests/stores/test_contract.py", "tests/lifecycle/test_patience.py"]
 # The tests that know each module, the quick ones first.
 TESTS = {
-    "life": ["tests/test_life.py"],
-    "token": ["tests/test_token.py", "tests/test_life.py", "tests/real_answers/test_same_token.py"],
-    "challenge": ["tests/test_challenge.py"],
-    "client_auth": ["tests/test_client_auth.py"],
+    "life": ["tests/lifecycle/test_life.py"],
+    "pauses": ["tests/lifecycle/test_life.py", "tests/lifecycle/test_patience.py"],
+    "token": ["tests/test_token.py", "tests/lifecycle/test_life.py", "tests/real_answers/test_same_token.py"],
+    "challenge": ["tests/protocol/test_challenge.py"],
+    "client_auth": ["tests/protocol/test_client_auth.py"],
     "discovery": PROTOCOL,
-    "dpop": ["tests/test_dpop.py"],
-    "grant": ["tests/test_grant.py", "tests/test_token.py", "tests/test_introspection.py"],
+    "dpop": ["tests/protocol/test_dpop.py"],
+    "grant": ["tests/protocol/test_grant.py", "tests/test_token.py", "tests/lifecycle/test_introspection.py"],
     "jose": [
-        "tests/test_jose.py",
-        "tests/test_dpop.py",
-        "tests/test_client_auth.py",
+        "tests/protocol/test_jose.py",
+        "tests/protocol/test_dpop.py",
+        "tests/protocol/test_client_auth.py",
         "tests/surroundings/test_keys.py",
     ],
-    "metadata": ["tests/test_metadata.py", *PROTOCOL],
+    "metadata": ["tests/protocol/test_metadata.py", *PROTOCOL],
     "refusals": ["tests/test_refusals.py"],
-    "urls": ["tests/test_urls.py", *PROTOCOL],
+    "urls": ["tests/protocol/test_urls.py", *PROTOCOL],
     "flight": FLIGHTS,
     "control": FLIGHTS,
-    "landing": ["tests/test_landing.py", *FLIGHTS],
-    "gate": ["tests/test_gate.py", "tests/test_patience.py"],
-    "sealing": ["tests/test_sealing.py"],
+    "landing": ["tests/runtime/test_landing.py", *FLIGHTS],
+    "gate": ["tests/sharing/test_gate.py", "tests/lifecycle/test_patience.py"],
+    "sealing": ["tests/sharing/test_sealing.py"],
     "share": SHARING,
     "tier": SHARING,
 }
@@ -71,11 +77,16 @@ class Running:
     deadline: float
 
 
+def place_of(module: str) -> Path:
+    """The file of a module of the core, whichever folder it is in."""
+    return next(Path("src/conduit_oauth").rglob(f"{module}.py"))
+
+
 class Bench:
     """Copies of the sources, in each of which one change at a time is tried."""
 
     def __init__(self, module: str) -> None:
-        self._place = Path("src/conduit_oauth") / f"{module}.py"
+        self._place = place_of(module)
         self._source = self._place.read_text(encoding="utf-8")
         self._tests = TESTS[module]
         self._copies = [Path(f".venv/mutants/copy{slot}").absolute() for slot in range(os.cpu_count() or 1)]
@@ -143,7 +154,7 @@ def main(modules: list[str]) -> int:
         importlib.import_module(name)
     left = 0
     for module in modules or TESTS:
-        listed = subprocess.check_output([*CHANGES, f"src/conduit_oauth/{module}.py"], text=True)
+        listed = subprocess.check_output([*CHANGES, str(place_of(module))], text=True)
         changes = [json.loads(line) for line in listed.splitlines()]
         known = {(each["change"], each["line"]) for each in explained.get(module, [])}
         begun, survived = time.monotonic(), 0

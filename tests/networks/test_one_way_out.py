@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from conduit_oauth import ConfigurationError, TokenProvider, TransportError
-from conduit_oauth.proxies import proxy_for
+from conduit_oauth.client.proxies import proxy_for
 from tests.certificates import issue
 from tests.cli.broken import BrokenServer
 from tests.conftest import COMMAND

@@ -18,13 +18,13 @@ import pytest
 
 from conduit_oauth import TokenProvider, TransportError
 from conduit_oauth.cli.checks import check_way
-from conduit_oauth.transport import Transport
+from conduit_oauth.client.transport import Transport
+from tests.auth.test_auth import SENDERS
 from tests.bridge.conftest import Bridge
 from tests.certificates import issue
+from tests.client.test_transport import raw_server
 from tests.conftest import COMMAND
 from tests.scripted_server import Asked, ScriptedServer
-from tests.test_auth import SENDERS
-from tests.test_transport import raw_server
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
@@ -85,7 +85,7 @@ def test_a_name_that_is_not_resolved_in_time_is_said(monkeypatch: pytest.MonkeyP
         return []
 
     own = SimpleNamespace(**{**vars(socket), "getaddrinfo": getaddrinfo})
-    monkeypatch.setattr("conduit_oauth.network.socket", own)
+    monkeypatch.setattr("conduit_oauth.client.network.socket", own)
     try:
         assert re.search(
             r"the name is not resolved within \S+ s \(.*name \S+ s\)", failure("https://as.example/token", 3.0)

@@ -15,7 +15,7 @@ import pytest
 from conduit_oauth.agent.config import Output
 from conduit_oauth.agent.outputs import put, withdraw
 from tests.conftest import MakeProvider
-from tests.test_concurrency import in_child
+from tests.lifecycle.test_concurrency import in_child
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand a file to another user")
 MALLORY = 65534

@@ -184,7 +184,7 @@ def test_a_store_that_breaks_down_at_a_fork_leaves_the_other_providers_alone(run
 
 def test_no_fork_finds_a_module_that_a_flight_is_importing(authorization_server: AuthorizationServer, run: Run) -> None:
     done = run("""
-        from conduit_oauth import process
+        from conduit_oauth.runtime import process
         begun, main = [], threading.get_ident()
 
         class Watch:

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from conduit_oauth.share import Share
+from conduit_oauth.sharing.share import Share
+from conduit_oauth.sharing.tier import Tier
 from conduit_oauth.stores import Entry, Known
 from conduit_oauth.stores.row import Row
-from conduit_oauth.tier import Tier
 from conduit_oauth.token import AccessToken
 from tests.simulation.fleet import Fleet, WrongError
 

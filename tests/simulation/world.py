@@ -16,7 +16,9 @@ from unittest import mock
 
 import greenlet
 
-from conduit_oauth import control, flight, gate, landing, operations, share, tier
+from conduit_oauth.lifecycle import control, flight
+from conduit_oauth.runtime import landing
+from conduit_oauth.sharing import gate, operations, share, tier
 
 # A world that does more than this turns in circles.
 _MOST_STEPS = 400_000

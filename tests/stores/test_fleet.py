@@ -12,8 +12,8 @@ import pytest
 
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider
+from tests.lifecycle.test_concurrency import in_child
 from tests.stores.fleet import Fleet, Worker
-from tests.test_concurrency import in_child
 
 
 @pytest.fixture

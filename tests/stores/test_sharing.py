@@ -18,7 +18,7 @@ import redis
 from joserfc.jwk import ECKey
 
 from conduit_oauth import ConfigurationError, DiscoveryError, TokenProvider, TokenRequestError
-from conduit_oauth.gate import Busy
+from conduit_oauth.sharing.gate import Busy
 from conduit_oauth.stores import NOTHING, Entry, Known, News
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.stores.redis import RedisStore

@@ -30,11 +30,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
-from ..credentials import read_text
 from ..errors import ConfigurationError
-from ..formats import Format
+from ..identity.credentials import read_text
 from ..places import expanded
-from ..serving import Address, access_of, parse_address
+from ..serving.formats import Format
+from ..serving.listening import Address, access_of, parse_address
 from ..settings import Settings, table_of
 
 _AGENT = frozenset({"listen", "socket_mode", "socket_group", "local_token_file", "allow_host", "expose", "outputs"})

@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 
 from ..clock import elapsed
-from ..credentials import public_environment
 from ..errors import ConfigurationError, OAuthError
 from ..events import Observer
+from ..identity.credentials import public_environment
 from ..places import default_store
-from ..registry import TokenProviders
-from ..sealing import credential
+from ..sharing.sealing import credential
+from ..supervision.registry import TokenProviders
 from .config import AgentConfig, Output, read_agent
 from .hooks import Call, Hooks, Trouble
 from .ledger import Claims, Entries, Ledger

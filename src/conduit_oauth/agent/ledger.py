@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import platformdirs
 
-from ..credentials import read_file
 from ..errors import ConfigurationError
+from ..identity.credentials import read_file
 from ..places import platform_folder
 from .config import Output
 from .outputs import write

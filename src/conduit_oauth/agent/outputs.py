@@ -16,8 +16,8 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from ..formats import Format, formatted, token_type
 from ..provider import TokenProvider
+from ..serving.formats import Format, formatted, token_type
 from .config import Output
 
 # Read as they are by programs that take every byte; the others are lines.

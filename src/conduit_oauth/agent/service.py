@@ -12,10 +12,10 @@ import socket
 import time
 from collections.abc import Callable
 
-from ..access import Access
-from ..credentials import read_text
 from ..errors import ConfigurationError
-from ..serving import access_of, serve
+from ..identity.credentials import read_text
+from ..serving.access import Access
+from ..serving.listening import access_of, serve
 from .keeper import Agent
 from .metrics import Metrics
 from .web import make_app

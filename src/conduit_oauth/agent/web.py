@@ -20,13 +20,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ..access import Access
 from ..clock import elapsed
 from ..errors import ConfigurationError, OAuthError
-from ..formats import Format, formatted, token_type
+from ..lifecycle.state import Health
 from ..provider import TokenProvider
-from ..serving import Application, Message, Receive, Send
-from ..state import Health
+from ..serving.access import Access
+from ..serving.formats import Format, formatted, token_type
+from ..serving.listening import Application, Message, Receive, Send
 from .hooks import Trouble
 from .keeper import Agent
 from .metrics import Metrics

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, ClassVar
 
-from ..provider import TokenProvider
-from ._rules import Destinations, Presentation
+from ._rules import AnyProvider, Destinations, Presentation
 
 
 class HttpxFlow:
@@ -14,7 +13,7 @@ class HttpxFlow:
 
     replayable_stream: ClassVar[type]
 
-    def __init__(self, provider: TokenProvider) -> None:
+    def __init__(self, provider: AnyProvider) -> None:
         self._destinations = Destinations(provider)
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:

@@ -7,18 +7,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from ..challenge import Challenge, demanded_claims, parse_challenges
 from ..clock import elapsed
 from ..errors import ConfigurationError
-from ..provider import TokenProvider
-from ..urls import origin_of, parse_secure_url
+from ..protocol.challenge import Challenge, demanded_claims, parse_challenges
+from ..protocol.dpop import Dpop
+from ..protocol.urls import origin_of, parse_secure_url
 
 # A crawler's worth of origins would grow without bound; a service has a handful.
 _MOST_ORIGINS = 256
 # Seconds for which the refusals of a resource cause no token request: the first, and the longest.
 _FIRST_REST, _LONGEST_REST = 1.0, 60.0
+
+
+class AnyProvider(Protocol):
+    """What an adapter needs of a `TokenProvider`, which makes adapters itself."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def origins(self) -> tuple[str, ...]: ...
+    @property
+    def insecure_hosts(self) -> frozenset[str]: ...
+    @property
+    def dpop(self) -> Dpop | None: ...
+    def get_token(self) -> str: ...
+    async def get_token_async(self) -> str: ...
+    def invalidate(self, token: str | None = None, *, claims: str | None = None) -> None: ...
+    def stepped_up(
+        self, scope: str | None, *, url: str = "", resource_metadata: str | None = None
+    ) -> AnyProvider | None: ...
 
 
 class Destinations:
@@ -27,10 +47,10 @@ class Destinations:
     Each is judged once, as the HTTP client itself read it. A wider token goes only to the origin that asked for it.
     """
 
-    def __init__(self, provider: TokenProvider) -> None:
+    def __init__(self, provider: AnyProvider) -> None:
         self._provider = provider
         self._judged: dict[tuple[str, str], str] = {}
-        self._wider: dict[str, TokenProvider] = {}
+        self._wider: dict[str, AnyProvider] = {}
         self.doubts = _doubts.setdefault(provider, Doubts())
 
     def check(self, scheme: str, authority: str) -> str:
@@ -50,11 +70,11 @@ class Destinations:
             self._judged[destination] = origin
         return origin
 
-    def provider_for(self, origin: str) -> TokenProvider:
+    def provider_for(self, origin: str) -> AnyProvider:
         """Whose token goes to `origin`."""
         return self._wider.get(origin, self._provider)
 
-    def keep(self, origin: str, provider: TokenProvider) -> None:
+    def keep(self, origin: str, provider: AnyProvider) -> None:
         """Once a wider scope was asked for, later requests to that origin are likely to need it, too."""
         if provider is not self._provider and (origin in self._wider or len(self._wider) < _MOST_ORIGINS):
             self._wider[origin] = provider
@@ -92,7 +112,7 @@ class Doubts:
 
 
 # By provider, whatever clients and adapters it serves.
-_doubts: WeakKeyDictionary[TokenProvider, Doubts] = WeakKeyDictionary()
+_doubts: WeakKeyDictionary[AnyProvider, Doubts] = WeakKeyDictionary()
 
 
 class Presentation:

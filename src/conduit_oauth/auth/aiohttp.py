@@ -7,8 +7,7 @@ from contextvars import ContextVar
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 from yarl import URL
 
-from ..provider import TokenProvider
-from ._rules import Destinations, Presentation
+from ._rules import AnyProvider, Destinations, Presentation
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ANYWHERE = "anywhere"
@@ -21,7 +20,7 @@ _foreign_hop: ContextVar[str | None] = ContextVar("conduit_oauth_foreign_hop", d
 class TokenAuth:
     """Authorizes each request with the provider's token. Raises its errors instead of sending without one."""
 
-    def __init__(self, provider: TokenProvider) -> None:
+    def __init__(self, provider: AnyProvider) -> None:
         self._destinations = Destinations(provider)
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:

@@ -10,14 +10,13 @@ import requests
 from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar  # pyright: ignore[reportUnknownVariableType]
 
-from ..provider import TokenProvider
-from ._rules import Destinations, Presentation
+from ._rules import AnyProvider, Destinations, Presentation
 
 
 class TokenAuth(AuthBase):
     """Authorizes each request with the provider's token. Raises its errors instead of sending without one."""
 
-    def __init__(self, provider: TokenProvider) -> None:
+    def __init__(self, provider: AnyProvider) -> None:
         self._destinations = Destinations(provider)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:

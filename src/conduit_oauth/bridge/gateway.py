@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from ..auth.aiohttp import TokenAuth
+from ..client.proxies import proxy_for
 from ..clock import jitter
 from ..errors import ConfigurationError, OAuthError
-from ..grant import parse_json_object, parse_retry_after
-from ..life import backoff
+from ..identity.tls import trusted
+from ..protocol.grant import parse_json_object, parse_retry_after
+from ..protocol.pauses import backoff
 from ..provider import TokenProvider
-from ..proxies import proxy_for
-from ..tls import trusted
 from .remembered import Session, Sessions
 
 SESSION = "mcp-session-id"

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from ..access import Access, RawHeaders
-from ..serving import Message, Receive, Send
+from ..serving.access import Access, RawHeaders
+from ..serving.listening import Message, Receive, Send
 from .gateway import Gateway, Question
 
 logger = logging.getLogger("conduit_oauth.bridge")

@@ -18,17 +18,17 @@ import typer
 from rich.markup import escape
 
 from ..bridge.snippets import Client, snippet, snippet_for_http
-from ..credentials import read_text
 from ..errors import ConfigurationError
+from ..identity.credentials import read_text
 from ..places import expanded, platform_folder
 from .options import as_client
 from .output import err, plain
 from .profile import Options
 
 if TYPE_CHECKING:
-    from ..access import Access
     from ..bridge.gateway import Gateway
-    from ..serving import Address
+    from ..serving.access import Access
+    from ..serving.listening import Address
 
 
 @as_client
@@ -110,7 +110,7 @@ async def _by_stdio(url: str, gateway: Gateway) -> None:
 
 async def _by_http(url: str, gateway: Gateway, address: Address, access: Access) -> None:
     from ..bridge.proxy import PATH, Proxy
-    from ..serving import serve
+    from ..serving.listening import serve
 
     def announce(where: list[str]) -> None:
         path = "" if where[0].startswith("unix:") else PATH
@@ -124,7 +124,7 @@ def _access(
     listen: str, file: Path | None, names: Sequence[str], *, no_local_token: bool, expose: bool
 ) -> tuple[Address, Access]:
     """Where to listen, and who may come. Raises `ConfigurationError`."""
-    from ..serving import access_of, parse_address
+    from ..serving.listening import access_of, parse_address
 
     address = parse_address(listen)
     if not address.is_private and no_local_token:
@@ -168,7 +168,7 @@ def _make_token(file: Path) -> None:
 
 
 def _print_http_config(client: Client, name: str, listen: str, file: Path | None, *, no_local_token: bool) -> None:
-    from ..serving import parse_address
+    from ..serving.listening import parse_address
 
     address = parse_address(listen)
     if address.path is not None or address.port == 0:

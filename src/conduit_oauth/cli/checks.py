@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
+from ..client.network import look_up
+from ..client.proxies import Proxy, proxy_for
+from ..client.transport import Transport
 from ..errors import ConfigurationError, TransportError, mask
-from ..grant import Request
-from ..network import look_up
-from ..proxies import Proxy, proxy_for
-from ..tls import trusted
-from ..transport import Transport
+from ..identity.tls import trusted
+from ..protocol.grant import Request
 from .output import span
 
 TIMEOUT = 5.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from ..challenge import bearer_challenge
 from ..errors import (
     ConfigurationError,
     DiscoveryError,
@@ -15,7 +14,8 @@ from ..errors import (
     clean,
     mask,
 )
-from ..grant import Response, read_texts
+from ..protocol.challenge import bearer_challenge
+from ..protocol.grant import Response, read_texts
 from ..token import AccessToken
 from .checks import Diagnosis, bad, good, warning
 

@@ -11,10 +11,10 @@ import typer
 from rich.markup import escape
 from rich.tree import Tree
 
-from ..discovery import Discovery, Finding, Search, discover_any
+from ..client.locator import drive
+from ..client.transport import Transport
 from ..errors import clean
-from ..locator import drive
-from ..transport import Transport
+from ..protocol.discovery import Discovery, Finding, Search, discover_any
 from .output import busy, out, plain
 
 

@@ -15,19 +15,19 @@ import typer
 from rich.markup import escape
 
 from ..auth._rules import Destinations
-from ..client_auth import is_changed_by_basic
+from ..client.locator import drive
+from ..client.requester import Requester
+from ..client.transport import Errand
 from ..clock import elapsed
-from ..credentials import Credentials, read_key, read_text
 from ..errors import ConfigurationError, OAuthError, clean, mask
-from ..formats import token_type
-from ..grant import Request, Response
-from ..locator import drive
+from ..identity.credentials import Credentials, read_key, read_text
 from ..places import expanded
+from ..protocol.client_auth import is_changed_by_basic
+from ..protocol.grant import Request, Response
+from ..protocol.urls import origin_of, parse_url
 from ..provider import TokenProvider
-from ..requester import Requester
+from ..serving.formats import token_type
 from ..token import AccessToken
-from ..transport import Errand
-from ..urls import origin_of, parse_url
 from .checks import TIMEOUT, Checks, Diagnosis, Verdict, bad, check_way, good, warning
 from .diagnosis import of_configuration, of_discovery, of_resource, of_token_request
 from .inspection import Inspected, read_jwt

@@ -11,13 +11,13 @@ from joserfc import jws, jwt
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import KeySet
 
-from ..discovery import Search, discover_issuer
+from ..client.locator import drive
+from ..client.transport import Transport
 from ..errors import ConfigurationError, DiscoveryError, mask
-from ..grant import Request, parse_json_object
-from ..jose import Algorithms
-from ..locator import drive
-from ..metadata import same_issuer
-from ..transport import Transport
+from ..protocol.discovery import Search, discover_issuer
+from ..protocol.grant import Request, parse_json_object
+from ..protocol.jose import Algorithms
+from ..protocol.metadata import same_issuer
 from .exits import InvalidTokenError
 
 # Signatures by a key pair. `none` proves nothing, and a published key as an HMAC secret proves that anyone can read.

@@ -17,14 +17,14 @@ from rich.json import JSON
 from rich.markup import escape
 from rich.text import Text
 
+from ..client.network import Journey, bounded
+from ..client.proxies import Proxy, proxy_for
+from ..client.transport import CONNECT_TIMEOUT, failure_of
 from ..errors import ConfigurationError, TransportError, clean
-from ..grant import parse_retry_after
-from ..life import backoff
-from ..network import Journey, bounded
+from ..identity.tls import trusted
 from ..places import expanded
-from ..proxies import Proxy, proxy_for
-from ..tls import trusted
-from ..transport import CONNECT_TIMEOUT, failure_of
+from ..protocol.grant import parse_retry_after
+from ..protocol.pauses import backoff
 from .exits import REFUSED
 from .options import as_client
 from .output import OutputError, busy, err, out, plain

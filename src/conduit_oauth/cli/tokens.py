@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from ..credentials import public_environment
 from ..errors import ConfigurationError
-from ..formats import LOGIN, VARIABLE, Format, formatted
+from ..identity.credentials import public_environment
+from ..lifecycle.state import ProviderState
 from ..provider import TokenProvider
-from ..state import ProviderState
+from ..serving.formats import LOGIN, VARIABLE, Format, formatted
 from .options import as_client
 from .output import busy, plain
 from .profile import Options

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..grant import parse_json_object
+from ..protocol.grant import parse_json_object
 from .control import Control
 from .gateway import ProtectedMcp
 from .token_endpoint import TokenEndpoint

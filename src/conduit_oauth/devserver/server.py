@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 
-from ..serving import AnnouncingServer
+from ..serving.listening import AnnouncingServer
 from .app import make_app
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to

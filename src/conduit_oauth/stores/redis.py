@@ -16,7 +16,7 @@ import redis
 
 from ..clock import elapsed
 from ..errors import ConfigurationError
-from ..landing import Flag, LateLock
+from ..runtime.landing import Flag, LateLock
 from . import Entry, Known, News, StoreError
 from .redis_url import MakeClient, place_of
 

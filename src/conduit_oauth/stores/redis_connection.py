@@ -17,7 +17,7 @@ from redis.connection import Connection, SSLConnection
 from redis.sentinel import SentinelManagedConnection
 
 from ..clock import elapsed
-from ..process import undisturbed
+from ..runtime.process import undisturbed
 from .row import LONGEST_VALUE
 
 

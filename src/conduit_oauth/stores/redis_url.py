@@ -18,8 +18,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from ..credentials import Source, from_environment, read_text
 from ..errors import ConfigurationError
+from ..identity.credentials import Source, from_environment, read_text
 from .redis_connection import MasterConnection, SecureConnection, SecureMasterConnection, StoreConnection
 
 MakeClient = Callable[[], "redis.Redis | RedisCluster"]

@@ -21,9 +21,9 @@ from urllib.parse import unquote, urlsplit
 
 from ..clock import elapsed
 from ..errors import ConfigurationError
-from ..landing import Flag
 from ..places import platform_folder
-from ..process import Rank, Resident, enter
+from ..runtime.landing import Flag
+from ..runtime.process import Rank, Resident, enter
 from . import Entry, Known, News, StoreError
 from .row import LONGEST_VALUE, Row
 

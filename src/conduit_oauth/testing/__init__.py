@@ -23,7 +23,7 @@ def _authorization_server_process() -> Iterator[AuthorizationServer]:  # pyright
 @pytest.fixture
 def authorization_server(_authorization_server_process: AuthorizationServer) -> AuthorizationServer:
     """A development authorization server (one process per session), as good as new for each test."""
-    from ..tier import LOCAL
+    from ..sharing.tier import LOCAL
 
     _authorization_server_process.reset()
     # What this process remembers of an earlier test's faults.

@@ -1,0 +1,356 @@
+"""Sends one request and reads one bounded answer: the only room of the core that touches the network.
+
+Law: no redirect is followed, no answer grows past `MAX_BYTES`, no attempt outlives its time, and no exception of the
+HTTP client leaves here: those carry the request, and the request carries the secret.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import threading
+import time
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
+
+from .._version import __version__
+from ..errors import ConfigurationError, TransportError, mask
+from ..identity.tls import TlsFiles
+from ..protocol.grant import Request, Response
+from ..runtime.process import undisturbed
+from .proxies import Proxy, proxy_for
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+
+    from .network import Journey
+
+MAX_BYTES = 1 << 20
+CONNECT_TIMEOUT = 5.0
+_PLATFORM = TlsFiles()
+_HEADERS = {"User-Agent": f"conduit-oauth/{__version__}", "Accept-Encoding": "identity"}
+
+
+class Sender(Protocol):
+    """What sends a request."""
+
+    def send(self, request: Request, timeout: float) -> Response:
+        """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
+        ...
+
+
+@functools.cache
+def _load() -> None:
+    """Import what a request may need, so that none of it is imported while a request is under way."""
+    with undisturbed():
+        for module in (
+            *(
+                "httpx2",
+                "conduit_oauth.client.network",
+                "certifi",
+                "http.cookiejar",
+                "urllib.request",
+                "importlib.util",
+            ),
+            *("encodings.idna", "encodings.utf_8_sig", "email.utils", "base64", "html"),
+        ):
+            import_module(module)
+
+
+class Transport:
+    """An HTTP client of our own, or one that the caller injected and keeps the ownership of."""
+
+    __slots__ = ("_clients", "_injected", "_lock", "_tls", "_transport", "_version")
+
+    def __init__(
+        self,
+        client: httpx2.Client | None = None,
+        transport: httpx2.BaseTransport | None = None,
+        tls: TlsFiles = _PLATFORM,
+    ) -> None:
+        if tls.is_set and (client is not None or transport is not None):
+            raise ConfigurationError(
+                "client_certificate" if tls.certificate else "ca_file",
+                "is given beside http_client or transport",
+                "Give it to that client instead.",
+            )
+        if client is not None or transport is not None:
+            _check_injected(client, transport)
+        self._injected = client
+        self._transport = transport
+        self._clients: dict[Proxy | None, httpx2.Client] = {}
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._version: tuple[int, ...] | None = None
+
+    def in_child(self) -> Transport:
+        """The transport of a forked child, which shares no socket with its parent."""
+        if self._injected is None and self._transport is None:
+            return Transport(tls=self._tls)
+        return _Inherited()
+
+    def prepare(self, url: str) -> None:
+        """Load the HTTP client now: where a fleet waits for one process's answer, it should not wait for that."""
+        _load()
+        self._client_for(self._proxy_for(url))
+
+    def send(self, request: Request, timeout: float) -> Response:
+        """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
+        _load()
+        import httpx2
+
+        from .network import Journey
+
+        proxy = self._proxy_for(request.url)
+        journey = Journey(timeout, 0 if proxy is None else proxy.handshakes(request.url))
+        _under_way[thread := threading.get_ident()] = journey
+        try:
+            client = self._client_for(proxy)
+            # Built here and not by the client, so that an injected client's default headers add no second credential.
+            outgoing = httpx2.Request(
+                request.method,
+                request.url,
+                headers={**_HEADERS, **request.headers},
+                content=request.content or None,
+                extensions={"timeout": journey.limits(CONNECT_TIMEOUT)},
+            )
+            answer = client.send(outgoing, stream=True, auth=None, follow_redirects=False)
+            try:
+                content = (
+                    _read(answer, request.url, journey.deadline) if request.reads_body(answer.status_code) else b""
+                )
+            finally:
+                answer.close()
+            return Response(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)
+        except httpx2.InvalidURL:
+            raise ConfigurationError("URL", "is none that can be asked", f"Check {request.url}.") from None
+        except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+            failure = failure_of(request.url, error, journey, proxy)
+        except RuntimeError as error:
+            # What httpx2 raises where the client was closed by its owner: no use in trying again.
+            raise ConfigurationError("http_client", str(error), "Keep it open while the provider is.") from None
+        finally:
+            _under_way.pop(thread, None)
+        raise failure
+
+    def _proxy_for(self, url: str) -> Proxy | None:
+        """The proxy for `url`; what was injected goes by proxies of its own."""
+        return proxy_for(url) if self._injected is None and self._transport is None else None
+
+    def _client_for(self, proxy: Proxy | None) -> httpx2.Client:
+        """Our client by `proxy`, made anew where the files of TLS changed: a connection keeps what it had."""
+        from .network import bounded
+
+        if self._injected is not None:
+            return bounded(self._injected)
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+        import httpx2
+
+        # A flight, a wider scope's flight and a question about a token may all come here at once.
+        with self._lock:
+            if self._version != (version := self._tls.version()):
+                # A request that is under way on the old one fails, and is retried as any broken connection is.
+                self.close()
+                self._version = version
+            if proxy not in self._clients:
+                if self._transport is not None:
+                    client = httpx2.Client(transport=self._transport)
+                else:
+                    verify = self._tls.context()
+                    # Each connection has a thread of its caller's: a limit would only let one server starve another.
+                    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+                    via = None if proxy is None else proxy.for_httpx2()
+                    # One session at a server would tie the clients together that share these connections.
+                    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+                    client = bounded(
+                        httpx2.Client(verify=verify, limits=limits, proxy=via, cookies=cookies, trust_env=False)
+                    )
+                self._clients[proxy] = client
+            return self._clients[proxy]
+
+    def close(self) -> None:
+        """Close the clients that are ours."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+
+# The exchange that each thread is at.
+_under_way: dict[int, Journey] = {}
+
+
+class Errand:
+    """Requests on behalf of one caller, none of which outlasts `seconds` from now."""
+
+    __slots__ = ("_over_at", "_thread", "_transport")
+
+    def __init__(self, transport: Sender, seconds: float) -> None:
+        self._transport = transport
+        self._over_at = time.monotonic() + seconds
+        self._thread = threading.get_ident()
+
+    def cut(self) -> None:
+        """End the request that is under way, and send none any more."""
+        self._over_at = -math.inf
+        if (journey := _under_way.get(self._thread)) is not None:
+            journey.cut()
+
+    @property
+    def is_unreached(self) -> bool:
+        """Whether there is no connection to cut yet, only one that is being made."""
+        journey = _under_way.get(self._thread)
+        return journey is not None and journey.phase in ("name", "connection")
+
+    def send(self, request: Request, timeout: float) -> Response:
+        """As `Transport.send`, in what time is left."""
+        left = self._over_at - time.monotonic()
+        if left <= 0:
+            raise TransportError(request.url, "was not asked: the time is over")
+        return self._transport.send(request, min(timeout, left))
+
+
+class SharedTransport(Transport):
+    """One HTTP client, and so one pool of connections per origin, for many providers: none of them closes it."""
+
+    __slots__ = ("_process",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._process = os.getpid()
+
+    def in_child(self) -> Transport:
+        """This one, with a client of the child's own."""
+        if self._process != os.getpid():
+            SharedTransport.__init__(self)
+        return self
+
+    def close(self) -> None:
+        """Nothing: the others still use it."""
+
+    def shut(self) -> None:
+        """Close the client, after the last of them."""
+        super().close()
+
+
+def transport_of(
+    client: httpx2.Client | SharedTransport | None,
+    transport: httpx2.BaseTransport | None,
+    tls: TlsFiles,
+) -> Transport:
+    """What a provider sends with. A transport or TLS of its own needs connections of its own."""
+    if not isinstance(client, SharedTransport):
+        return Transport(client, transport, tls)
+    return Transport(None, transport, tls) if tls.is_set or transport is not None else client
+
+
+def _check_injected(client: object, transport: object) -> None:
+    import httpx2
+
+    advice = "Token requests run on a thread of the provider's own, whoever waits for them: inject a synchronous one."
+    if client is not None and not isinstance(client, httpx2.Client):
+        raise ConfigurationError("http_client", "is not an httpx2.Client", advice)
+    if transport is not None and not isinstance(transport, httpx2.BaseTransport):
+        raise ConfigurationError("transport", "is not an httpx2.BaseTransport", advice)
+    if client is not None and transport is not None:
+        raise ConfigurationError("transport", "is given beside http_client", "Give the client that transport instead.")
+
+
+class _Inherited(Transport):
+    """An injected client after a fork: its sockets are the parent's, and we cannot make another of its kind."""
+
+    __slots__ = ()
+
+    def send(self, request: Request, timeout: float) -> Response:
+        raise ConfigurationError(
+            "http_client", "was injected before this process was forked", "Create the TokenProvider after the fork."
+        )
+
+
+_SLOW = {
+    "name": "the name is not resolved",
+    "connection": "no connection",
+    "proxy": "the proxy opens no way to the server",
+    "TLS": "no end of the TLS handshake",
+    "request": "the request is not taken",
+}
+
+
+def failure_of(url: str, error: Exception, journey: Journey, proxy: Proxy | None) -> TransportError:
+    """What went wrong with a request and when, without a word that the peer may have put into it."""
+    import ssl
+
+    import httpx2
+
+    from .network import is_local
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    took = f" ({journey})" if str(journey) else ""
+    # A connection that is cut in a handshake says nothing of certificates.
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return _tls_failure(url, cause)
+    if isinstance(error, httpx2.ProxyError):
+        # Its words are the proxy's; a status is what they begin with.
+        status = str(error).partition(" ")[0]
+        problem = f"{proxy or 'the proxy'} does not connect ({status if status.isdigit() else 'no reason given'})"
+        return TransportError(url, problem + took, "Check its user, its password and its rules.", local=True)
+    if proxy is not None and journey.phase in ("name", "connection"):
+        reason = "does not answer" if isinstance(error, httpx2.TimeoutException) else f"is down: {mask(str(error), ())}"
+        return TransportError(
+            url, f"{proxy} {reason}{took}", f"Check the proxy, or unset {proxy.variable}.", local=True
+        )
+    if isinstance(error, httpx2.TimeoutException):
+        problem = _SLOW.get(journey.phase, "no whole answer")
+        return TransportError(url, f"{problem} within {journey.elapsed:.1f} s{took}")
+    if isinstance(error, httpx2.ProtocolError) and not str(error).startswith("Server disconnected"):
+        # The client's message quotes what came, and an echo brings the credential back.
+        return TransportError(url, "the answer is not HTTP")
+    return TransportError(url, mask(f"{type(error).__name__}: {error}".rstrip(": "), ()) + took, local=is_local(error))
+
+
+def _tls_failure(url: str, error: ssl.SSLError) -> TransportError:
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TransportError(
+            url,
+            f"the server's certificate is refused ({error.verify_message})",
+            "If an authority of your own signed it, set ca_file (or SSL_CERT_FILE) to that authority's certificate. "
+            "`conduit-oauth doctor` shows the certificate.",
+            retryable=False,
+        )
+    return TransportError(
+        url,
+        f"TLS failed ({error.reason or 'no reason given'})",
+        "Check that the server speaks TLS at this port, and whether it wants a client certificate.",
+        retryable=False,
+    )
+
+
+def _read(answer: httpx2.Response, url: str, give_up_at: float) -> bytes:
+    import httpx2
+
+    if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        # A few bytes can grow to gigabytes, and were not asked for.
+        raise TransportError(
+            url,
+            f"the answer ({answer.status_code}) is compressed, which nobody asked for",
+            "Switch compression off for this URL, at the server or at the proxy before it.",
+            retryable=answer.status_code >= 500,
+        )
+    chunks: list[bytes] = []
+    size = 0
+    for chunk in answer.iter_bytes():
+        size += len(chunk)
+        if size > MAX_BYTES:
+            raise TransportError(url, f"the answer is larger than {MAX_BYTES} bytes")
+        # An injected client's timeout counts from byte to byte: a server that drips would never meet it.
+        if time.monotonic() > give_up_at:
+            raise httpx2.ReadTimeout("the exchange is over")
+        chunks.append(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,1 @@
+"""What a client proves itself with: secrets, keys, certificates, and their sources."""

@@ -1,0 +1,1 @@
+"""One provider's token in one process: when it is fetched, who waits, what is remembered."""

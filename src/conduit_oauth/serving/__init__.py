@@ -1,0 +1,1 @@
+"""What agent, bridge and development server share."""

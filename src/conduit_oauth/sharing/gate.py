@@ -1,0 +1,189 @@
+"""The circuit of a token endpoint: what all providers of a process, and of a fleet with a shared store, know of its
+failures (DESIGN.md, "Errors").
+
+Law: while an endpoint is in trouble nobody asks it before its pause is over; then one of the whole fleet tries, and the
+others wait for what comes of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from ..clock import jitter
+from ..errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenRequestError, TransportError
+from ..protocol.pauses import RETRY_AFTER_CAP, WAITING_CAP, backoff, latest_pause
+from ..refusals import Explanation
+from ..runtime.landing import Flag
+from ..stores import NOTHING, Entry, Known
+from .tier import Tier
+
+# Seconds for which the count of failures outlives its pause, so that the next failure is not taken for the first.
+MEMORY = 60.0
+# More than that is no count of ours.
+MOST_FAILURES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not before `seconds` are over, because of `error`."""
+
+    error: OAuthError
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else is asking; worth another look after `seconds`, or when the ticket is set."""
+
+    ticket: Flag
+    seconds: float
+
+
+def remembered(error: OAuthError) -> dict[str, object]:
+    """What is told to others of an error: never more than its message told here, from which secrets were taken."""
+    said: dict[str, object] = {"url": getattr(error, "url", "")}
+    if isinstance(error, TokenRequestError):
+        said |= {"status": error.status, "error": error.error, "error_description": error.error_description}
+        said |= {"cause": error.cause, "advice": error.advice}
+    elif isinstance(error, TransportError):
+        said |= {"problem": error.problem, "advice": error.advice, "final": not error.retryable}
+    elif isinstance(error, InvalidTokenResponse):
+        said["problem"] = f"the token response's {error.field} was malformed"
+    return said
+
+
+def recalled(said: dict[str, object], seconds: float) -> OAuthError:
+    """The error that another process met, which it would be in vain to meet again for `seconds`."""
+    url, status = str(said.get("url") or ""), said.get("status")
+    if isinstance(status, int):
+        texts = {name: value for name in ("error", "error_description") if isinstance(value := said.get(name), str)}
+        cause, advice = said.get("cause"), said.get("advice")
+        told = Explanation(str(cause), str(advice)) if cause and advice else None
+        return TokenRequestError(url, status, retry_after=seconds, explanation=told, **texts)
+    problem, advice = (str(said.get(name) or "") for name in ("problem", "advice"))
+    return TransportError(url, problem or "could not be asked", advice or None, retryable=not said.get("final"))
+
+
+class Gate:
+    """One flight's way to one endpoint."""
+
+    __slots__ = (
+        "_failures",
+        "_generation",
+        "_key",
+        "_lease",
+        "_local",
+        "_now",
+        "_owner",
+        "_seen",
+        "_shared",
+        "_tier",
+    )
+
+    def __init__(self, shared: Tier | None, local: Tier, url: str) -> None:
+        self._shared = shared
+        self._tier = self._local = local
+        self._key = "endpoint-2-" + hashlib.sha256(url.encode()).hexdigest()[:32]
+        self._seen = self._lease = self._failures = 0
+        self._generation = self._owner = ""
+        self._now = 0.0
+
+    def admit(self) -> Refused | Busy | None:
+        """None where the endpoint may be asked now."""
+        if self._lease:
+            return None
+        # A fault of this machine is known here only.
+        if self._shared is not None and (told := self._refusal(self._local)) is not None:
+            return told
+        # The process's own memory stands in for a store that is out of reach.
+        self._tier = self._shared if self._shared is not None and self._shared.up else self._local
+        ticket = self._tier.ticket(self._key)
+        if (told := self._refusal(self._tier)) is not None:
+            return told
+        if not self._failures or self._take():
+            return None
+        self._tier.waiting.add(id(self))
+        return Busy(ticket, self._tier.poll)
+
+    def _refusal(self, tier: Tier) -> Refused | None:
+        """Why `tier` says not to ask now; how often the endpoint failed is remembered."""
+        entry = tier.claim(self._key, NOTHING, 0.0)
+        said = _said(entry)
+        self._seen = 0 if entry is None or entry.value is None else entry.fence
+        self._generation = "" if entry is None else entry.generation
+        self._failures = 0 if said is None else said["failures"]
+        if said is None or entry is None:
+            return None
+        wait = min(entry.remaining - MEMORY, RETRY_AFTER_CAP)
+        return Refused(recalled(said, wait), wait) if wait > 0 else None
+
+    def answered(self) -> None:
+        """The endpoint answered: whatever it said, it is well."""
+        if seen := self._seen:
+            generation = self._generation
+            self._tier.call(self._key, lambda store: store.forget(self._key, seen, generation, {}))
+        self.leave()
+
+    def failed(self, error: OAuthError, pause: float, left: float) -> float:
+        """The endpoint did not answer, or not as a sound one; the seconds before anybody may ask again.
+
+        `left` is how long those who asked wait for at most: the pause leaves them time for one last attempt.
+        """
+        if isinstance(error, TransportError) and error.local and self._tier is not self._local:
+            self.leave()
+            self._tier = self._local
+            self._refusal(self._local)
+        if not self._lease and not self._take():
+            # Somebody else is writing that down: not before it can be read.
+            return max(pause, min(2 * self._tier.bound, latest_pause(left)))
+        self._failures += 1
+        # Half of the jitter: of those who wait for the endpoint, one alone tries it then.
+        ours = min(backoff(self._failures, (1 + jitter()) / 2, WAITING_CAP), latest_pause(left))
+        # An endless Retry-After would be as bad as none.
+        pause = min(max(pause, ours), RETRY_AFTER_CAP)
+        said = json.dumps({**remembered(error), "failures": self._failures}).encode()
+        lease, generation = self._lease, self._generation
+        # By the store's clock as it was when the lease was granted, which is just now.
+        end = self._now + pause + MEMORY
+        self._tier.call(self._key, lambda store: store.write(self._key, said, lease, end, generation))
+        self.leave()
+        return pause
+
+    def leave(self) -> None:
+        """Let somebody else try, where we held the right to."""
+        if self._lease:
+            self._tier.release(self._key, self._owner)
+        self._lease = self._seen = 0
+        for tier in (self._shared, self._local):
+            if tier is not None:
+                tier.waiting.discard(id(self))
+
+    def _take(self) -> bool:
+        self._owner = secrets.token_hex(8)
+        known = Known(self._generation, self._seen)
+        entry = self._tier.claim(self._key, known, self._tier.lease, self._owner)
+        if entry is not None and entry.lease:
+            self._lease, self._generation, self._now = entry.lease, entry.generation, entry.now
+        return self._lease != 0
+
+
+def _said(entry: Entry | None) -> dict[str, Any] | None:
+    """What a record says; None where there is none, or one that nobody of ours wrote."""
+    try:
+        said: dict[str, Any] = json.loads(entry.value) if entry is not None and entry.value is not None else {}
+        return said if 0 < said["failures"] <= MOST_FAILURES else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def is_trouble(error: OAuthError) -> bool:
+    """Whether an error says that the endpoint is unwell, and not that it has something against this client."""
+    if isinstance(error, TokenRequestError):
+        return error.retryable and error.status != 429
+    if isinstance(error, DiscoveryError | InvalidTokenResponse):
+        return error.retryable
+    return isinstance(error, TransportError)

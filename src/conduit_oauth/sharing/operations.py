@@ -1,0 +1,177 @@
+"""The operations of one store: each is waited for as long as operations take, and a few of them run at once.
+
+Law: whoever asks waits no longer than the bound, whatever the store does, and an operation that came too late is not
+lost: somebody is told of its answer.
+"""
+
+from __future__ import annotations
+
+import _thread
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..clock import elapsed
+from ..runtime.landing import Flag
+from ..stores import StoreError, TokenStore
+
+T = TypeVar("T")
+
+# Multiples of the time limit: for the first connection (with TLS, in a process that only just begins), for a later one,
+# and for an operation of a store that is far away.
+FIRST = 60
+CONNECTING = 20
+FARTHEST = 10
+# An operation may take so many times what operations take, before it is given up.
+_PATIENCE = 4
+# A wait is made of so many: a process that gets no processor counts those that it slept through as short ones.
+_SLICES = 20
+# So many operations of a process are at the store at once: more would only take the processor from each other.
+AT_ONCE = 8
+# Seconds for which one waits for its turn, as long as others get theirs.
+LONGEST_QUEUE = 10.0
+# Seconds that a thread may need to begin.
+_STARVED = 2.0
+
+
+class Operations:
+    """What is asked of `store`; `timeout` is the least of the bounds, in seconds."""
+
+    def __init__(self, store: TokenStore, timeout: float) -> None:
+        self._store = store
+        self._timeout = timeout
+        # Whether anybody is to wait for a turn.
+        self.is_open = True
+        # Seconds that an operation takes lately, and when the latest one was done.
+        self._cost = 0.0
+        self._worked_at = -math.inf
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget the operations of a parent process."""
+        self._lock = threading.RLock()
+        # How many operations there are at once, and who waits for a turn.
+        self._at_once = 0
+        self._queue: deque[Flag] = deque()
+
+    @property
+    def bound(self) -> float:
+        """Seconds that an operation is waited for."""
+        return min(max(self._timeout, _PATIENCE * self._cost), self.farthest)
+
+    @property
+    def farthest(self) -> float:
+        """Seconds that an operation is waited for at most."""
+        return FARTHEST * self._timeout
+
+    @property
+    def first(self) -> float:
+        """Seconds that the first connection is waited for."""
+        return FIRST * self._timeout
+
+    @property
+    def connecting(self) -> float:
+        """Seconds that a connection is waited for."""
+        return CONNECTING * self._timeout
+
+    def run(
+        self,
+        work: Callable[[TokenStore], T],
+        seconds: float,
+        *,
+        late: Callable[[T], object] | None = None,
+        queued: bool = True,
+        is_next: bool = False,
+    ) -> T:
+        """What the store answers within `seconds`, in one's turn where `queued`; `late` has what it answers after that.
+
+        `is_next` where others wait for what it stores. Raises `StoreError`.
+        """
+        answer: list[T] = []
+        errors: list[StoreError] = []
+        # Whoever takes it first decides whether the answer is late.
+        turn = [True]
+        begun, done = Flag(), Flag()
+
+        def is_first() -> bool:
+            try:
+                return turn.pop()
+            except IndexError:
+                return False
+
+        def ask() -> None:
+            begun.set()
+            started = elapsed()
+            try:
+                found = work(self._store)
+                self._learn(elapsed() - started)
+                if is_first():
+                    answer.append(found)
+                elif late is not None:
+                    late(found)
+            except StoreError as error:
+                errors.append(error)
+            except Exception as error:  # a mistake in a store of somebody's own is no worse than its being out of reach
+                errors.append(StoreError(f"broke down with {type(error).__name__}"))
+            finally:
+                done.set()
+
+        if queued:
+            self._enter(seconds, is_next=is_next)
+        try:
+            try:
+                _thread.start_new_thread(ask, ())
+            except RuntimeError:
+                ask()
+            # A process that gets no processor is not to blame the store for that.
+            begun.wait(_STARVED)
+            patiently(done, seconds)
+            if not done.is_set() and is_first():
+                raise StoreError(f"no answer within {seconds:.2g} s")
+            # Perhaps it came just now.
+            done.wait(seconds)
+        finally:
+            if queued:
+                self._exit()
+        if answer:
+            return answer[0]
+        raise errors[0] if errors else StoreError("no answer")
+
+    def _enter(self, seconds: float, *, is_next: bool) -> None:
+        """Wait for one's turn, while others get theirs. Raises `StoreError` where nobody does."""
+        with self._lock:
+            if self._at_once < AT_ONCE:
+                self._at_once += 1
+                return
+            mine = Flag()
+            (self._queue.appendleft if is_next else self._queue.append)(mine)
+        give_up_at = elapsed() + LONGEST_QUEUE
+        while not mine.wait(seconds):
+            with self._lock:
+                now = elapsed()
+                is_stuck = not self.is_open or now - self._worked_at > self.connecting or now > give_up_at
+                if is_stuck and not mine.is_set():
+                    self._queue.remove(mine)
+                    raise StoreError("it is too busy")
+
+    def _exit(self) -> None:
+        with self._lock:
+            if self._queue:
+                self._queue.popleft().set()
+            else:
+                self._at_once -= 1
+
+    def _learn(self, seconds: float) -> None:
+        self._worked_at = elapsed()
+        # One stall says little of what the next operation takes.
+        seconds = min(seconds, self.farthest / _PATIENCE)
+        self._cost = seconds if self._cost == 0.0 else self._cost + (seconds - self._cost) / 8
+
+
+def patiently(flag: Flag, seconds: float) -> None:
+    """Wait for `flag` for `seconds`, or longer where this process gets no processor meanwhile."""
+    for _ in range(_SLICES):
+        if flag.wait(seconds / _SLICES):
+            return

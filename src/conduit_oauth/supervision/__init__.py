@@ -1,0 +1,1 @@
+"""Many named providers, kept warm and replaced where they break down."""

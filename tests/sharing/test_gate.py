@@ -1,0 +1,158 @@
+"""The circuit of an endpoint: one of a fleet tries it while it is in trouble, and the others hear what came of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from conduit_oauth import (
+    ConfigurationError,
+    DiscoveryError,
+    InvalidTokenResponse,
+    OAuthError,
+    TokenRequestError,
+    TransportError,
+)
+from conduit_oauth.refusals import Explanation
+from conduit_oauth.sharing.gate import Busy, Gate, Refused, is_trouble, recalled, remembered
+from conduit_oauth.sharing.tier import Tier
+from conduit_oauth.stores.memory import MemoryStore
+from tests.conftest import FakeClock
+
+URL = "https://as.example/token"
+DOWN = TransportError(URL, "refuses connections")
+
+
+@pytest.fixture
+def tier(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Tier:
+    monkeypatch.setattr("conduit_oauth.sharing.gate.jitter", lambda: 1.0)
+    return Tier(MemoryStore(clock), 0.05, remote=False)
+
+
+def test_an_endpoint_without_trouble_is_asked_by_all(tier: Tier) -> None:
+    assert [Gate(None, tier, URL).admit() for _ in range(3)] == [None] * 3
+
+
+def test_while_it_pauses_nobody_asks_and_then_one_does(tier: Tier, clock: FakeClock) -> None:
+    one, other, third = (Gate(None, tier, URL) for _ in range(3))
+    assert one.admit() is None
+    assert one.failed(DOWN, 0.0, 30.0) == 0.5
+    refused = other.admit()
+    assert isinstance(refused, Refused)
+    assert refused.seconds == pytest.approx(0.5)
+    assert str(refused.error) == str(DOWN)
+    # Another endpoint is another circuit.
+    assert Gate(None, tier, f"{URL}/x").admit() is None
+    clock.step(0.5)
+    assert other.admit() is None
+    # It may ask, and is not asked again whether it may.
+    assert other.admit() is None
+    assert isinstance(third.admit(), Busy)
+    other.leave()
+    assert third.admit() is None
+
+
+def test_pauses_grow_until_an_answer_ends_them(tier: Tier, clock: FakeClock) -> None:
+    pauses: list[float] = []
+    for _ in range(5):
+        gate = Gate(None, tier, URL)
+        assert gate.admit() is None
+        pauses.append(gate.failed(DOWN, 0.0, 30.0))
+        clock.step(pauses[-1])
+    assert pauses == [0.5, 1.0, 1.5, 1.5, 1.5]
+    gate = Gate(None, tier, URL)
+    assert gate.admit() is None
+    gate.answered()
+    again = Gate(None, tier, URL)
+    assert again.admit() is None
+    assert again.failed(DOWN, 0.0, 30.0) == 0.5
+
+
+def test_the_count_is_remembered_for_a_minute_after_the_pause(tier: Tier, clock: FakeClock) -> None:
+    def fail() -> float:
+        gate = Gate(None, tier, URL)
+        assert gate.admit() is None
+        return gate.failed(DOWN, 0.0, 30.0)
+
+    assert fail() == 0.5
+    clock.step(0.5 + 59.9)
+    assert fail() == 1.0
+    clock.step(1.0 + 60.0)
+    assert fail() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "left", "pause"),
+    [
+        (7.0, 30.0, 7.0),
+        (0.1, 30.0, 0.5),
+        # No header switches a client off for a day.
+        (86_400.0, 30.0, 600.0),
+        # One last attempt before the callers' time is over.
+        (0.0, 0.4, 0.3),
+        (0.0, 0.01, 0.5),
+    ],
+)
+def test_a_pause_is_the_servers_or_ours_and_bounded(asked: float, left: float, pause: float, tier: Tier) -> None:
+    gate = Gate(None, tier, URL)
+    assert gate.admit() is None
+    assert gate.failed(DOWN, asked, left) == pytest.approx(pause)
+
+
+def test_who_asked_beside_the_one_who_tries_counts_no_failure(tier: Tier, clock: FakeClock) -> None:
+    one, beside = Gate(None, tier, URL), Gate(None, tier, URL)
+    assert one.admit() is None
+    assert beside.admit() is None
+    assert one.failed(DOWN, 0.0, 30.0) == 0.5
+    clock.step(0.5)
+    trying = Gate(None, tier, URL)
+    assert trying.admit() is None
+    assert beside.failed(DOWN, 0.25, 30.0) == 0.25
+    assert trying.failed(DOWN, 0.0, 30.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        (TransportError(URL, "x"), True),
+        (TransportError(URL, "x", retryable=False), True),
+        (TokenRequestError(URL, 503), True),
+        (TokenRequestError(URL, 429), False),
+        (TokenRequestError(URL, 400, error="invalid_scope"), False),
+        (TokenRequestError(URL, 400, error="server_error"), True),
+        (DiscoveryError("step", URL, "found", "expected", retryable=True), True),
+        (DiscoveryError("step", URL, "found", "expected"), False),
+        (InvalidTokenResponse(URL, "body", "is no JSON"), False),
+        (ConfigurationError("client_secret", "is missing", "Give it."), False),
+    ],
+)
+def test_what_speaks_against_an_endpoint(error: OAuthError, trouble: bool) -> None:
+    assert is_trouble(error) is trouble
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TokenRequestError(URL, 503, error="temporarily_unavailable", error_description="come back"),
+        TokenRequestError(URL, 401, error="invalid_client"),
+        TokenRequestError(URL, 401, error="invalid_client", explanation=Explanation("key-unknown", "Register it.")),
+        TransportError(URL, "refuses connections"),
+        TransportError(URL, "has another certificate", "Look at it.", retryable=False),
+    ],
+)
+def test_an_error_is_recalled_as_it_was(error: OAuthError) -> None:
+    again = recalled(remembered(error), 5.0)
+    assert (type(again), str(again), again.retryable) == (type(error), str(error), error.retryable)
+    if isinstance(again, TokenRequestError):
+        assert again.retry_after == 5.0
+
+
+def test_a_malformed_answer_is_told_without_what_was_in_it() -> None:
+    error = InvalidTokenResponse(URL, "expires_in", "is not a number of seconds")
+    again = recalled(remembered(error), 5.0)
+    assert "the token response's expires_in was malformed" in str(again)
+    assert again.retryable
+
+
+def test_what_says_nothing_of_the_error_is_one_all_the_same() -> None:
+    assert "None" not in str(recalled({"url": URL, "status": 401, "cause": "key-unknown"}, 5.0))
+    assert "could not be asked" in str(recalled({}, 5.0))
