@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 
 from conduit_oauth import (
@@ -15,6 +17,7 @@ from conduit_oauth import (
 from conduit_oauth.refusals import Explanation
 from conduit_oauth.sharing.gate import Busy, Gate, Refused, is_trouble, recalled, remembered
 from conduit_oauth.sharing.tier import Tier
+from conduit_oauth.stores import NOTHING, Known
 from conduit_oauth.stores.memory import MemoryStore
 from tests.conftest import FakeClock
 
@@ -108,6 +111,85 @@ def test_who_asked_beside_the_one_who_tries_counts_no_failure(tier: Tier, clock:
     assert trying.admit() is None
     assert beside.failed(DOWN, 0.25, 30.0) == 0.25
     assert trying.failed(DOWN, 0.0, 30.0) == 1.0
+
+
+def test_who_left_asks_again_whether_it_may(tier: Tier) -> None:
+    gate = Gate(None, tier, URL)
+    assert gate.admit() is None
+    gate.failed(DOWN, 0.0, 30.0)
+    assert isinstance(gate.admit(), Refused)
+
+
+def test_who_leaves_is_not_waited_for(tier: Tier, clock: FakeClock) -> None:
+    trying, busy = Gate(None, tier, URL), Gate(None, tier, URL)
+    assert trying.admit() is None
+    trying.failed(DOWN, 0.0, 30.0)
+    clock.step(0.5)
+    assert trying.admit() is None
+    assert isinstance(busy.admit(), Busy)
+    assert len(tier.waiting) == 1
+    busy.leave()
+    assert not tier.waiting
+
+
+def test_a_look_at_an_endpoint_keeps_nobody_from_writing_down_its_failure(tier: Tier) -> None:
+    looking, failing, third = (Gate(None, tier, URL) for _ in range(3))
+    assert looking.admit() is None
+    assert failing.admit() is None
+    failing.failed(DOWN, 0.0, 30.0)
+    assert isinstance(third.admit(), Refused)
+
+
+def test_an_answer_of_an_endpoint_without_trouble_is_not_written_down(clock: FakeClock) -> None:
+    class Untouched(MemoryStore):
+        def forget(self, *_: Any, **__: Any) -> NoReturn:
+            raise AssertionError
+
+    gate = Gate(None, Tier(Untouched(clock), 0.05, remote=False), URL)
+    assert gate.admit() is None
+    gate.answered()
+
+
+def test_a_fault_of_this_machine_is_known_to_this_process_alone(tier: Tier, clock: FakeClock) -> None:
+    local, elsewhere = (Tier(MemoryStore(clock), 0.05, remote=False) for _ in range(2))
+    here = Gate(tier, local, URL)
+    assert here.admit() is None
+    here.failed(TransportError(URL, "has no descriptors left", local=True), 0.0, 30.0)
+    assert isinstance(Gate(tier, local, URL).admit(), Refused)
+    assert Gate(tier, elsewhere, URL).admit() is None
+    there = Gate(tier, elsewhere, URL)
+    assert there.admit() is None
+    there.failed(DOWN, 0.0, 30.0)
+    assert isinstance(Gate(tier, Tier(MemoryStore(clock), 0.05, remote=False), URL).admit(), Refused)
+
+
+def test_a_store_that_breaks_down_meanwhile_stops_nobody(tier: Tier, clock: FakeClock) -> None:
+    class Down(Tier):
+        def claim(self, key: str, known: Known, seconds: float, owner: str = "") -> None:
+            """As a tier whose store gives no answer."""
+
+    gate = Gate(Down(MemoryStore(clock), 0.05, remote=False), tier, URL)
+    assert gate.admit() is None
+    assert gate.failed(DOWN, 0.25, 30.0) == 0.25
+    gate.leave()
+
+
+@pytest.mark.parametrize("said", [b'{"failures": 0}', b'{"failures": 1e9}', b'{"failures": "x"}', b"garbage", b"[]"])
+def test_a_record_of_nobody_of_ours_stops_nobody(said: bytes, tier: Tier, clock: FakeClock) -> None:
+    (key,) = record_of_failure(tier)
+    entry = tier.store.claim(key, NOTHING, 0.0)
+    lease = tier.store.claim(key, Known(entry.generation, entry.fence), 10.0, "owner")
+    assert tier.store.write(key, said, lease.lease, clock() + 3600.0, lease.generation)
+    assert Gate(None, tier, URL).admit() is None
+
+
+def record_of_failure(tier: Tier) -> set[str]:
+    """The key of what is written down of a failure of the endpoint."""
+    before = set(tier.store._rows)  # pyright: ignore
+    gate = Gate(None, tier, URL)
+    assert gate.admit() is None
+    gate.failed(DOWN, 0.0, 30.0)
+    return set(tier.store._rows) - before  # pyright: ignore
 
 
 @pytest.mark.parametrize(
