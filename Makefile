@@ -45,6 +45,8 @@ lint: .venv/ready
 	$(RUN)/ruff format --check .
 	PYRIGHT_PYTHON_GLOBAL_NODE=off $(RUN)/pyright
 	$(RUN)/lint-imports
+	$(RUN)/codespell
+	$(RUN)/python -m tests.docs.prose
 
 demo: .venv/ready
 	$(RUN)/conduit-oauth demo

@@ -1,4 +1,4 @@
-"""What the README shows is run as it stands, against the development server that it names."""
+"""What the README shows is run as it stands, and what it links to exists; so do the files of settings in the guides."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from tests.conftest import COMMAND
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-TABLES = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-PROGRAMS = [block for block in BLOCKS if "def test_" not in block]
-TESTS = [block for block in BLOCKS if "def test_" in block]
+GUIDES = ROOT / "docs" / "guides"
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+def block_of(guide: str, title: str) -> str:
+    found = re.search(rf'```toml title="{title}"\n(.*?)```', (GUIDES / guide).read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("program", BLOCKS)
 def test_each_program_runs(program: str, authorization_server: AuthorizationServer, tmp_path: Path) -> None:
     program = program.replace("http://127.0.0.1:8080", authorization_server.url)
     command, environment = [sys.executable, "-c", program], {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
@@ -32,13 +36,8 @@ def test_each_program_runs(program: str, authorization_server: AuthorizationServ
     assert authorization_server.token_requests
 
 
-def test_its_test_passes(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(*TESTS)
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
-
-
-def test_its_profile_is_one(tmp_path: Path) -> None:
-    profile, _ = TABLES
+def test_the_profile_of_a_guide_is_one(tmp_path: Path) -> None:
+    profile = block_of("command-line.md", "config.toml")
     config = tmp_path / "config.toml"
     config.write_text(profile)
     assert tomllib.loads(profile)["profiles"]["default"]["client_secret"]["file"]
@@ -49,8 +48,8 @@ def test_its_profile_is_one(tmp_path: Path) -> None:
     assert "https://127.0.0.1:1/mcp: ConnectError" in run.stderr
 
 
-def test_its_agent_file_is_one(tmp_path: Path) -> None:
-    _, agent = TABLES
+def test_the_outputs_of_a_guide_are_some(tmp_path: Path) -> None:
+    agent = block_of("agent.md", "outputs.toml")
     config = tmp_path / "agent.toml"
     config.write_text(agent.replace('group = "billing"', f'group = "{os.getgid()}"'))
     command = [COMMAND, "agent", "--config", config, "--check"]
@@ -59,7 +58,8 @@ def test_its_agent_file_is_one(tmp_path: Path) -> None:
 
 
 def test_the_exit_codes_are_those_of_the_program() -> None:
-    documented = {int(code) for code in re.findall(r"^\| (\d) \|", README, re.MULTILINE)}
+    guide = (GUIDES / "command-line.md").read_text(encoding="utf-8")
+    documented = {int(code) for code in re.findall(r"^\| (\d) \|", guide, re.MULTILINE)}
     assert documented == {0, REFUSED, *(code for _, code in EXIT_CODES)}
 
 

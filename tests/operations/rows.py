@@ -402,7 +402,7 @@ def no_hello(world: World) -> None:
 
 
 # Each process believes three times that its new token is void, and they take turns.
-@row("16", "somebody publishes floors that were made up, and spoils every record", requests=64, longest=6.0)
+@row("16", "a stranger publishes invented floors, and spoils every record", requests=64, longest=6.0)
 def forged(world: World) -> None:
     world.warm_fleet()
     client: Any = world.store.servers[0].client
