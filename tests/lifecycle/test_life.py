@@ -127,6 +127,14 @@ def test_invalidating_another_token_changes_nothing() -> None:
     assert made.step(FRESH, FRESH + 30, in_flight=False) is Step.LEAD
 
 
+def test_a_token_that_was_given_up_and_comes_back_is_refreshed_as_any() -> None:
+    resting = life()
+    resting.rest(VOID)
+    assert resting.step(WINDOW, WINDOW, in_flight=False) is Step.SERVE
+    resting.token = resting.give_up()
+    assert resting.step(WINDOW, WINDOW, in_flight=False) is Step.REFRESH
+
+
 def test_backoff_is_full_jitter_under_a_cap() -> None:
     assert [backoff(n, 1.0) for n in range(7)] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
     assert backoff(10_000, 1.0) == 8.0
