@@ -187,7 +187,7 @@ def test_a_client_that_reads_no_more_ends_it(open_stdio: OpenStdio) -> None:
     bridge.process.stdout.close()
     bridge.send(json.dumps(PING).encode())
     assert bridge.process.wait(20) == 1
-    assert bridge.process.stderr.read() == b"error: OutputError: standard output: Broken pipe\n"
+    assert bridge.process.stderr.read() == b"error: standard output: Broken pipe\n"
 
 
 def test_a_client_that_does_not_read_can_still_end_it(open_stdio: OpenStdio) -> None:

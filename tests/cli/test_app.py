@@ -17,7 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from conduit_oauth import ConfigurationError
+from conduit_oauth import ConfigurationError, __version__
 from conduit_oauth.cli.app import app
 from conduit_oauth.testing import AuthorizationServer
 from tests.cli.broken import BrokenServer
@@ -291,7 +291,42 @@ def test_inspect_verifies_that_the_token_is_still_valid(run: Run, authorization_
 
 def test_inspect_of_a_token_that_its_server_calls_inactive(run: Run) -> None:
     assert run("inspect", "--verify", stdin="no-token").returncode == 5
-    assert run("inspect", stdin="no-token").returncode == 0
+    done = run("inspect", "--json", stdin="no-token")
+    assert done.returncode == 5
+    said = json.loads(done.stdout)
+    assert (said["verified"], said["active"], said["expires_in"]) == (True, False, None)
+
+
+def test_inspect_tells_a_program_what_is_verified(run: Run) -> None:
+    token = run("token").stdout.strip()
+    unverified = json.loads(run("inspect", "--json", stdin=token).stdout)
+    assert (unverified["verified"], unverified["active"]) == (False, None)
+    assert 0 < unverified["expires_in"] <= 3600
+    verified = json.loads(run("inspect", "--json", "--verify", stdin=token).stdout)
+    assert (verified["verified"], verified["active"]) == (True, True)
+    forged = run("inspect", "--json", "--verify", stdin=token[:-8] + "AAAAAAAA")
+    assert forged.returncode == 5
+    assert json.loads(forged.stdout)["verified"] is False
+
+
+def test_the_version_and_the_short_help(run: Run) -> None:
+    assert run("--version").stdout == f"conduit-oauth {__version__}\n"
+    for command in ([], ["token"], ["profile", "add"]):
+        assert run(*command, "-h").stdout == run(*command, "--help").stdout
+
+
+def test_quiet_prints_results_and_errors_only(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    said = run("--quiet", "profile", "list", "--config", config)
+    assert (said.stdout, said.stderr) == ("", "")
+    failed = run("--quiet", "profile", "show", "absent", "--config", config)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: config: ")
+
+
+def test_an_error_begins_with_what_is_wrong(run: Run) -> None:
+    done = run("token", "--mcp-url", "nonsense")
+    assert done.stderr.startswith("error: mcp_url: ") or done.stderr.startswith("error: --mcp-url: ")
 
 
 def test_inspect_refuses_an_empty_input(run: Run) -> None:
@@ -307,7 +342,7 @@ def test_inspect_takes_the_options_of_a_client(run: Run, authorization_server: A
         ("--token-endpoint", f"{issuer}/oauth/token", "--introspection-endpoint", f"{issuer}/oauth/introspect"),
     ):
         done = run("inspect", *options, "--client-id", "demo", stdin="opaque-token", CONDUIT_OAUTH_MCP_URL=None)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 5, done.stderr
         assert "as its server says" in done.stdout
 
 
@@ -349,7 +384,7 @@ def test_a_signature_that_anyone_could_make_is_none(
 
 def test_inspect_asks_the_server_about_an_opaque_token(run: Run) -> None:
     shown = run("inspect", stdin="opaque-token\n")
-    assert shown.returncode == 0, shown.stderr
+    assert shown.returncode == 5, shown.stderr
     assert "as its server says" in shown.stdout
     assert "false" in shown.stdout
     assert run("inspect", stdin="opaque-token", CONDUIT_OAUTH_CLIENT_ID=None).returncode == 2

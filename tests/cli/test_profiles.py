@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import stat
@@ -170,3 +171,23 @@ def test_a_new_file_is_its_owners_and_a_link_stays_one(run: Run, tmp_path: Path)
     assert link.is_symlink()
     assert stat.S_IMODE(real.stat().st_mode) == 0o600
     assert victim.read_text() == "precious"
+
+
+def test_profiles_are_listed_and_shown_to_a_program(
+    run: Run, authorization_server: AuthorizationServer, config: Path
+) -> None:
+    add(run, authorization_server, "billing", **NONE)
+    (listed,) = json.loads(run("profile", "list", "--json").stdout)
+    assert (listed["profile"], listed["client_id"]) == ("billing", authorization_server.client_id)
+    assert listed["url"] == authorization_server.mcp_url()
+    shown = run("profile", "show", "billing", "--json").stdout
+    assert json.loads(shown)["client_secret"] == {"file": "secrets/billing"}
+    assert authorization_server.client_secret not in shown
+
+
+def test_a_profile_in_the_wrong_table_is_named(run: Run, config: Path) -> None:
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text('[default]\nclient_id = "demo"\n')
+    done = run("token")
+    assert done.returncode == 2
+    assert "Write [profiles.default]." in done.stderr

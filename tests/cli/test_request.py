@@ -193,3 +193,9 @@ def test_a_person_is_told_what_takes_more_than_a_second(
     authorization_server.set(latency=1.5)
     assert "Waiting for a token" in on_a_terminal(environment, "token", "--fresh")
     assert run("token", "--fresh").stderr == ""
+
+
+def test_a_body_is_given_once(run: Run) -> None:
+    done = run("request", "POST", "https://api.example/", "-d", "a", "--json", "{}")
+    assert done.returncode == 2
+    assert "--json: cannot be used together with --data" in done.stderr

@@ -22,6 +22,7 @@ from tests.resource_server import ResourceServer
 def test_formats_for_people_and_programs(run: Run) -> None:
     token = run("token").stdout.strip()
     assert run("token", "--format", "header").stdout == f"Authorization: Bearer {token}\n"
+    assert json.loads(run("token", "--format", "headers-json").stdout) == {"Authorization": f"Bearer {token}"}
     shown = json.loads(run("token", "--format", "json", "--scope", "mcp:read").stdout)
     assert shown.keys() == {"access_token", "token_type", "expires_at", "scope"}
     assert (shown["token_type"], shown["scope"]) == ("Bearer", "mcp:read")
@@ -130,10 +131,13 @@ def test_exec_runs_a_program_with_the_token_and_without_the_secret(run: Run) -> 
     assert done.stdout == f"{run('token').stdout.strip()} none"
 
 
-def test_exec_of_nothing_that_is_there_is_a_clear_error(run: Run) -> None:
+def test_exec_of_a_missing_program_exits_as_a_shell_does(run: Run, tmp_path: Path) -> None:
     done = run("exec", "--", "/absent/program")
-    assert done.returncode == 2
-    assert "/absent/program" in done.stderr
+    assert done.returncode == 127
+    assert "/absent/program: No such file or directory" in done.stderr
+    script = tmp_path / "script"
+    script.write_text("")
+    assert run("exec", "--", script).returncode == 126
 
 
 def test_a_profile_names_a_key_and_a_place_of_it(
@@ -154,3 +158,19 @@ def test_a_profile_names_a_key_and_a_place_of_it(
     assert request["form"]["client_assertion_type"].endswith("jwt-bearer")
     # A secret in the environment is said later than the profile's key, and goes before it.
     assert run("token", "--config", config, CONDUIT_OAUTH_MCP_URL=None).returncode == 0
+
+
+def test_a_revoked_token_is_forgotten(run: Run, authorization_server: AuthorizationServer) -> None:
+    token = run("token").stdout
+    assert run("revoke").returncode == 0
+    assert run("token").stdout != token
+    assert len(authorization_server.token_requests) == 2
+
+
+def test_a_cache_that_was_cleared_holds_no_token(run: Run, authorization_server: AuthorizationServer) -> None:
+    token = run("token").stdout
+    assert run("token").stdout == token
+    assert run("cache", "clear").returncode == 0
+    assert run("token").stdout != token
+    assert run("cache", "clear").returncode == 0
+    assert run("cache", "clear").returncode == 0

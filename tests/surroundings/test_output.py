@@ -47,7 +47,7 @@ def test_a_full_disk_is_one_line(
             timeout=60,
         )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: OutputError: standard output: No space left on device"
+    assert done.stderr.splitlines()[-1] == "error: standard output: No space left on device"
     assert "Traceback" not in done.stderr
 
 
@@ -58,7 +58,7 @@ def test_a_pipe_that_nobody_reads_is_one_line(environment: dict[str, str]) -> No
         [COMMAND, "token"], env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60
     )
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "error: OutputError: standard output: Broken pipe\n")
+    assert (done.returncode, done.stderr) == (1, "error: standard output: Broken pipe\n")
 
 
 def test_a_closed_output_is_said_before_anything_is_asked(
@@ -67,7 +67,7 @@ def test_a_closed_output_is_said_before_anything_is_asked(
     done = subprocess.run(
         ["/bin/sh", "-c", f"exec {COMMAND} token >&-"], env=environment, stderr=subprocess.PIPE, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (1, "error: OutputError: standard output: is closed\n")
+    assert (done.returncode, done.stderr) == (1, "error: standard output: is closed\n")
     assert authorization_server.token_requests == []
 
 
@@ -78,8 +78,7 @@ def test_a_file_in_no_folder_is_said_before_anything_is_asked(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == [
-        f"error: ConfigurationError: output: {tmp_path}/absent/answer: No such file or directory. "
-        "Name a file that can be written."
+        f"error: output: {tmp_path}/absent/answer: No such file or directory. Name a file that can be written."
     ]
     assert authorization_server.token_requests == []
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from importlib import import_module
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
+from .._version import __version__
 from ..errors import ConfigurationError, OAuthError
 from .exits import EXIT_CODES, REFUSED
-from .output import err, prepare_streams
+from .output import err, plain, prepare_streams, quieten
 
 # The module and the function, or the group, of each.
 _COMMANDS = {
     "token": ("tokens", "token"),
     "exec": ("tokens", "execute"),
+    "revoke": ("tokens", "revoke"),
     "request": ("request", "request"),
     "bridge": ("bridge", "bridge"),
     "agent": ("agent", "agent"),
@@ -27,6 +29,7 @@ _COMMANDS = {
     "dev-server": ("dev", "dev_server"),
     "demo": ("dev", "demo"),
     "profile": ("profiles", "profile"),
+    "cache": ("cache", "cache"),
 }
 
 
@@ -67,6 +70,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # a traceback with locals shows secrets
     epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused by the server, 4 not reachable, "
     f"5 invalid answer or token, 6 discovery failed, {REFUSED} the resource answered 400 or above. "
@@ -74,8 +78,25 @@ app = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        plain(f"conduit-oauth {__version__}")
+        raise typer.Exit
+
+
+def _be_quiet(asked: bool) -> None:
+    quieten(asked)
+
+
 @app.callback()
-def conduit_oauth() -> None:
+def conduit_oauth(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print results and errors only.", callback=_be_quiet)
+    ] = False,
+) -> None:
     """OAuth 2.1 access tokens for machines (client credentials)."""
 
 
@@ -92,7 +113,8 @@ def run() -> int:
     except KeyboardInterrupt:
         return 130
     except OAuthError as error:
-        err.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
+        quieten(False)
+        err.print("[bold red]error:[/] ", end="")
         err.out(str(error), highlight=False)
         return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
     return status if isinstance(status, int) else 1

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigurationError, clean
+from .exits import InvalidTokenError
 from .inspection import Inspected, has_ended, read_jwt, verify_jwt
 from .options import as_client
 from .output import busy, out, plain, span
@@ -57,22 +58,34 @@ def inspect(
     inspected = read_jwt(token)
     if inspected is None:
         with options.provider() as provider, busy("Asking its server"):
-            inspected = Inspected("opaque token, as its server says", {}, provider.introspect(token))
+            inspected = Inspected("opaque token, as its server says", {}, provider.introspect(token), verified=True)
     elif verify:
-        with busy("Asking for the issuer's keys"):
-            inspected = verify_jwt(token, inspected, options.issuer)
+        try:
+            with busy("Asking for the issuer's keys"):
+                inspected = verify_jwt(token, inspected, options.issuer)
+        except InvalidTokenError:
+            if as_json:
+                _show(inspected, as_json=True)
+            raise
     _show(inspected, as_json=as_json)
-    if verify and has_ended(inspected, datetime.now(UTC)):
+    if (verify and has_ended(inspected, datetime.now(UTC))) or inspected.claims.get("active") is False:
         raise typer.Exit(5)
 
 
 def _show(inspected: Inspected, *, as_json: bool) -> None:
-    if as_json:
-        plain(
-            json.dumps({"source": inspected.source, "header": inspected.header, "claims": inspected.claims}, indent=2)
-        )
-        return
     now = datetime.now(UTC)
+    if as_json:
+        said = {
+            "source": inspected.source,
+            "verified": inspected.verified,
+            # Nobody knows it of a token that nobody verified.
+            "active": False if has_ended(inspected, now) else inspected.verified or None,
+            "expires_in": None if (left := _left(inspected.claims, now)) is None else int(left),
+            "header": inspected.header,
+            "claims": inspected.claims,
+        }
+        plain(json.dumps(said, indent=2))
+        return
     out.print(f"[bold]{escape(clean(inspected.source))}[/]", soft_wrap=True)
     out.print(_claims_table(inspected, now))
     out.print(_expiry_line(inspected.claims, now))
@@ -92,11 +105,17 @@ def _claims_table(inspected: Inspected, now: datetime) -> Table:
 
 def _expiry_line(claims: dict[str, Any], now: datetime) -> str:
     """Whether the token lives, in a sentence."""
+    if (left := _left(claims, now)) is None:
+        return "It does not say when it expires."
+    return f"[green]It expires in {span(left)}.[/]" if left > 0 else f"[red]It expired {span(-left)} ago.[/]"
+
+
+def _left(claims: dict[str, Any], now: datetime) -> float | None:
+    """The seconds until the token expires, where it says that."""
     expires = claims.get("exp")
     if isinstance(expires, bool) or not isinstance(expires, int | float) or not abs(expires) < _FAR:
-        return "It does not say when it expires."
-    left = expires - now.timestamp()
-    return f"[green]It expires in {span(left)}.[/]" if left > 0 else f"[red]It expired {span(-left)} ago.[/]"
+        return None
+    return expires - now.timestamp()
 
 
 def _moment(value: Any, now: datetime) -> str:

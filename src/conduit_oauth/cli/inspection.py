@@ -30,11 +30,12 @@ _READER.max_header_length = _READER.max_payload_length = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What is known of a token, and how: `source` says whose word it is."""
+    """What is known of a token, and how: `source` says whose word it is, `verified` whether that is its issuer's."""
 
     source: str
     header: dict[str, Any]
     claims: dict[str, Any]
+    verified: bool = False
 
 
 def read_jwt(token: str) -> Inspected | None:
@@ -85,7 +86,7 @@ def verify_jwt(token: str, read: Inspected, issuer: str | None) -> Inspected:
             f"has a signature ({of}) that no key of {jwks_uri} verifies",
             "It was changed, or another server issued it, or its key was replaced: do not accept it.",
         ) from None
-    return Inspected(f"JWT, signature verified by the keys of {named}", read.header, read.claims)
+    return Inspected(f"JWT, signature verified by the keys of {named}", read.header, read.claims, verified=True)
 
 
 def _published_keys(issuer: str) -> tuple[str, dict[str, Any]]:

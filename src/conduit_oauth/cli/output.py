@@ -76,6 +76,11 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
     return "".join(_IN_ASCII.get(each) or ascii(each)[1:-1] for each in lacking), error.end
 
 
+def quieten(quiet: bool) -> None:
+    """Print nothing to stderr, or print again."""
+    err.quiet = quiet
+
+
 def plain(text: str) -> None:
     """Print `text` alone: unwrapped and without a colour, for a program to read."""
     out.out(text)

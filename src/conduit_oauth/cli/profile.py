@@ -140,6 +140,9 @@ class Options:
 def profiles_in(path: Path) -> Mapping[str, Any]:
     """The tables of a file of profiles, unread. Raises `ConfigurationError` where it is none."""
     document = read_toml(path, "config")
+    for name, value in document.items():
+        if name != "profiles" and isinstance(value, dict) and "client_id" in value:
+            raise ConfigurationError("config", f"{path}: [{name}] is no profile", f"Write [profiles.{name}].")
     return table_of(document.get("profiles", {}), "profiles")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -23,13 +24,14 @@ from ..provider import TokenProvider
 from ..settings import CREDENTIALS, read_table, read_toml, table_of
 from ..stores import hide_password
 from .options import Config, as_client
-from .output import err, out
+from .output import err, out, plain
 from .profile import Options, profiles_in, read_secret
 from .vault import forget_secret, keep_secret
 
 profile = typer.Typer(no_args_is_help=True, help="Keep what commands need to know of a client under a name.")
 
 Name = Annotated[str, typer.Argument(help="Name of the profile.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
 _WHERE = (
     ("mcp_url", "MCP endpoint (URL; empty if there is none)"),
@@ -59,7 +61,7 @@ def add(
     conduit-oauth profile add billing --client-id billing --mcp-url https://gateway.example/mcp < secret.txt
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ConfigurationError("name", f"{name!r} will not do", "Use letters, digits, '.', '_' and '-'.")
+        raise ConfigurationError("name", f"{name!r} is no name", "Use letters, digits, '.', '_' and '-'.")
     path, document = _document(options.path)
     profiles = document.setdefault("profiles", tomlkit.table(is_super_table=True))
     if name in profiles and not replace:
@@ -85,19 +87,31 @@ def add(
 
 
 @profile.command("list")
-def list_profiles(config: Config = None) -> None:
+def list_profiles(config: Config = None, as_json: AsJson = False) -> None:
     """List the profiles.
 
     \b
     conduit-oauth profile list
     """
     path = Options({}, config=config).path
-    table = Table("profile", "client", "where", "scope")
+    rows: list[dict[str, Any]] = []
     for name, said in profiles_in(path).items() if path.exists() else ():
         settings = table_of(said, f"profiles.{name}")
         where = next((settings[key] for key, _ in _WHERE if key in settings), "")
-        cells = (name, settings.get("client_id", ""), where, settings.get("scope", ""))
-        table.add_row(*(Text(clean(str(cell))) for cell in cells))
+        rows.append(
+            {
+                "profile": name,
+                "client_id": settings.get("client_id", ""),
+                "url": where,
+                "scope": settings.get("scope", ""),
+            }
+        )
+    if as_json:
+        plain(json.dumps(rows, default=str))
+        return
+    table = Table("profile", "client", "where", "scope")
+    for row in rows:
+        table.add_row(*(Text(clean(str(cell))) for cell in row.values()))
     if table.row_count:
         out.print(table)
     else:
@@ -105,21 +119,27 @@ def list_profiles(config: Config = None) -> None:
 
 
 @profile.command("show")
-def show(name: Name = "default", config: Config = None) -> None:
+def show(name: Name = "default", config: Config = None, as_json: AsJson = False) -> None:
     """Show a profile, and where its secret is; never the secret.
 
     \b
     conduit-oauth profile show billing
     """
     path = Options({}, config=config).path
+    settings: dict[str, Any] = {}
+    for setting, value in table_of(_existing(profiles_in(path), name, path), f"profiles.{name}").items():
+        # A secret does not belong into the file. It is not shown as well.
+        hidden = setting in CREDENTIALS and isinstance(value, str)
+        shown = hide_password(value) if setting == "store" and isinstance(value, str) else value
+        settings[setting] = "(a secret, which must not be in the file)" if hidden else shown
+    if as_json:
+        plain(json.dumps(settings, default=str))
+        return
     table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for setting, value in table_of(_existing(profiles_in(path), name, path), f"profiles.{name}").items():
-        # What somebody wrote into a file against the rules is not shown on top of it.
-        hidden = setting in CREDENTIALS and isinstance(value, str)
-        words = hide_password(value) if setting == "store" and isinstance(value, str) else _words(value)
-        table.add_row(setting, Text("(stands in the file, where it must not be)" if hidden else clean(words)))
+    for setting, value in settings.items():
+        table.add_row(setting, Text(clean(_words(value))))
     out.print(table)
 
 

@@ -66,6 +66,8 @@ def request(
     conduit-oauth request GET https://api.example/invoices
     conduit-oauth request POST https://gateway.example/mcp --mcp-url https://gateway.example/mcp --json @ping.json
     """
+    if data is not None and as_json is not None:
+        raise ConfigurationError("--json", "cannot be used together with --data", "Pass one of them.")
     headers = httpx2.Headers([_header(line) for line in header or ()])
     content = _body(data if as_json is None else as_json)
     if as_json is not None:

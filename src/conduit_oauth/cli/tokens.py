@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigurationError
 from ..identity.credentials import public_environment
 from ..lifecycle.state import ProviderState
 from ..provider import TokenProvider
 from ..serving.formats import LOGIN, VARIABLE, Format, formatted
 from .options import as_client
-from .output import busy, plain
+from .output import busy, err, plain
 from .profile import Options
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ask for a new token, also where a valid one is kept.")]
@@ -61,7 +60,22 @@ def execute(
         # In our place, so that signals, the terminal and the exit status are the program's own.
         os.execvpe(command[0], command, {**public_environment(), variable: value})  # noqa: S606 - what was asked for
     except OSError as error:
-        raise ConfigurationError("command", f"{command[0]}: {error.strerror}", "Name a program to run.") from None
+        err.out(f"error: {command[0]}: {error.strerror}. Name a program to run.", highlight=False)
+        # As a shell exits.
+        raise typer.Exit(127 if isinstance(error, FileNotFoundError) else 126) from None
+
+
+@as_client
+def revoke(options: Options) -> None:
+    """Have the authorization server revoke the cached token (RFC 7009), and forget it.
+
+    \b
+    conduit-oauth revoke --profile billing
+    """
+    with options.provider() as provider, busy("Revoking the token"):
+        # From the cache. Where it holds none, there is no other way to know that than to ask for one.
+        provider.get_token()
+        provider.revoke()
 
 
 def _token(provider: TokenProvider, *, fresh: bool) -> tuple[str, ProviderState]:

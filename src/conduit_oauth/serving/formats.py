@@ -25,6 +25,7 @@ class Format(StrEnum):
     TOKEN = "token"  # noqa: S105
     JSON = "json"
     HEADER = "header"
+    HEADERS_JSON = "headers-json"
     ENV = "env"
     NETRC = "netrc"
     CURL_CONFIG = "curl-config"
@@ -50,6 +51,8 @@ def formatted(
             return value
         case Format.HEADER:
             return f"Authorization: {kind} {value}"
+        case Format.HEADERS_JSON:
+            return json.dumps({"Authorization": f"{kind} {value}"})
         case Format.CURL_CONFIG:
             return f'header = "Authorization: {kind} {_escaped(value)}"'
         case Format.ENV:
