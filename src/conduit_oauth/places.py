@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from .errors import ConfigurationError
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def expanded(path: Path) -> Path:
@@ -15,6 +19,20 @@ def expanded(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def path_in_file(text: str, folder: Path, field: str) -> Path:
+    """The path that a file of settings in `folder` names, with `${NAME}` and `~` put in.
+
+    Raises `ConfigurationError` for a variable that is not set (systemd sets CREDENTIALS_DIRECTORY).
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if (said := os.environ.get(found[1])) is None:
+            raise ConfigurationError(field, f"names the variable {found[1]}, which is not set", "Set it.")
+        return said
+
+    return folder / expanded(Path(_VARIABLE.sub(value, text)))
 
 
 def platform_folder(find: Callable[[str], Path], field: str, advice: str) -> Path:

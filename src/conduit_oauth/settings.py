@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 
 from .errors import ConfigurationError
 from .identity.credentials import from_environment, from_keyring, read_file
-from .places import expanded
+from .places import path_in_file
 from .provider import TokenProvider
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ def read_table(place: str, table: Settings, folder: Path) -> Settings:
                 headers = table_of(settings[name], name)
                 settings[name] = {header: _source(f"{name}.{header}", said, folder) for header, said in headers.items()}
             elif name == "ca_file" and isinstance(settings[name], str):
-                settings[name] = folder / expanded(Path(settings[name]))
+                settings[name] = path_in_file(settings[name], folder, name)
             else:
                 _check_type(name, settings[name])
         except ConfigurationError as error:
@@ -112,7 +112,7 @@ def read_table(place: str, table: Settings, folder: Path) -> Settings:
 def _certificate(said: object, folder: Path) -> tuple[Path, ...]:
     match said:
         case [str(certificate), str(key)]:
-            return folder / expanded(Path(certificate)), folder / expanded(Path(key))
+            return tuple(path_in_file(each, folder, "client_certificate") for each in (certificate, key))
         case _:
             raise ConfigurationError("client_certificate", "is not two files", 'Write ["certificate.pem", "key.pem"].')
 
@@ -133,7 +133,7 @@ def _source(name: str, said: object, folder: Path) -> Any:
     place = cast("dict[str, object]", said) if isinstance(said, dict) else {}
     match place:
         case {"file": str(file)} if len(place) == 1:
-            return folder / expanded(Path(file))
+            return path_in_file(file, folder, name)
         case {"environment": str(variable)} if len(place) == 1:
             return from_environment(variable)
         case {"keyring": str(service), "username": str(username)} if len(place) == 2:

@@ -107,9 +107,9 @@ def keep(write: Write) -> Iterator[Keep]:
 class Service:
     """`conduit-oauth agent`, as a child process that serves a Unix socket and a port."""
 
-    def __init__(self, config: Path, environment: dict[str, str]) -> None:
+    def __init__(self, config: Path, environment: dict[str, str], *options: str) -> None:
         self._process = subprocess.Popen(
-            [COMMAND, "agent", "--config", config], env=environment, stderr=subprocess.PIPE, text=True
+            [COMMAND, "agent", "--config", config, *options], env=environment, stderr=subprocess.PIPE, text=True
         )
         assert self._process.stderr is not None
         self.said = ""
@@ -148,8 +148,8 @@ Serve = Callable[..., Service]
 def serve(write: Write, client_environment: dict[str, str]) -> Iterator[Serve]:
     services: list[Service] = []
 
-    def serve(text: str, **environment: str) -> Service:
-        services.append(Service(write(text), {**client_environment, **environment}))
+    def serve(text: str, *options: str, **environment: str) -> Service:
+        services.append(Service(write(text), {**client_environment, **environment}, *options))
         return services[-1]
 
     yield serve

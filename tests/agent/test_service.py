@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import httpx2
@@ -200,3 +202,12 @@ def test_it_stops_though_a_server_that_does_not_answer_keeps_it_from_being_ready
         authorization_server.wait_for_token_requests(1)
         agent.terminate()
         assert agent.wait(20) == 0
+
+
+def test_the_log_is_for_programs_too(serve: Serve) -> None:
+    service = serve(ONE, "--log-format", "json")
+    service.send(signal.SIGHUP)
+    service.wait_for("providers_reloaded")
+    line = json.loads(service.said.splitlines()[-1])
+    assert (line["level"], line["logger"]) == ("info", "conduit_oauth")
+    datetime.strptime(line["time"], "%Y-%m-%dT%H:%M:%SZ")

@@ -168,7 +168,7 @@ def test_a_secret_in_the_profile_is_refused(run: Run, tmp_path: Path) -> None:
         (["token"], {"CONDUIT_OAUTH_CLIENT_ID": None}, 2, "client_id"),
         (["token"], {"CONDUIT_OAUTH_CLIENT_SECRET": None}, 2, "CONDUIT_OAUTH_CLIENT_SECRET"),
         (["token"], {"CONDUIT_OAUTH_MCP_URL": None}, 2, "token_endpoint"),
-        (["token"], {"CONDUIT_OAUTH_TIMEOUT": "soon"}, 2, "timeout"),
+        (["token"], {"CONDUIT_OAUTH_TIMEOUT": "soon"}, 2, "CONDUIT_OAUTH_TIMEOUT: is not a number"),
         (["token", "--profile", "absent"], {}, 2, "absent"),
         (["token", "--config", "/absent.toml"], {}, 2, "/absent.toml"),
         (["token", "--client-secret-file", "/absent"], {}, 2, "/absent"),
@@ -321,12 +321,14 @@ def test_quiet_prints_results_and_errors_only(run: Run, tmp_path: Path) -> None:
     assert (said.stdout, said.stderr) == ("", "")
     failed = run("--quiet", "profile", "show", "absent", "--config", config)
     assert failed.returncode == 2
-    assert failed.stderr.startswith("error: config: ")
+    assert failed.stderr.startswith("error: --config: ")
 
 
 def test_an_error_begins_with_what_is_wrong(run: Run) -> None:
     done = run("token", "--mcp-url", "nonsense")
-    assert done.stderr.startswith("error: mcp_url: ") or done.stderr.startswith("error: --mcp-url: ")
+    assert done.stderr.startswith("error: --mcp-url: ")
+    done = run("token", CONDUIT_OAUTH_MCP_URL="nonsense")
+    assert done.stderr.startswith("error: CONDUIT_OAUTH_MCP_URL: ")
 
 
 def test_inspect_refuses_an_empty_input(run: Run) -> None:

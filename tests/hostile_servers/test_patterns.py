@@ -24,6 +24,8 @@ TOKEN = 65_536
 USES: dict[str, tuple[str, int]] = {
     # A file's name.
     "agent.outputs._DRAFT": ("fullmatch", 255),
+    # A path in a file of settings, which is no longer than the file.
+    "places._VARIABLE": ("sub", 1 << 20),
     "protocol.challenge._ESCAPED": ("sub", MAX_LENGTH),
     "protocol.challenge._PARAMETER": ("match", MAX_LENGTH),
     "protocol.challenge._SCHEME": ("match", MAX_LENGTH),

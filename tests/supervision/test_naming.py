@@ -46,6 +46,19 @@ def test_a_file_says_where_the_secrets_are(make_providers: Make, file: Path, mon
     assert make_providers(str(file))["other"].get_token()
 
 
+def test_a_path_in_a_file_may_name_a_variable(
+    make_providers: Make, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(file.read_text().replace('"secret"', '"${CREDENTIALS_DIRECTORY}/secret"'))
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(ConfigurationError, match="names the variable CREDENTIALS_DIRECTORY, which is not set"):
+        make_providers(file)
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "secret").rename(tmp_path / "credentials" / "secret")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
+    assert make_providers(file)["billing"].get_token()
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

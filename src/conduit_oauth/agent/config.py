@@ -32,7 +32,7 @@ from typing import Any, cast
 
 from ..errors import ConfigurationError
 from ..identity.credentials import read_text
-from ..places import expanded
+from ..places import path_in_file
 from ..serving.formats import Format
 from ..serving.listening import Address, access_of, parse_address
 from ..settings import Settings, table_of
@@ -149,10 +149,12 @@ def read_agent(table: Settings, folder: Path) -> AgentConfig:
     gid = _group(table, "socket_group")
     return AgentConfig(
         listen=tuple(
-            Address(path=folder / expanded(address.path), mode=mode, gid=gid) if address.path else address
+            Address(path=path_in_file(str(address.path), folder, "agent.listen"), mode=mode, gid=gid)
+            if address.path
+            else address
             for address in addresses
         ),
-        local_token_file=None if bearer is None else folder / expanded(Path(bearer)),
+        local_token_file=None if bearer is None else path_in_file(bearer, folder, "agent.local_token_file"),
         allow_host=_list(table, "allow_host", "agent"),
         expose=expose,
         outputs=_apart([_output(each, index, folder) for index, each in enumerate(cast("list[object]", outputs), 1)]),
@@ -207,8 +209,8 @@ def _output(said: object, index: int, folder: Path) -> Output:
         raise ConfigurationError(f"{place}.format", "is unknown", f"There are {', '.join(Format)}.") from None
     return Output(
         provider=provider,
-        file=None if file is None else folder / expanded(Path(file)),
-        directory=None if directory is None else folder / expanded(Path(directory)),
+        file=None if file is None else path_in_file(file, folder, f"{place}.file"),
+        directory=None if directory is None else path_in_file(directory, folder, f"{place}.directory"),
         format=chosen,
         mode=_mode(_text(table, "mode", place) or "0600", f"{place}.mode"),
         uid=_identity(owner, lambda name: pwd.getpwnam(name).pw_uid, f"{place}.owner"),
@@ -235,7 +237,7 @@ def _resolved(command: tuple[str, ...], folder: Path) -> tuple[str, ...]:
     """A program that is named by a path is found from the file, as every path is."""
     if not command or "/" not in command[0]:
         return command
-    return str(folder / expanded(Path(command[0]))), *command[1:]
+    return str(path_in_file(command[0], folder, "agent.outputs.run")), *command[1:]
 
 
 def _identity(name: str | None, lookup: Callable[[str], int], place: str) -> int:

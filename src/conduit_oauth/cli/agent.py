@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import ConfigurationError
+from .logs import LogFormat, LogLevel, log_to_stderr
 from .output import busy, err
 
 
 def agent(
     config: Annotated[Path, typer.Option(help="File (TOML) with the providers and the table [agent].")],
     once: Annotated[bool, typer.Option("--once", help="Write each token once, and end.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only say whether the file will do.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only check the file.")] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="How messages are logged.")] = LogFormat.TEXT,
+    log_level: Annotated[LogLevel, typer.Option(help="The least level that is logged.")] = LogLevel.INFO,
 ) -> None:
     """Keep every configured token fresh, and put it where other programs read it. SIGHUP reads the file anew.
 
@@ -35,7 +36,7 @@ def agent(
         from ..agent.service import run_agent
     except ModuleNotFoundError as missing:
         raise ConfigurationError("agent", f"{missing.name} is not installed", "Install conduit-oauth[agent].") from None
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="conduit-oauth: %(message)s")
+    log_to_stderr(log_format, log_level)
     metrics = Metrics()
     metrics.agent = keeper = Agent(config, metrics, metrics.command_began)
     count = len(keeper.providers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from importlib import import_module
@@ -100,6 +101,17 @@ def conduit_oauth(
     """OAuth 2.1 access tokens for machines (client credentials)."""
 
 
+def _as_given(error: OAuthError) -> str:
+    """The message of an error, with the setting as the user wrote it: as an option, or as a variable."""
+    said = str(error)
+    if not isinstance(error, ConfigurationError) or not said.startswith(f"{error.field}: "):
+        return said
+    option, variable = f"--{error.field.replace('_', '-')}", f"CONDUIT_OAUTH_{error.field.upper()}"
+    if any(word.partition("=")[0] == option for word in sys.argv[1:]):
+        return option + said.removeprefix(error.field)
+    return variable + said.removeprefix(error.field) if os.environ.get(variable) else said
+
+
 def run() -> int:
     """Run the command line; the exit status."""
     status: int | str | None = 0
@@ -115,6 +127,6 @@ def run() -> int:
     except OAuthError as error:
         quieten(False)
         err.print("[bold red]error:[/] ", end="")
-        err.out(str(error), highlight=False)
+        err.out(_as_given(error), highlight=False)
         return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
     return status if isinstance(status, int) else 1

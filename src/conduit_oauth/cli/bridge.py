@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 import shutil
@@ -21,6 +20,7 @@ from ..bridge.snippets import Client, snippet, snippet_for_http
 from ..errors import ConfigurationError
 from ..identity.credentials import read_text
 from ..places import expanded, platform_folder
+from .logs import LogFormat, LogLevel, log_to_stderr
 from .options import as_client
 from .output import err, plain
 from .profile import Options
@@ -72,7 +72,7 @@ def bridge(
         _print_config(print_config, server_name, options)
         return
     # stdout is the protocol's; what goes wrong is told on stderr, which clients keep in their logs.
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="conduit-oauth: %(message)s")
+    log_to_stderr(LogFormat.TEXT, LogLevel.WARNING)
     try:
         if print_config is not None and listen is not None:
             _print_http_config(print_config, server_name, listen, local_token_file, no_local_token=no_local_token)

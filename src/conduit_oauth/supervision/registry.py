@@ -174,6 +174,7 @@ class TokenProviders(Resident):
                 self._supervisor.forgive(name, ward)
         if self._on_reload is not None:
             self._on_reload()
+        logger.info("providers_reloaded file=%s", self._file)
 
     def start(self) -> Self:
         """Supervise on a thread, until `close`. Raises `OAuthError` where there is no thread for it."""
@@ -311,7 +312,6 @@ class TokenProviders(Resident):
             if version not in (None, self._version):
                 try:
                     self.reload()
-                    logger.info("providers_reloaded file=%s", self._file)
                 except ConfigurationError as error:
                     # Said once for each version of the file; what was read before stays.
                     self._version = version
