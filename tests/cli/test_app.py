@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from conduit_oauth import ConfigurationError, __version__
 from conduit_oauth.cli.app import app
+from conduit_oauth.cli.profile import Options
 from conduit_oauth.testing import AuthorizationServer
 from tests.cli.broken import BrokenServer
 from tests.cli.conftest import Run
@@ -125,25 +126,48 @@ def test_bound_tokens_are_an_option(way: list[str], run: Run) -> None:
     assert run("token", CONDUIT_OAUTH_DPOP="perhaps").returncode == 2
 
 
-def test_the_secret_from_a_prompt_that_does_not_echo(environment: dict[str, str]) -> None:
-    del environment["CONDUIT_OAUTH_CLIENT_SECRET"]
+def at_a_terminal(environment: dict[str, str], *arguments: str, secret: bytes = b"") -> tuple[int, bytes]:
+    """How a command at a terminal ended, and what it showed there."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(COMMAND, [COMMAND, "token"], environment)  # noqa: S606
+        os.execve(COMMAND, [COMMAND, *arguments], environment)  # noqa: S606
     seen = b""
-    while b"Client secret: " not in seen:
-        seen += os.read(terminal, 1024)
-    os.write(terminal, b"demo-secret\n")
     try:
         while piece := os.read(terminal, 1024):
             seen += piece
+            if secret and seen.endswith(b"Client secret: "):
+                os.write(terminal, secret + b"\n")
     except OSError:  # how Linux says that the other side of a terminal has closed
         pass
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 0
+    return os.waitstatus_to_exitcode(status), seen
+
+
+def test_the_secret_from_a_prompt_that_does_not_echo(environment: dict[str, str]) -> None:
+    del environment["CONDUIT_OAUTH_CLIENT_SECRET"]
+    status, seen = at_a_terminal(environment, "token", secret=b"demo-secret")
+    assert status == 0
     assert b"demo-secret" not in seen
     assert seen.rstrip().count(b".") >= 2
+
+
+def test_a_person_is_asked_for_the_secret_when_all_else_is_sound(environment: dict[str, str]) -> None:
+    del environment["CONDUIT_OAUTH_CLIENT_SECRET"]
+    status, seen = at_a_terminal({**environment, "CONDUIT_OAUTH_MCP_URL": "nonsense"}, "token")
+    assert status == 2
+    assert b"Client secret" not in seen
+    assert b"CONDUIT_OAUTH_MCP_URL: " in seen
+
+
+def test_a_person_waits_ten_seconds_unless_an_option_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options({"client_id": "demo", "token_endpoint": "https://as.example/token", "store": "memory:"})
+    monkeypatch.setenv("CONDUIT_OAUTH_CLIENT_SECRET", "demo-secret")
+    for at_terminal, given, timeout in ((True, None, 10.0), (False, None, 30.0), (True, "25", 25.0)):
+        monkeypatch.setattr("sys.stderr.isatty", lambda at_terminal=at_terminal: at_terminal, raising=False)
+        monkeypatch.setenv("CONDUIT_OAUTH_TIMEOUT", given or "")
+        with options.provider() as provider:
+            assert provider._timeout == timeout
 
 
 def test_there_is_no_option_for_the_secret_itself(run: Run) -> None:

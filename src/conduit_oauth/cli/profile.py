@@ -46,6 +46,8 @@ _WHERE = frozenset({"token_endpoint", "mcp_url", "issuer"})
 _CLIENT_CREDENTIALS = frozenset({"client_secret", "private_key", "client_assertion"})
 _PREFIX = "CONDUIT_OAUTH_"
 _LONGEST_SECRET = 65_536
+# Seconds that a command waits for a token, where a person looks on and no setting says otherwise.
+PATIENCE_AT_A_TERMINAL = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,12 @@ class Options:
     def provider(self) -> TokenProvider:
         """The provider that the settings describe. Raises `ConfigurationError`."""
         merged = self._merged()
+        if sys.stderr.isatty():
+            merged.setdefault("timeout", PATIENCE_AT_A_TERMINAL)
         if not merged.keys() & CREDENTIALS and merged.get("token_endpoint_auth_method") != "none":
+            # A person is asked last, when everything else is sound.
+            rest: Settings = {**merged, "client_secret": "unknown", "store": "memory:"}
+            TokenProvider(rest.pop("client_id", ""), **rest).close()
             merged["client_secret"] = _prompt()
         shareable = merged.get("dpop") is not True and merged.keys() & CREDENTIALS
         merged.setdefault("store", default_store() if shareable else "memory:")
