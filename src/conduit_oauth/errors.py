@@ -1,6 +1,6 @@
 """Every exception this package raises, and what each tells the caller to do next.
 
-Law: no message holds a secret. Whoever builds one from a server's bytes passes them through `mask` or `redact` first.
+Invariant: No message contains a secret. Text from a server passes through `mask` or `redact` first.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ProviderClosedError(OAuthError):
 class TransportError(OAuthError):
     """The request got no whole answer: connection, TLS or timeout.
 
-    Retried until the caller's deadline, but for TLS that will not do: another attempt mends no certificate. `local`
+    Retried until the caller's deadline, except for a TLS error, because another attempt repairs no certificate. `local`
     tells that it is a fault of this process or machine (no file descriptor, no name server, a proxy of its own).
     """
 
@@ -114,7 +114,7 @@ class TokenRequestError(OAuthError):
         self.advice = told.advice
 
 
-class InvalidTokenResponse(OAuthError):  # noqa: N818 - the name is DESIGN.md's
+class InvalidTokenResponse(OAuthError):  # noqa: N818 - it names the answer
     """The server answered with success, and the answer is not what RFC 6749 §5.1 demands. `field` names the part.
 
     Retried only where this provider had a token before: the URL is right then, and the server unwell.

@@ -1,6 +1,6 @@
 """`TokenProvider`: one client's token at one authorization server, for every thread, task and event loop of a process.
 
-Law: a warm call takes no lock; and while a valid token is cached, nobody waits for the network or sees an error.
+Invariant: A warm call takes no lock. While a valid token is cached, no caller waits for the network or sees an error.
 """
 
 from __future__ import annotations
@@ -518,7 +518,7 @@ class TokenProvider:
 
 
 class _Observed(TokenProvider):
-    """A provider that somebody watches. Of its own, so that the warm calls of the others pay nothing for it."""
+    """A provider with an observer. It is a class of its own, so that warm calls of the others cost no more."""
 
     __slots__ = ()
 

@@ -10,7 +10,7 @@
 
 Tables beside these are for whoever has them read in the same go (the agent has `[agent]`).
 
-Law: a file holds no secret, it says where the secret is; paths in it are relative to it.
+Invariant: A file contains no secret. It says where the secret is. Paths in it are relative to it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def from_file(
 ) -> tuple[dict[str, Settings], dict[str, Any]]:
     """The arguments of each provider of a TOML file, and what `readers` made of its further tables, by name.
 
-    Raises `ConfigurationError` for a file that will not do.
+    Raises `ConfigurationError` for an invalid file.
     """
     document = read_toml(path, "providers")
     if unknown := document.keys() - {"defaults", "providers", *readers}:
@@ -75,7 +75,7 @@ def from_file(
     }
     further = {name: read(table_of(document.get(name, {}), name), path.parent) for name, read in readers.items()}
     if not providers:
-        # It may be that somebody is just writing it: nothing is let go for that.
+        # An editor may be writing it just now: no provider is removed for that.
         raise ConfigurationError("providers", f"{path} names none", "Add a table [providers.NAME].")
     return providers, further
 

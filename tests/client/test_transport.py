@@ -152,7 +152,7 @@ def test_the_steps_of_a_discovery_share_its_time(monkeypatch: pytest.MonkeyPatch
             yield Request("GET", "https://as.example/", {})
 
     slow = Slow()
-    with pytest.raises(TransportError, match="the time is over"):
+    with pytest.raises(TransportError, match="no time is left"):
         drive(steps(), slow, 5.0)
     assert slow.allowed == [5.0, 3.0, 1.0]
 

@@ -47,23 +47,21 @@ def words(sentence: str) -> int:
 
 def main() -> int:
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    wrong, everything = False, list[int]()
+    wrong = False
     for page in pages:
-        text = page.read_text(encoding="utf-8")
-        counts = [words(sentence) for sentence in sentences(text)]
+        counts = [words(sentence) for sentence in sentences(page.read_text(encoding="utf-8"))]
         if len(counts) < 5:
             continue
-        everything += counts
         median, longest = statistics.median(counts), statistics.quantiles(counts, n=10)[-1]
         too_long = median > MEDIAN or longest > NINTH_TENTH
         wrong |= too_long
         if too_long or "-v" in sys.argv:
             print(f"{page.relative_to(ROOT)}: median {median:.0f} words, 90th percentile {longest:.0f}")
-        for phrase, instead in REFUSED.items():
-            for number, line in enumerate(text.splitlines(), 1):
-                if phrase in line.lower():
-                    wrong = True
-                    print(f"{page.relative_to(ROOT)}:{number}: write {instead!r} for {phrase!r}")
+    for file in [*pages, *sorted((ROOT / "src").rglob("*.py"))]:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            for phrase in [phrase for phrase in REFUSED if phrase in line.lower()]:
+                wrong = True
+                print(f"{file.relative_to(ROOT)}:{number}: write {REFUSED[phrase]!r} for {phrase!r}")
     return 1 if wrong else 0
 
 

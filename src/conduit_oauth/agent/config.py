@@ -13,9 +13,9 @@
     mode = "0640"
     owner = "billing"
     group = "billing"
-    run = ["systemctl", "reload", "billing"]  # after each change; it gets the token on stdin, nothing once that is over
+    run = ["systemctl", "reload", "billing"]  # after each change; it gets the token on stdin, if there is one
 
-Law: paths are relative to the file, and a mistake names the setting.
+Invariant: Paths are relative to the file, and an error names the setting.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _mode(said: str, place: str) -> int:
     except ValueError:
         mode = -1
     if not 0 < mode <= 0o777 or mode & 0o007:
-        raise ConfigurationError(place, f"{said!r} will not do", 'Write it like "0640"; others get nothing.')
+        raise ConfigurationError(place, f"{said!r} is no mode", 'Write it like "0640"; others get nothing.')
     return mode
 
 

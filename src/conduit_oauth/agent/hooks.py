@@ -1,7 +1,7 @@
 """The commands of outputs: told of each token by their standard input, and of its end by an empty one.
 
-Law: for one output one command runs at a time, the last one is told of what there is, and none waits for another
-output's. What fails is tried again. The agent leaves no process behind.
+Invariant: Each output runs one command at a time, and the last command gets the latest token. No output waits for the
+command of another. A failed command runs again. The agent leaves no process behind.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Hooks:
             self._lock.wait_for(lambda: not self._processes, LAST_WORDS)
             for process in self._processes.values():
                 _end(process, signal.SIGKILL)
-        # What is about to run finds that all is over.
+        # A command that is about to start finds that the agent ends.
         self._threads.shutdown(cancel_futures=True)
 
     def _begin(self, output: str) -> None:

@@ -1,7 +1,7 @@
 """When tokens are written, withdrawn and told of: after each change, from one thread.
 
-Law: what is written is the provider's token of that moment; what is over is withdrawn; and what cannot be written is
-tried again and told, while every other output goes on.
+Invariant: An output contains the current token of its provider. An expired token is removed. An output that cannot be
+written is tried again and reported, and does not delay the others.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class Agent:
         else:
             self._unwritten.pop(name, None)
             if token is not None:
-                # What somebody took away or changed meanwhile is written again.
+                # An output that was removed or changed meanwhile is written again.
                 self._look_at_later(name, min(token.expires_at, elapsed() + LOOK))
         if token is not None or provider.control.failed_at is not None:
             self._settle(name)

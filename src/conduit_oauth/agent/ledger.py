@@ -1,6 +1,7 @@
 """What an agent writes, kept in the user's cache: the next one removes what the file names no more, a second is told.
 
-Law: it holds places and commands, and no token. Without a cache the agent works, and forgets at its end.
+Invariant: It contains places and commands, and no token. Without a cache the agent works, and forgets them when it
+ends.
 """
 
 from __future__ import annotations

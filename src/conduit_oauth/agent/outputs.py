@@ -1,6 +1,7 @@
 """Puts a token where others read it.
 
-Law: a reader finds the whole of one token, or nothing: what it can see is renamed into its place, never written there.
+Invariant: A reader finds one whole token, or nothing. A file is written under another name and renamed into its
+place.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def put(output: Output, name: str, provider: TokenProvider, token: str) -> None:
 
 
 def withdraw(output: Output, name: str) -> bool:
-    """Take away a token that is over, so that nobody sends it; whether there was one. Needs no room on the disk.
+    """Remove an expired token, so that nobody sends it; whether there was one. Needs no room on the disk.
 
     Raises `OSError`, `ConfigurationError`.
     """
@@ -73,7 +74,7 @@ def tidy(output: Output, name: str) -> None:
 
 
 def trace(output: Output, name: str) -> tuple[int, ...]:
-    """What tells whether somebody took away or changed what was written; empty where nothing is there.
+    """What tells whether the output was removed or changed; empty where nothing is there.
 
     Owner and mode do not count: a command of the output may set them.
     """

@@ -1,7 +1,7 @@
 """What the agent tells over HTTP: tokens to programs of this machine, health, metrics, and a status page.
 
-Law: tokens are had on the Unix socket, or with the agent's own bearer token; everything else holds no secret. Whoever
-probes or scrapes comes by whatever name: a pod's address has none.
+Invariant: Tokens are served on the Unix socket, or for the agent's own bearer token. No other page contains a secret.
+Probes and scrapers may use any `Host`, because the address of a pod has no name.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Pages:
         ready = self._agent.settled.is_set()
         return PlainTextResponse("ready" if ready else "not yet", 200 if ready else 503)
 
-    # The others on a thread: with thousands of providers they take a while, and somebody wants a token meanwhile.
+    # The others on a thread: with thousands of providers they take a while, and token requests must not wait.
 
     async def _health(self, _: Request) -> Response:
         health = await run_in_threadpool(self._agent.providers.health)

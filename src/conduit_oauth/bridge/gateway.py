@@ -1,7 +1,7 @@
 """The way to one gateway that outlives its tokens, its connections and its restarts. Both doors go by it.
 
-Law: `send` always answers. What went wrong on the way is an answer, too, in the words of JSON-RPC; and nothing is sent
-twice that could do its work twice.
+Invariant: `send` always answers. A failure becomes a JSON-RPC error. A call that could do its work twice is not sent
+twice.
 """
 
 from __future__ import annotations

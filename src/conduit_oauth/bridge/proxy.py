@@ -1,6 +1,6 @@
 """The bridge as an HTTP server: a streaming reverse proxy for one MCP or JSON-RPC endpoint. Plain ASGI.
 
-Law: bytes pass as they come, both ways; of the client's headers, none that speaks for the client itself does.
+Invariant: Bytes pass unchanged in both directions. Headers in which the client speaks for itself do not pass.
 """
 
 from __future__ import annotations

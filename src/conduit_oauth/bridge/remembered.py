@@ -39,7 +39,7 @@ class Session:
         self.has_streamed = False
 
     def is_of_another_life(self, life: int | None, *, resumes: bool) -> bool:
-        """Whether a request belongs to a stream of `life` that is over, or, where that is not told, must do."""
+        """Whether a request belongs to a stream of an ended `life`, or must, where that is not told."""
         return resumes and (life != self.life if life is not None else not self.has_streamed)
 
     @property

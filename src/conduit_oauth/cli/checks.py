@@ -1,6 +1,6 @@
 """What `doctor` finds out about the way to a server, before anything is asked of it: name, connection, TLS, clock.
 
-Law: a check tells what it saw and what to do; it changes nothing, and it holds no secret.
+Invariant: A check reports what it saw and what to do. It changes nothing, and its report contains no secret.
 """
 
 from __future__ import annotations
@@ -222,9 +222,7 @@ def _check_tls(
         return
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"):
-            yield bad(
-                "TLS", "tls-not-spoken", f"{host}:{port} speaks no TLS", "Check the port; plain http will not do."
-            )
+            yield bad("TLS", "tls-not-spoken", f"{host}:{port} speaks no TLS", "Check the port. TLS is required.")
         else:
             yield bad(
                 "TLS",

@@ -33,7 +33,7 @@ _STEPS = {
 
 
 def of_configuration(error: ConfigurationError) -> Diagnosis:
-    """Settings that will not do."""
+    """Invalid settings."""
     return bad("settings", f"setting-{error.field.rpartition('.')[2]}", f"{error.field}: {error.problem}", error.advice)
 
 

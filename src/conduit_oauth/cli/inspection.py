@@ -49,7 +49,7 @@ def read_jwt(token: str) -> Inspected | None:
 
 
 def has_ended(inspected: Inspected, now: datetime) -> bool:
-    """Whether the token is of no use any more: its server calls it inactive, or its `exp` is over."""
+    """Whether the token is of no use any more: its server calls it inactive, or its `exp` has passed."""
     expires = inspected.claims.get("exp")
     over = isinstance(expires, int | float) and expires <= now.timestamp()
     return over or inspected.claims.get("active") is False

@@ -5,8 +5,9 @@
     client_secret = { file = "~/.secrets/billing-agent" }
     mcp_url = "https://gateway.example/servers/42/mcp"
 
-Law: a secret comes from the environment, a file, the keyring, standard input or a prompt; never from the command line,
-where every user of the machine reads it, and never from the profile, which people put under version control.
+Invariant: A secret comes from the environment, a file, the keyring, standard input or a prompt. It never comes from
+the command line, which every user of the machine can read. It never comes from the profile, which people put under
+version control.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def _show_text(texts: Iterator[str], *, is_json: bool) -> None:
 
 
 def _harmless(text: str) -> str:
-    """Somebody else's text without the control codes that would drive our terminal."""
+    """Text of a server without the control codes that would drive our terminal."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else " " for letter in text)
 
 

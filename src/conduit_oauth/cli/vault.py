@@ -1,6 +1,6 @@
 """Where `profile add` keeps a secret: in the operating system's keyring where there is one, else in a file of its own.
 
-Law: only what was put there by us is taken away again.
+Invariant: It removes only what it stored itself.
 """
 
 from __future__ import annotations

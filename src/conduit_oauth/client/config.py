@@ -124,7 +124,7 @@ def client_config(
     step_up_to: object,
     has_own_client: bool,
 ) -> ClientConfig:
-    """Check every setting; raises `ConfigurationError` naming the first that will not do.
+    """Check every setting; raises `ConfigurationError` naming the first invalid one.
 
     `has_own_client` tells that the user gave an HTTP client or transport, which may carry a certificate.
     """

@@ -308,10 +308,10 @@ def _enter(timeout: float | None, phase: str, connection: socket.socket | None =
 
 
 def _left(timeout: float | None, error: type[httpcore2.TimeoutException]) -> float | None:
-    """The timeout of the step that begins now. Raises `error` where the exchange is over."""
+    """The timeout of the step that begins now. Raises `error` where no time is left."""
     if not isinstance(timeout, Until):
         return timeout
     left = timeout.journey.deadline - time.monotonic()
     if left <= 0:
-        raise error("the exchange is over")
+        raise error("the time of the exchange has ended")
     return left

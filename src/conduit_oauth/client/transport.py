@@ -1,7 +1,7 @@
 """Sends one request and reads one bounded answer: the only room of the core that touches the network.
 
-Law: no redirect is followed, no answer grows past `MAX_BYTES`, no attempt outlives its time, and no exception of the
-HTTP client leaves here: those carry the request, and the request carries the secret.
+Invariant: No redirect is followed, no answer is larger than `MAX_BYTES`, and no attempt outlives its time. No
+exception of the HTTP client leaves this module, because it carries the request, and the request carries the secret.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class Errand:
         """As `Transport.send`, in what time is left."""
         left = self._over_at - time.monotonic()
         if left <= 0:
-            raise TransportError(request.url, "was not asked: the time is over")
+            raise TransportError(request.url, "was not asked: no time is left")
         return self._transport.send(request, min(timeout, left))
 
 
@@ -351,6 +351,6 @@ def _read(answer: httpx2.Response, url: str, give_up_at: float) -> bytes:
             raise TransportError(url, f"the answer is larger than {MAX_BYTES} bytes")
         # An injected client's timeout counts from byte to byte: a server that drips would never meet it.
         if time.monotonic() > give_up_at:
-            raise httpx2.ReadTimeout("the exchange is over")
+            raise httpx2.ReadTimeout("the time of the exchange has ended")
         chunks.append(chunk)
     return b"".join(chunks)

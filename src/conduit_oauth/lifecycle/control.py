@@ -1,6 +1,6 @@
 """Who boards a flight, when one starts, and what makes a token void: a provider's token and all that guards it.
 
-Law: there is at most one flight; under the lock nothing waits.
+Invariant: There is at most one flight. Nothing waits under the lock.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class FlightControl(Resident):
         self.flight: Flight | None = None
         self.counts = Counts()
         self.closed = False
-        # For whoever keeps providers warm: told that a flight is over, and whether it broke down, or that the token is.
+        # For the supervision: told that a flight has ended, and whether it broke down, or that the token expired.
         self.ended: Callable[[bool], None] | None = None
         self.landed_at: float | None = None
         self.failed_at: float | None = None

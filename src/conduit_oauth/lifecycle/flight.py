@@ -3,7 +3,7 @@
 It runs on a thread of its own, so no caller leads it: callers may be cancelled, time out or die, in threads and event
 loops of any kind, and the flight goes on. That thread uses the synchronous transport, whoever waits.
 
-Law: whatever happens to a flight, its waiters are woken; and what it finds is taken in under the lock of its control.
+Invariant: Whatever happens to a flight, its waiters wake. Its result is stored under the lock of its control.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Control(Protocol):
     failure: OAuthError | None
 
     def tell_keeper(self, *, crashed: bool = False) -> None:
-        """Tell whoever keeps the provider warm that a flight is over."""
+        """Tell whoever keeps the provider warm that a flight has ended."""
         ...
 
 
@@ -121,7 +121,7 @@ class Flight:
         self._void = 0
         # The attempt that is under way.
         self._errand: Errand | None = None
-        # What is left to do until somebody does it.
+        # What is left to do until a thread does it.
         self._grounded: list[Callable[[], None]] = [self._fly]
 
     def start(self) -> None:
@@ -318,13 +318,13 @@ class Flight:
         return outcome
 
     def _landed(self, token: AccessToken, epoch: int, share: Share | None, **facts: Any) -> bool:
-        """Take in a token that was asked for; whether the flight is over."""
+        """Take in a token that was asked for; whether the flight has ended."""
         control = self._control
         if share is not None:
             share.make_sure()
         with control.lock:
             control.counts.tokens += 1
-            # Somebody invalidated everything meanwhile. If that goes on, it is made up, or no use to follow.
+            # Everything was invalidated meanwhile. If that goes on, it is forged, or not worth following.
             self._void += not (is_valid := share is None or share.landed(token))
             landed = is_valid or self._void > MOST_VOID
             landed = landed and control.life.land(token if share is None else token.early(jitter()), epoch)

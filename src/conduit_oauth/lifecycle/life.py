@@ -95,7 +95,7 @@ class Life:
         return forgotten
 
     def drop(self) -> None:
-        """Forget a token that somebody else found to be void; answers that are under way are not in doubt."""
+        """Forget a token that another process found to be void; answers that are under way are not in doubt."""
         self.token = NO_TOKEN
 
     def give_up(self) -> AccessToken:

@@ -60,7 +60,7 @@ class Health:
     `state` is `idle` (not in use yet), `fresh` (a valid token, no trouble), `refreshing` (asking now), `failing` (the
     latest request failed; `valid` tells whether there is a token still) or `given up` (it broke down more often than
     allowed, or cannot be made from its settings). `next_refresh` is when it is looked after next, `expires_at` when its
-    token is over.
+    token has expired.
     """
 
     name: str

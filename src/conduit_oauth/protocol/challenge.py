@@ -1,6 +1,6 @@
 """Reads `WWW-Authenticate` (RFC 9110 §11.6.1): what a server that refuses says it wants. Pure.
 
-Law: any text is read without an error, in one pass; what is malformed is left out, with all that follows it.
+Invariant: Any text is read in one pass and without an error. A malformed part is left out, with all that follows it.
 """
 
 from __future__ import annotations

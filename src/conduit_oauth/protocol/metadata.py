@@ -1,6 +1,6 @@
 """Metadata documents and the judgement on them: whose they are, and what they may make us do. Pure.
 
-Law: a document is believed only about the issuer (RFC 8414 §3.3) or the resource (RFC 9728 §3.3) that was asked for.
+Invariant: A document speaks only for the issuer (RFC 8414 §3.3) or the resource (RFC 9728 §3.3) that was asked for.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from ..errors import OAuthError, TokenRequestError
 REFUSAL_MEMORY = 30.0
 BACKOFF_BASE = 0.25
 BACKOFF_CAP = 8.0
-# While somebody waits, a server that is back is found within this and the time of one request.
+# While a caller waits, a server that works again is found within this and the time of one request.
 WAITING_CAP = 1.5
 # The last attempt of one who waits begins so long before the deadline.
 _LAST_ATTEMPT = 0.5

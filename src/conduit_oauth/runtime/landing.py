@@ -1,7 +1,7 @@
 """Events that anybody may set and wait for: a signal handler, a thread, an asyncio task and a trio task alike.
 
-Law: whoever sets one never waits for a loop, and a loop that is gone or busy harms nobody else. None of this is bound
-at import: a framework may replace threads and locks later (gevent, eventlet).
+Invariant: Setting one never waits for an event loop. A loop that is closed or busy delays no other. Nothing here is
+bound at import, because gevent and eventlet replace threads and locks later.
 """
 
 from __future__ import annotations

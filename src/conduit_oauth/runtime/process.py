@@ -133,7 +133,7 @@ def _each(residents: Iterable[Resident], act: Callable[[Resident], None]) -> Non
     for resident in residents:
         try:
             act(resident)
-        except Exception:  # a fault of ours, or of a store of somebody's own
+        except Exception:  # a fault of ours, or of a user's own store
             logger.error("process_hook_failed\n%s", traceback.format_exc())
 
 

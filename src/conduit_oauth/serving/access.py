@@ -26,7 +26,7 @@ class Access:
             names = [_host_of(b"//" + value) for name, value in headers if name == b"host"]
             if len(names) != 1 or names[0] not in self.hosts:
                 return 421, "this server is not reached by that Host"
-            # RFC 6454: a page at another port of this machine is somebody else's.
+            # RFC 6454: a page at another port of this machine is another origin.
             own = next(value.lower() for name, value in headers if name == b"host")
             if any(
                 value.lower() not in (b"http://" + own, b"https://" + own)

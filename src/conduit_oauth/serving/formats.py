@@ -100,7 +100,7 @@ def _exec_credential(value: str, state: ProviderState) -> dict[str, Any]:
     except (ValueError, AttributeError, RecursionError):
         raise ConfigurationError("KUBERNETES_EXEC_INFO", "is not a JSON object", "kubectl sets it.") from None
     version = asked if asked in (f"{_EXEC_API}/v1", f"{_EXEC_API}/v1beta1") else f"{_EXEC_API}/v1"
-    # kubectl asks again once this is over: from then on we would refresh, too.
+    # kubectl asks again after this moment. We would refresh then, too.
     until = state.refresh_at if state.refresh_at and state.refresh_at > datetime.now(UTC) else state.expires_at
     status = {"token": value}
     if until is not None:

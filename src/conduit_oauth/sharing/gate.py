@@ -1,8 +1,8 @@
 """The circuit of a token endpoint: what all providers of a process, and of a fleet with a shared store, know of its
-failures (DESIGN.md, "Errors").
+failures.
 
-Law: while an endpoint is in trouble nobody asks it before its pause is over; then one of the whole fleet tries, and the
-others wait for what comes of it.
+Invariant: While an endpoint is in trouble, nobody asks it before its pause has ended. Then one process of the fleet
+tries it, and the others wait for the result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Somebody else is asking; worth another look after `seconds`, or when the ticket is set."""
+    """Another process is asking; worth another look after `seconds`, or when the ticket is set."""
 
     ticket: Flag
     seconds: float
@@ -57,7 +57,7 @@ def remembered(error: OAuthError) -> dict[str, object]:
 
 
 def recalled(said: dict[str, object], seconds: float) -> OAuthError:
-    """The error that another process met, which it would be in vain to meet again for `seconds`."""
+    """The error that another process met. Asking again within `seconds` would only repeat it."""
     url, status = str(said.get("url") or ""), said.get("status")
     if isinstance(status, int):
         texts = {name: value for name in ("error", "error_description") if isinstance(value := said.get(name), str)}
@@ -138,7 +138,7 @@ class Gate:
             self._tier = self._local
             self._refusal(self._local)
         if not self._lease and not self._take():
-            # Somebody else is writing that down: not before it can be read.
+            # Another process is writing that down: not before it can be read.
             return max(pause, min(2 * self._tier.bound, latest_pause(left)))
         self._failures += 1
         # Half of the jitter: of those who wait for the endpoint, one alone tries it then.
@@ -154,7 +154,7 @@ class Gate:
         return pause
 
     def leave(self) -> None:
-        """Let somebody else try, where we held the right to."""
+        """Let another process try, where we held the right to."""
         if self._lease:
             self._tier.release(self._key, self._owner)
         self._lease = self._seen = 0

@@ -1,7 +1,7 @@
 """The operations of one store: each is waited for as long as operations take, and a few of them run at once.
 
-Law: whoever asks waits no longer than the bound, whatever the store does, and an operation that came too late is not
-lost: somebody is told of its answer.
+Invariant: A caller waits no longer than the bound, whatever the store does. The answer of a late operation still
+reaches a listener.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Operations:
                     late(found)
             except StoreError as error:
                 errors.append(error)
-            except Exception as error:  # a mistake in a store of somebody's own is no worse than its being out of reach
+            except Exception as error:  # a defect in a user's own store is no worse than its being down
                 errors.append(StoreError(f"broke down with {type(error).__name__}"))
             finally:
                 done.set()

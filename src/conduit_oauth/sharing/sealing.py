@@ -63,7 +63,7 @@ class Seal:
 
 
 def is_guessable(credential: bytes) -> bool:
-    """Whether somebody who has nothing but time may find it: by its length and the variety of its characters."""
+    """Whether an attacker can guess it offline: by its length and the variety of its characters."""
     return len(credential) * math.log2(len(set(credential)) or 1) < _ENOUGH_BITS
 
 

@@ -1,9 +1,9 @@
 """One token for a fleet: what one provider reads from and writes to the store that it shares with others.
 
-Law: a token of the store is used only while its fence is above the floor of its generation and nobody invalidated it,
-and only where it outlives the one at hand; whoever asks the authorization server holds the lease, unless the store is
-out of reach. No token looks younger than it is: its end is a time of the store's clock, by a reading of that clock from
-before the token was asked for.
+Invariant: A token from the store is used only if its fence is above the floor of its generation, if it was not
+invalidated, and if it outlives the current one. The process that asks the authorization server holds the lease,
+unless the store is down. No token looks younger than it is: its end is a time of the store's clock, from a reading
+before the token request.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ class Share:
         self._remember(dict.fromkeys(entry.void, math.inf))
 
     def is_void(self, token: AccessToken) -> bool:
-        """Whether somebody invalidated `token`, as far as this process knows."""
+        """Whether `token` was invalidated, as far as this process knows."""
         if token is NO_TOKEN:
             return False
         is_under_floor = 0 < self.fence_of(token) <= self.floor

@@ -1,9 +1,9 @@
 """One store as this process sees it: used while it works, left alone while it does not.
 
-Law: no caller waits for a store beyond its bound, which follows what the store costs, and none sees its errors. What
-fails is blamed first: a key, and the store only where nothing works. While a store is out of reach nobody asks it; a
-thread of the tier's own tries it until it answers, says so once each way, hears what other processes changed, and keeps
-the leases of this one alive.
+Invariant: No caller waits for a store longer than its bound, and none sees its errors. The bound follows what the
+store costs. A key is blamed first, and the store only if nothing works. While a store is down, only a thread of the
+tier tries it. That thread logs each change once, hears what other processes changed, and renews the leases of this
+process.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ class Tier(Resident):
                 self._orphans[key, owner] = math.inf
 
     def tell(self, key: str, listener: Listener, before: str) -> None:
-        """Let `listener` know of changes to `key`, and of `before` no more, for as long as somebody else keeps it."""
+        """Let `listener` know of changes to `key`, and of `before` no more, for as long as another part keeps it."""
         with self._lock:
             if (others := self._listeners.get(before)) is not None:
                 others.discard(listener)
@@ -273,7 +273,7 @@ class Tier(Resident):
         self._up = not self._remote
 
     def before_exit(self, until: float) -> None:
-        """Close what was opened by a URL, when all leases are given back: a store of somebody's own is theirs."""
+        """Close what was opened by a URL, when all leases are given back: a user's own store stays open."""
         self._closed.set()
         if self._is_ours:
             self.store.close()
@@ -408,7 +408,7 @@ class Tier(Resident):
         """Hear and spread the news; False where the store works and only its news cannot be had."""
         try:
             news = self.store.listen(_LISTEN)
-        except Exception as error:  # a store's of somebody's own, too
+        except Exception as error:  # also of a user's own store
             self._probe()
             if not self._said_deaf:
                 self._said_deaf = True

@@ -1,7 +1,7 @@
 """The store of a fleet: Redis or Valkey by redis-py, one hash per key, changed by scripts that run as one.
 
-Law: time is the server's own, so no clock of the fleet needs to be right; and a script touches one key only, so that
-a cluster takes it. Writers announce what they did on a channel.
+Invariant: Time is the server's own, so no clock of the fleet has to be right. A script touches one key, so a cluster
+accepts it. Writers publish what they did on a channel.
 """
 
 from __future__ import annotations

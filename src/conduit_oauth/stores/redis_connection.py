@@ -1,7 +1,6 @@
 """Connections of redis-py whose answers end, and whose TLS is set up once: what redis-py leaves open to a bad server.
 
-Law: an answer has so many bytes at most, and is there within the socket's time limit from its first byte on, though
-each of its bytes may come in time.
+Invariant: An answer has a largest size. It arrives within the time limit of the socket, counted from its first byte.
 """
 
 from __future__ import annotations

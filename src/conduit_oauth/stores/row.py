@@ -59,7 +59,7 @@ class Row:
         return self._seen(now)
 
     def leased(self, now: float) -> bool:
-        """Whether somebody is asking."""
+        """Whether a process holds the lease."""
         return self.lease != 0 and now < self.lease_until
 
     def is_free_for(self, owner: str, now: float) -> bool:

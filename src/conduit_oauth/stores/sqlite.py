@@ -1,6 +1,6 @@
 """The store of one machine: a SQLite file that several processes share (WAL, 0600), safe to crash at any point.
 
-Law: a file that is corrupt, or not ours, is set aside and said so, never mended and never deleted.
+Invariant: A file that is corrupt or not ours is renamed and logged. It is never repaired and never deleted.
 """
 
 from __future__ import annotations

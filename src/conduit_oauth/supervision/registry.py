@@ -1,7 +1,7 @@
 """`TokenProviders`: many named providers, from a mapping or a file, made at first use and bounded in number.
 
-Law: what is in use is never taken away, and no change of the settings drops a valid token of which they say the same as
-before. `supervision` keeps them warm.
+Invariant: A provider in use is never removed. A change of the settings keeps a valid token if they describe the same
+token.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TokenProviders(Resident):
             `conduit_oauth.settings`.
         defaults: settings that each provider gets unless it says otherwise.
         limit: how many providers are kept at most; those that were not asked for the longest go first, but for those
-            that somebody still holds.
+            that the program still holds.
         max_refreshes: how many tokens the supervision asks for at the same time.
         max_restarts: a provider that breaks down more often than that within `restart_period` is given up until it is
             asked for again, or its settings change.
@@ -97,7 +97,7 @@ class TokenProviders(Resident):
             (from_mapping(providers, self._defaults), {}) if isinstance(providers, Mapping) else self._from_file()
         )
         self._looked_at = clock()
-        # In the order of use; and every provider that is alive, also those that only somebody else still holds.
+        # In the order of use; and every provider that is alive, also those that only the program still holds.
         self._wards: OrderedDict[str, Ward] = OrderedDict()
         self._alive: weakref.WeakValueDictionary[str, TokenProvider] = weakref.WeakValueDictionary()
         self._supervisor = Supervisor(
@@ -118,7 +118,7 @@ class TokenProviders(Resident):
     def __getitem__(self, name: str) -> TokenProvider:
         """The provider called `name`, made now if nobody asked for it before.
 
-        Raises `KeyError` for a name without settings, `ConfigurationError` for settings that will not do.
+        Raises `KeyError` for a name without settings, `ConfigurationError` for invalid settings.
         """
         with self._lock:
             ward = self._wards.get(name)
@@ -152,10 +152,10 @@ class TokenProviders(Resident):
             return {name: self._supervisor.health(name, wards.get(name)) for name in self._settings}
 
     def reload(self) -> None:
-        """Read the file anew, now. Raises `ConfigurationError`, and changes nothing, where it will not do.
+        """Read the file anew, now. Raises `ConfigurationError`, and changes nothing, if it is invalid.
 
         A provider whose settings changed is replaced; its token stays where they ask for the same token. Where one's
-        new settings will not do, that is logged, and it goes on with the old ones. What was refused is asked for again.
+        new settings are invalid, that is logged, and it continues with the old ones. Refusals are forgotten.
         """
         self._wait_for_writer()
         version = self._file_version()

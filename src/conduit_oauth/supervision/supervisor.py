@@ -1,7 +1,7 @@
 """The supervision of many providers by one thread or task: what is in use stays warm, what breaks down is restarted.
 
-Law: nothing that happens to one provider reaches another. What is called on a `Supervisor` with a ward is called under
-the registry's lock.
+Invariant: What happens to one provider does not reach another. Methods of `Supervisor` that take a ward run under the
+lock of the registry.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class Supervisor:
             self._schedule(name, ward, moment)
 
     def _over(self, name: str) -> Callable[[bool], None]:
-        """What the provider calls when a flight of its is over. It does not keep us alive."""
+        """What the provider calls when its flight has ended. It does not keep us alive."""
         reference = weakref.ref(self)
 
         def over(crashed: bool) -> None:
