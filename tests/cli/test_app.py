@@ -348,6 +348,14 @@ def test_quiet_prints_results_and_errors_only(run: Run, tmp_path: Path) -> None:
     assert failed.stderr.startswith("error: --config: ")
 
 
+def test_verbose_says_which_requests_went_where(run: Run, authorization_server: AuthorizationServer) -> None:
+    done = run("-v", "token")
+    assert done.stdout.count("\n") == 1
+    assert f"POST {authorization_server.token_endpoint()}: 200 in " in done.stderr
+    assert done.stdout.strip() not in done.stderr
+    assert authorization_server.client_secret not in done.stderr
+
+
 def test_an_error_begins_with_what_is_wrong(run: Run) -> None:
     done = run("token", "--mcp-url", "nonsense")
     assert done.stderr.startswith("error: --mcp-url: ")

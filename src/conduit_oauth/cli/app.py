@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from .._version import __version__
 from ..errors import ConfigurationError, OAuthError
 from .exits import EXIT_CODES, REFUSED
+from .logs import LogFormat, LogLevel, log_to_stderr
 from .output import err, plain, prepare_streams, quieten
 
 # The module and the function, or the group, of each.
@@ -89,6 +90,11 @@ def _be_quiet(asked: bool) -> None:
     quieten(asked)
 
 
+def _be_verbose(asked: bool) -> None:
+    if asked:
+        log_to_stderr(LogFormat.TEXT, LogLevel.DEBUG)
+
+
 @app.callback()
 def conduit_oauth(
     version: Annotated[
@@ -96,6 +102,9 @@ def conduit_oauth(
     ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print results and errors only.", callback=_be_quiet)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say which requests went where.", callback=_be_verbose)
     ] = False,
 ) -> None:
     """OAuth 2.1 access tokens for machines (client credentials)."""

@@ -44,4 +44,6 @@ def log_to_stderr(shape: LogFormat, level: LogLevel) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("conduit_oauth").setLevel(level.upper())
+    ours, least = logging.getLogger("conduit_oauth"), logging.getLevelNamesMapping()[level.upper()]
+    # --verbose was there before, and asked for more.
+    ours.setLevel(min(ours.level or least, least))

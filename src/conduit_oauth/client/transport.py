@@ -7,6 +7,7 @@ exception of the HTTP client leaves this module, because it carries the request,
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import os
 import threading
@@ -28,10 +29,17 @@ if TYPE_CHECKING:
 
     from .network import Journey
 
+logger = logging.getLogger("conduit_oauth")
 MAX_BYTES = 1 << 20
 CONNECT_TIMEOUT = 5.0
 _PLATFORM = TlsFiles()
 _HEADERS = {"User-Agent": f"conduit-oauth/{__version__}", "Accept-Encoding": "identity"}
+
+
+def tell_request(method: str, url: str, status: int, began: float) -> None:
+    """Log a request that was answered, for who traces them. A query may contain a secret."""
+    where = mask(url.partition("?")[0], ())
+    logger.debug("request_answered %s %s: %d in %.3f s", method, where, status, time.monotonic() - began)
 
 
 class Sender(Protocol):
@@ -117,6 +125,7 @@ class Transport:
                 content=request.content or None,
                 extensions={"timeout": journey.limits(CONNECT_TIMEOUT)},
             )
+            began = time.monotonic()
             answer = client.send(outgoing, stream=True, auth=None, follow_redirects=False)
             try:
                 content = (
@@ -124,6 +133,7 @@ class Transport:
                 )
             finally:
                 answer.close()
+            tell_request(request.method, request.url, answer.status_code, began)
             return Response(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)
         except httpx2.InvalidURL:
             raise ConfigurationError("URL", "is none that can be asked", f"Check {request.url}.") from None
