@@ -35,7 +35,7 @@ def expiry(token: str) -> float:
     header, claims, signature = token.split(".")
     assert len(signature) == SIGNATURE, len(signature)
     json.loads(base64.urlsafe_b64decode(header + "=="))
-    return json.loads(base64.urlsafe_b64decode(claims + "=="))["exp"]
+    return json.loads(base64.urlsafe_b64decode(claims + "=="))["ends"]
 
 
 def main(providers: int, seconds: float) -> None:

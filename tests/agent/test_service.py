@@ -12,10 +12,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 
 from conduit_oauth.testing import AuthorizationServer
 from tests.agent.conftest import Bell, Serve, Write
 from tests.conftest import COMMAND
+from tests.stores.line import until
+
+PACKAGING = Path(__file__).parent.parent.parent / "packaging"
 
 TWO = """
 [providers.billing]
@@ -211,3 +215,22 @@ def test_the_log_is_for_programs_too(serve: Serve) -> None:
     line = json.loads(service.said.splitlines()[-1])
     assert (line["level"], line["logger"]) == ("info", "conduit_oauth")
     datetime.strptime(line["time"], "%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_the_dashboard_and_the_alerts_use_metrics_that_the_agent_serves(serve: Serve, bell: Bell) -> None:
+    service = serve(TWO + '[[agent.outputs]]\nprovider = "*"\nfile = "tokens/{provider}"\nrun = BELL\n')
+    bell.wait_for("billing")
+    served = set[str]()
+    # The first failure is counted when its request has ended.
+    until(lambda: "conduit_oauth_token_request_failures_total{" in httpx2.get(f"{service.url}/metrics").text)
+    for line in httpx2.get(f"{service.url}/metrics").text.splitlines():
+        if found := re.match(r"([a-z_]+)", line):
+            served.add(found[1])
+    dashboard = json.loads((PACKAGING / "grafana" / "conduit-oauth-agent.json").read_text())
+    used = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    alerts = yaml.safe_load((PACKAGING / "prometheus" / "conduit-oauth.rules.yml").read_text())
+    used += [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
+    assert len(used) > 10
+    for expression in used:
+        for name in re.findall(r"(?:conduit_oauth|process)_[a-z_]+", expression):
+            assert name in served, (name, expression)

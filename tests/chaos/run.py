@@ -48,7 +48,7 @@ class Protected:
         self.calls += 1
         if token not in self.seen:
             payload = token.split(".")[1]
-            self.expires[token] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"]
+            self.expires[token] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["ends"]
             self.seen[token] = now
         # `exp` is in whole seconds: what was sent up to a second after it may have been sent in time.
         self.expired += now > self.expires[token] + 1

@@ -151,4 +151,4 @@ class Fleet:
 
 def _end(token: str) -> float:
     payload = token.split(".")[1]
-    return float(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"])
+    return float(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["ends"])
