@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import socketserver
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from conduit_oauth.testing import AuthorizationServer
 from tests.bridge.conftest import StartBridge
 from tests.resource_server import ResourceServer
 from tests.threaded import serving
@@ -155,3 +157,15 @@ def test_a_gateway_that_stays_away_is_said_in_time(start: StartBridge, resource_
     answer = post(url, "ping")
     assert answer.status_code == 502
     assert "cannot be reached" in answer.json()["error"]["message"]
+
+
+def test_an_authorization_server_that_stays_away_is_said_in_time(
+    start: StartBridge, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    bridge = start(f"{resource_server.url}/mcp", "--patience", "1", "--store", "memory:")
+    authorization_server.drop(count=1000)
+    begun = time.monotonic()
+    answer = post(bridge.url, "ping")
+    assert answer.status_code == 502
+    # Without the bound it would be 30 s.
+    assert time.monotonic() - begun < 10

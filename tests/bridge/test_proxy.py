@@ -156,8 +156,8 @@ def test_a_signal_ends_it_cleanly(bridge: Bridge, number: int, status: int) -> N
     ("arguments", "said"),
     [
         (["--listen", "0.0.0.0:0"], "--expose"),
-        (["--listen", "0.0.0.0:0", "--expose", "--no-local-token"], "no_local_token"),
-        (["--listen", "127.0.0.1:0", "--local-token-file", "/absent", "--no-local-token"], "no_local_token"),
+        (["--listen", "0.0.0.0:0", "--expose", "--no-local-token"], "--no-local-token: "),
+        (["--listen", "127.0.0.1:0", "--local-token-file", "/absent", "--no-local-token"], "--no-local-token: "),
         (["--listen", "nowhere"], "HOST:PORT"),
         (["--listen", "unix:"], "path"),
         (["--listen", "127.0.0.1:0", "--local-token-file", "/absent"], "/absent"),

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ..serving.access import Access
     from ..serving.listening import Address
 
+# Seconds for a token though no gateway is waited for: each try of one takes its time.
+_SHORTEST_PATIENCE = 1.0
+
 
 @as_client
 def bridge(
@@ -77,7 +80,7 @@ def bridge(
         if print_config is not None and listen is not None:
             _print_http_config(print_config, server_name, listen, local_token_file, no_local_token=no_local_token)
             return
-        with options.provider() as provider:
+        with options.provider(max(patience, _SHORTEST_PATIENCE)) as provider:
             if (url := provider.mcp_url) is None:
                 raise ConfigurationError("mcp_url", "is missing", "Pass --mcp-url, the gateway's MCP endpoint.")
             from ..bridge.gateway import Gateway

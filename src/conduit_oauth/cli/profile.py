@@ -60,11 +60,16 @@ class Options:
     profile: str | None = None
     config: Path | None = None
 
-    def provider(self) -> TokenProvider:
-        """The provider that the settings describe. Raises `ConfigurationError`."""
+    def provider(self, patience: float | None = None) -> TokenProvider:
+        """The provider that the settings describe. Its calls wait for `patience` seconds, unless they say otherwise.
+
+        Raises `ConfigurationError`.
+        """
         merged = self._merged()
-        if sys.stderr.isatty():
-            merged.setdefault("timeout", PATIENCE_AT_A_TERMINAL)
+        if patience is None and sys.stderr.isatty():
+            patience = PATIENCE_AT_A_TERMINAL
+        if patience is not None:
+            merged.setdefault("timeout", patience)
         if not merged.keys() & CREDENTIALS and merged.get("token_endpoint_auth_method") != "none":
             # A person is asked last, when everything else is sound.
             rest: Settings = {**merged, "client_secret": "unknown", "store": "memory:"}
