@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -46,6 +47,9 @@ def test_every_public_name_is_there_and_listed() -> None:
 
 
 def test_every_public_object_is_documented() -> None:
-    public = [getattr(conduit_oauth, name) for name in conduit_oauth.__all__ if name != "__version__"]
+    named = [getattr(conduit_oauth, name) for name in conduit_oauth.__all__]
+    # A type alias has no docstring.
+    public = [thing for thing in named if inspect.isclass(thing) or inspect.isfunction(thing)]
+    assert len(public) > 12
     members = [value for thing in public for name, value in vars(thing).items() if callable(value) and name[0] != "_"]
     assert [thing for thing in [*public, *members] if not thing.__doc__] == []

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         TokenRequestError,
         TransportError,
     )
+    from .events import Event, EventName, Observer
     from .identity.credentials import from_environment, from_keyring
     from .lifecycle.state import Counts, Health, ProviderState
     from .protocol.discovery import derive_token_endpoint
@@ -29,9 +30,12 @@ __all__ = [
     "ConfigurationError",
     "Counts",
     "DiscoveryError",
+    "Event",
+    "EventName",
     "Health",
     "InvalidTokenResponse",
     "OAuthError",
+    "Observer",
     "ProviderClosedError",
     "ProviderState",
     "TokenProvider",
@@ -49,6 +53,9 @@ if not TYPE_CHECKING:  # which would hide a misspelt name
         "TokenProvider": "provider",
         "TokenProviders": "supervision.registry",
         "derive_token_endpoint": "protocol.discovery",
+        "Event": "events",
+        "EventName": "events",
+        "Observer": "events",
         "from_environment": "identity.credentials",
         "from_keyring": "identity.credentials",
         "ProviderState": "lifecycle.state",
