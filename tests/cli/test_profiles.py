@@ -98,7 +98,7 @@ def test_a_profile_is_not_replaced_unasked(run: Run, authorization_server: Autho
     ("arguments", "said"),
     [
         (["--client-id", "x"], "token_endpoint"),
-        (["--client-id", "x", "--mcp-url", "ftp://x/mcp"], "mcp_url"),
+        (["--client-id", "x", "--mcp-url", "ftp://x/mcp"], "--mcp-url: "),
         (["--mcp-url", "https://x.example/mcp"], "client_id"),
         (["../x", "--client-id", "x", "--mcp-url", "https://x.example/mcp"], "name"),
         (["--client-id", "x", "--mcp-url", "https://x.example/mcp", "--scope", "a\x01b"], "scope"),
