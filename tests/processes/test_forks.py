@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from redis.sentinel import Sentinel
 
+from conduit_oauth.stores.redis import RedisStore
 from conduit_oauth.testing import AuthorizationServer
 from tests.ports import free_port
 from tests.processes.conftest import Run
@@ -159,6 +163,28 @@ def test_a_child_waits_for_no_lock_that_the_parent_held_in_redis_py(cluster: boo
             """.replace("URL", repr(server.url)).replace("CLUSTER", repr(cluster))
         )
     assert done.lines == ["0"], done.complaints
+
+
+def test_a_child_waits_for_no_lock_of_the_pools_that_ask_sentinels() -> None:
+    sentinel = Sentinel([("127.0.0.1", 1)])
+    store = RedisStore(sentinel.master_for("service"))
+    store._connected()
+    asking = sentinel.sentinels[0].connection_pool
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with asking._lock:
+            held.set()
+            over.wait(20)
+
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(hold)
+        held.wait(20)
+        store.after_fork_in_child()
+        try:
+            threads.submit(asking.reset).result(10)
+        finally:
+            over.set()
 
 
 def test_a_store_that_breaks_down_at_a_fork_leaves_the_other_providers_alone(run: Run) -> None:

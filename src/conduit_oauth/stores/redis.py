@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import redis
 
@@ -291,16 +291,28 @@ class RedisStore:
             return []
 
 
-def _release_locks_of_the_parent(client: Any, pubsub: Any) -> None:
-    """Give redis-py new locks: a pool takes its own as it begins anew, and a thread of the parent may have held it."""
-    cluster = getattr(client, "nodes_manager", None)
-    nodes = [client] if cluster is None else [node.redis_connection for node in list(cluster.nodes_cache.values())]
-    pools = [getattr(node, "connection_pool", None) for node in nodes]
+def _release_locks_of_the_parent(*parts: Any) -> None:
+    """Give redis-py new locks: a pool takes its own as it begins anew, and a thread of the parent may have held it.
+
+    Clients of a cluster and of Sentinels have clients and pools of their own, so whatever a part leads to is looked at.
+    """
     locks = (type(threading.Lock()), type(threading.RLock()))
-    for part in (client, pubsub, cluster, *nodes, *pools):
-        for name, value in list(getattr(part, "__dict__", {}).items()):
-            if isinstance(value, locks):
-                setattr(part, name, threading.RLock())
+    left, seen = list(parts), set[int]()
+    while left:
+        part = left.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict):
+            left += cast("dict[Any, Any]", part).values()
+        elif isinstance(part, list | tuple | set):
+            left += cast("list[Any]", part)
+        elif any(kind.__module__.startswith("redis.") for kind in type(part).__mro__):
+            for name, value in list(getattr(part, "__dict__", {}).items()):
+                if isinstance(value, locks):
+                    setattr(part, name, threading.RLock())
+                else:
+                    left.append(value)
 
 
 def _news(told: bytes) -> News:
