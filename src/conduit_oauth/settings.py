@@ -40,7 +40,7 @@ _NOT_IN_A_FILE = frozenset({"http_client", "transport", "clock", "observer"})
 CREDENTIALS = frozenset(
     {"client_secret", "private_key", "client_assertion", "client_certificate", "assertion", "subject_token"}
 )
-_SECRET = CREDENTIALS - {"client_certificate"} | {"private_key_password"}
+SECRETS = CREDENTIALS - {"client_certificate"} | {"private_key_password"}
 _TOML = {bool: "true or false", str: "a string", dict: "a table of strings"}
 _PLACES = "{ file = … }, { environment = … } or { keyring = …, username = … }"
 
@@ -93,7 +93,7 @@ def read_table(place: str, table: Settings, folder: Path) -> Settings:
     settings = _checked(place, table, _KNOWN - _NOT_IN_A_FILE)
     for name in settings:
         try:
-            if name in _SECRET or (name == "dpop" and not isinstance(settings[name], bool)):
+            if name in SECRETS or (name == "dpop" and not isinstance(settings[name], bool)):
                 settings[name] = _source(name, settings[name], folder)
             elif name == "client_certificate":
                 settings[name] = _certificate(settings[name], folder)

@@ -191,3 +191,17 @@ def test_a_profile_in_the_wrong_table_is_named(run: Run, config: Path) -> None:
     done = run("token")
     assert done.returncode == 2
     assert "Write [profiles.default]." in done.stderr
+
+
+@pytest.mark.parametrize("way", [[], ["--json"]])
+def test_a_secret_that_stands_in_the_file_is_not_shown(way: list[str], run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[profiles.default]\nclient_id = "demo"\nclient_secret = ["hunter2", { environment = "OTHER" }]\n'
+        'token_request_headers = { X-Key = "hunter2", X-Other = { file = "key" } }\nprivate_key_password = "hunter2"\n'
+    )
+    done = run("profile", "show", "--config", config, *way)
+    assert done.returncode == 0, done.stderr
+    assert "hunter2" not in done.stdout
+    assert "OTHER" in done.stdout
+    assert "demo" in done.stdout

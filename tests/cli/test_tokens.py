@@ -135,6 +135,7 @@ def test_exec_of_a_missing_program_exits_as_a_shell_does(run: Run, tmp_path: Pat
     done = run("exec", "--", "/absent/program")
     assert done.returncode == 127
     assert "/absent/program: No such file or directory" in done.stderr
+    assert "/absent/program" in run("--quiet", "exec", "--", "/absent/program").stderr
     script = tmp_path / "script"
     script.write_text("")
     assert run("exec", "--", script).returncode == 126

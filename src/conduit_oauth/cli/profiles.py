@@ -21,7 +21,7 @@ from rich.text import Text
 from ..errors import ConfigurationError, clean
 from ..places import expanded
 from ..provider import TokenProvider
-from ..settings import CREDENTIALS, read_table, read_toml, table_of
+from ..settings import CREDENTIALS, SECRETS, read_table, read_toml, table_of
 from ..stores import hide_password
 from .options import Config, as_client
 from .output import err, out, plain
@@ -33,6 +33,7 @@ profile = typer.Typer(no_args_is_help=True, help="Keep what commands need to kno
 Name = Annotated[str, typer.Argument(help="Name of the profile.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
+_SECRET = SECRETS | {"dpop", "token_request_headers"}
 _WHERE = (
     ("mcp_url", "MCP endpoint (URL; empty if there is none)"),
     ("issuer", "Issuer (URL; empty if it publishes no metadata)"),
@@ -128,10 +129,8 @@ def show(name: Name = "default", config: Config = None, as_json: AsJson = False)
     path = Options({}, config=config).path
     settings: dict[str, Any] = {}
     for setting, value in table_of(_existing(profiles_in(path), name, path), f"profiles.{name}").items():
-        # A secret does not belong into the file. It is not shown as well.
-        hidden = setting in CREDENTIALS and isinstance(value, str)
         shown = hide_password(value) if setting == "store" and isinstance(value, str) else value
-        settings[setting] = "(a secret, which must not be in the file)" if hidden else shown
+        settings[setting] = _without_secrets(shown) if setting in _SECRET else shown
     if as_json:
         plain(json.dumps(settings, default=str))
         return
@@ -236,6 +235,21 @@ def _existing(profiles: Mapping[str, Any], name: str, path: Path) -> Mapping[str
     if name not in profiles:
         raise ConfigurationError("name", f"{name!r} is not in {path}", f"It has {', '.join(profiles) or 'none'}.")
     return profiles[name]
+
+
+def _without_secrets(value: object) -> object:
+    """The places of secrets. A text in their stead is a secret, which must not be in the file: it is not shown."""
+    match value:
+        case {"file": str()} | {"environment": str()} | {"keyring": str()}:
+            return value
+        case list():
+            return [_without_secrets(each) for each in cast("list[object]", value)]
+        case dict():
+            return {name: _without_secrets(each) for name, each in cast("dict[str, object]", value).items()}
+        case bool():
+            return value
+        case _:
+            return "(a secret, which must not be in the file)"
 
 
 def _words(value: object) -> str:

@@ -13,7 +13,7 @@ from ..lifecycle.state import ProviderState
 from ..provider import TokenProvider
 from ..serving.formats import LOGIN, VARIABLE, Format, formatted
 from .options import as_client
-from .output import busy, err, plain
+from .output import busy, err, plain, quieten
 from .profile import Options
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ask for a new token, also where a valid one is kept.")]
@@ -60,6 +60,7 @@ def execute(
         # In our place, so that signals, the terminal and the exit status are the program's own.
         os.execvpe(command[0], command, {**public_environment(), variable: value})  # noqa: S606 - what was asked for
     except OSError as error:
+        quieten(False)
         err.out(f"error: {command[0]}: {error.strerror}. Name a program to run.", highlight=False)
         # As a shell exits.
         raise typer.Exit(127 if isinstance(error, FileNotFoundError) else 126) from None
