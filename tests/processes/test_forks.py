@@ -208,6 +208,42 @@ def test_a_store_that_breaks_down_at_a_fork_leaves_the_other_providers_alone(run
     assert "a fault of mine" in done.complaints
 
 
+def test_a_fork_waits_for_a_thread_that_python_has_done_with_and_that_has_used_openssl(run: Run) -> None:
+    done = run("""
+        import time
+        from conduit_oauth.lifecycle import flight
+        before, after, leaving, gone = threading.local(), threading.local(), threading.Event(), []
+
+        class Last:
+            ended = 0
+
+            def __del__(self):
+                Last.ended += 1
+                # Python gives up what a thread holds in one order or the other: ours is between the two.
+                if Last.ended == 2:
+                    leaving.set()
+                    time.sleep(0.2)
+                    gone.append(True)
+
+        def observe(event):
+            if event.name == "token_received":
+                after.last = Last()
+
+        def first_hold_something(work):
+            before.last = Last()
+            work()
+
+        spawn = flight.spawn
+        flight.spawn = lambda work: spawn(lambda: first_hold_something(work))
+        make(observer=observe).get_token()
+        leaving.wait()
+        if (pid := os.fork()) == 0:
+            os._exit(not gone)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """)
+    assert done.lines == ["0"], done.complaints
+
+
 def test_no_fork_finds_a_module_that_a_flight_is_importing(authorization_server: AuthorizationServer, run: Run) -> None:
     done = run("""
         from conduit_oauth.runtime import process

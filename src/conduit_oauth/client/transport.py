@@ -19,7 +19,7 @@ from .._version import __version__
 from ..errors import ConfigurationError, TransportError, mask
 from ..identity.tls import TlsFiles
 from ..protocol.grant import Request, Response
-from ..runtime.process import undisturbed
+from ..runtime.process import tell_end_of_thread, undisturbed
 from .proxies import Proxy, proxy_for
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class Transport:
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
         _load()
+        tell_end_of_thread()
         import httpx2
 
         from .network import Journey

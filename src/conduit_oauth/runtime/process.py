@@ -14,8 +14,10 @@ import threading
 import time
 import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from enum import IntEnum
+from pathlib import Path
 
 from .landing import Flag, LateLock
 
@@ -25,6 +27,8 @@ logger = logging.getLogger("conduit_oauth")
 EXIT_PATIENCE = 1.0
 # Seconds that a fork, or the end, waits at most for what must not be copied, or cut off, half-way.
 PATIENCE_INSIDE = 5.0
+# Seconds that a fork waits at most for threads that end. The system takes microseconds, unless the machine is busy.
+PATIENCE_ENDING = 1.0
 
 
 class Rank(IntEnum):
@@ -84,6 +88,9 @@ _forking = threading.RLock()
 # The threads that are where no fork may copy them and no end cut them off, and what tells that they left.
 _inside: list[tuple[int, Flag]] = []
 _is_ending = False
+# The native ids of threads for which Python has done its last; those that ended long ago fall out.
+_last_steps: deque[int] = deque(maxlen=1024)
+_of_this_thread = threading.local()
 
 
 def enter(resident: Resident, rank: Rank) -> None:
@@ -108,6 +115,31 @@ def undisturbed() -> Generator[None]:
     finally:
         _inside.remove(entry)
         entry[1].set()
+
+
+class _LastStep:
+    """What a thread's own storage holds, and gives up at the end of the thread."""
+
+    __slots__ = ("_thread",)
+
+    def __init__(self) -> None:
+        self._thread = threading.get_native_id()
+
+    def __del__(self) -> None:
+        if not _is_ending:
+            # No thread passes here while another one forks.
+            with _forking:
+                _last_steps.append(self._thread)
+
+
+def tell_end_of_thread() -> None:
+    """Have forks wait while this thread ends. Whoever may use OpenSSL on a thread calls this there first.
+
+    The end of such a thread takes a lock of OpenSSL after Python's last step, `join()` included. A child that is forked
+    in between would find the lock taken for ever.
+    """
+    if not hasattr(_of_this_thread, "end") and threading.get_ident() != threading.main_thread().ident:
+        _of_this_thread.end = _LastStep()
 
 
 def is_ending() -> bool:
@@ -145,14 +177,24 @@ def _wait_for_those_inside() -> None:
             left.wait(give_up_at - time.monotonic())
 
 
+def _wait_for_those_that_end() -> None:
+    this, give_up_at = threading.get_native_id(), time.monotonic() + PATIENCE_ENDING
+    while _last_steps:
+        thread = _last_steps.popleft()
+        # Under gevent this thread itself, which goes on. Only Linux tells: elsewhere no such path exists.
+        while thread != this and Path(f"/proc/self/task/{thread}").exists() and time.monotonic() < give_up_at:
+            time.sleep(0.0005)
+
+
 # Those that hold still for the fork that is under way: another thread may enter more until it is done.
 _held: list[Resident] = []
 
 
 def _before_fork() -> None:
     _forking.acquire()
-    # Nobody enters any more.
+    # Nobody enters any more, and no thread ends.
     _wait_for_those_inside()
+    _wait_for_those_that_end()
     _held[:] = _living(backwards=True)
     _each(_held, lambda resident: resident.before_fork())
 
@@ -167,6 +209,7 @@ def _after_fork_in_child() -> None:
     global _forking
     _held.clear()
     _inside.clear()
+    _last_steps.clear()
     _forking = threading.RLock()
     _each(_living(), lambda resident: resident.after_fork_in_child())
 

@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from ..clock import Clock, elapsed
 from ..runtime.landing import Flag
-from ..runtime.process import LockOfProcess, Rank, Resident, enter, is_ending
+from ..runtime.process import LockOfProcess, Rank, Resident, enter, is_ending, tell_end_of_thread
 from ..stores import NOTHING, Entry, Known, StoreError, TokenStore, open_store
 from ..stores.memory import MemoryStore
 from .operations import CONNECTING, Operations, patiently
@@ -148,6 +148,7 @@ class Tier(Resident):
         """
         if not self._remote:
             return work(self.store)
+        tell_end_of_thread()
         if self._thread is None:
             self.start()
         # Only the first time does anybody wait: later it is known to be out of reach.
@@ -457,6 +458,7 @@ class Tier(Resident):
 
 def _watch(reference: weakref.ref[Tier], closed: Flag, before: threading.Thread | None) -> None:
     """The tier's thread: ends with the tier, which it does not keep alive. One at a time listens to the store."""
+    tell_end_of_thread()
     if before is not None:
         before.join()
     pause = 0.0
