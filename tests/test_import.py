@@ -38,6 +38,18 @@ def test_heavy_libraries_come_with_the_first_use(code: str) -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+def test_a_program_that_imports_the_provider_waits_for_no_module_of_its_work() -> None:
+    code = """
+import sys
+before = set(sys.modules)
+from conduit_oauth import TokenProvider
+print(sorted(set(sys.modules) - before))
+"""
+    said = subprocess.check_output([sys.executable, "-I", "-c", code], text=True)
+    assert "conduit_oauth.provider" in said
+    assert [name for name in ("dataclasses", "typing", "re", "logging", "pathlib", "json") if f"'{name}'" in said] == []
+
+
 def test_every_public_name_is_there_and_listed() -> None:
     for name in conduit_oauth.__all__:
         assert getattr(conduit_oauth, name) is not None

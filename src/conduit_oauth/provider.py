@@ -5,44 +5,33 @@ Invariant: A warm call takes no lock. While a valid token is cached, no caller w
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
-
-from .client.config import StepUp, check_shareable, client_config, seconds, token_type
-from .client.requester import Requester
-from .client.transport import SharedTransport, transport_of
 from .clock import Clock, elapsed
-from .errors import OAuthError
-from .events import Event, Observer, observe
-from .identity.credentials import Credentials, KeySource, Source, read_text
-from .identity.tls import ClientCertificate, TlsFiles
-from .lifecycle import inquiry
-from .lifecycle.control import FlightControl, logger
-from .lifecycle.flight import no_thread
-from .lifecycle.life import Life
-from .lifecycle.state import ProviderState
-from .places import expanded
-from .protocol.dpop import Dpop
-from .protocol.grant import is_scope
-from .runtime.landing import NoThreadError, in_thread
-from .sharing.tier import Tier, tier_of
-from .stores import TokenStore
-from .token import ACCESS_TOKEN_TYPE
+from .runtime import end  # noqa: F401  # pyright: ignore[reportUnusedImport] - takes our place among exit handlers
+from .token_types import ACCESS_TOKEN_TYPE
 
+# Not typing's, and the rest is imported where it is used first: a program that imports this class does not wait for it.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any, Literal, Self, TypeVar
 
     import httpx2
 
     from .auth.httpx2 import TokenAuth
+    from .client.requester import Requester
+    from .client.transport import SharedTransport
+    from .events import Observer
+    from .identity.credentials import KeySource, Source
+    from .lifecycle.control import FlightControl
+    from .lifecycle.state import ProviderState
+    from .protocol.dpop import Dpop
+    from .sharing.tier import Tier
+    from .stores import TokenStore
 
-
-T = TypeVar("T")
+    T = TypeVar("T")
 
 # How many wider scopes one provider may be asked for: a server that wants another each time is not followed for ever.
 MAX_STEPS = 8
@@ -183,6 +172,22 @@ class TokenProvider:
         observer: Observer | None = None,
         clock: Clock = elapsed,
     ) -> None:
+        # A fork on another thread waits meanwhile.
+        from .runtime.process import undisturbed
+
+        with undisturbed():
+            from functools import partial
+            from pathlib import Path
+
+            from .client.config import check_shareable, client_config, seconds, token_type
+            from .client.requester import Requester
+            from .client.transport import SharedTransport, transport_of
+            from .identity.credentials import Credentials, read_text
+            from .identity.tls import ClientCertificate, TlsFiles
+            from .places import expanded
+            from .protocol.dpop import Dpop
+            from .sharing.tier import tier_of
+
         certificate = client_certificate and ClientCertificate(*(expanded(Path(file)) for file in client_certificate))
         self._tls = TlsFiles(
             certificate,
@@ -246,6 +251,12 @@ class TokenProvider:
             tier.start()
 
     def _assemble(self, requester: Requester, clock: Clock, tier: Tier | None, observer: Observer | None) -> None:
+        from .runtime.process import undisturbed
+
+        with undisturbed():
+            from .lifecycle.control import FlightControl
+            from .lifecycle.life import Life
+
         self._requester = requester
         self._clock = clock
         self._life = Life()
@@ -322,6 +333,9 @@ class TokenProvider:
         Retries for `timeout` seconds and raises as `get_token` does, and raises `DiscoveryError` where no introspection
         endpoint is configured or published.
         """
+        from .errors import OAuthError
+        from .lifecycle import inquiry
+
         deadline = self._clock() + self._timeout
         told = inquiry.introspect(self._requester, self._clock, token or self.get_token(), deadline)
         if isinstance(told, OAuthError):
@@ -338,6 +352,8 @@ class TokenProvider:
         Retries for `timeout` seconds and raises as `get_token` does, and raises `DiscoveryError` where no revocation
         endpoint is configured or published; the token is forgotten here all the same.
         """
+        from .lifecycle import inquiry
+
         token = self._life.token
         if self._clock() < token.expires_at:
             self.invalidate(token.value)
@@ -350,6 +366,9 @@ class TokenProvider:
         await self._aside(self.revoke)
 
     async def _aside(self, work: Callable[[], T]) -> T:
+        from .lifecycle.flight import no_thread
+        from .runtime.landing import NoThreadError, in_thread
+
         try:
             return await in_thread(work)
         except NoThreadError:
@@ -369,6 +388,9 @@ class TokenProvider:
         Without `scope`, what the metadata of the resource at `url` publishes takes its place (RFC 9728 §2). Its token
         is apart from this one's, so that a refusal of the wider scope costs nothing; it closes with this one.
         """
+        from .client.config import StepUp
+        from .protocol.grant import is_scope
+
         config = self._requester.config
         if config.step_up_to is False:
             return None
@@ -432,6 +454,11 @@ class TokenProvider:
 
     def state(self) -> ProviderState:
         """A snapshot of what the provider knows, without secrets."""
+        from dataclasses import replace
+        from datetime import UTC, datetime, timedelta
+
+        from .lifecycle.state import ProviderState
+
         config = self._requester.config
         control = self._control
         with control.lock:
@@ -461,7 +488,7 @@ class TokenProvider:
                 last_success=moment(control.landed_at),
                 last_failure=control.failure,
                 last_failure_at=moment(control.failed_at),
-                counts=dataclasses.replace(control.counts),
+                counts=replace(control.counts),
             )
 
     def close(self) -> None:
@@ -475,6 +502,9 @@ class TokenProvider:
         for wider in self._wider.values():
             wider._control.close()
         if self._revoke_on_close and self._clock() < token.expires_at:
+            from .lifecycle import inquiry
+            from .lifecycle.control import logger
+
             # Once: nobody waits long for a provider that closes.
             deadline = self._clock() + self._requester.attempt_timeout
             error = inquiry.revoke(self._requester, self._clock, token.value, deadline, once=True)
@@ -484,6 +514,8 @@ class TokenProvider:
 
     async def aclose(self) -> None:
         """As `close`, for asyncio and trio."""
+        from .runtime.landing import NoThreadError, in_thread
+
         try:
             if self._revoke_on_close or self._control.share is not None:
                 await in_thread(self.close)
@@ -531,6 +563,8 @@ class _Observed(TokenProvider):
         return await super().get_token_async()
 
     def _tell(self) -> None:
+        from .events import Event, observe
+
         left = self._life.token.expires_at - self._clock()
         if left > 0:
             observe(self._observer, Event("token_served", self.name, self._requester.locator.target, lifetime=left))

@@ -12,8 +12,6 @@ EARLIEST = 0.25
 # Seconds between two questions for a server that gives the same token until it ends.
 REPEAT = 5.0
 
-ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - RFC 8693 §3
-
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from ..errors import ConfigurationError
 from ..places import expanded
-from ..token import ACCESS_TOKEN_TYPE
+from ..token_types import ACCESS_TOKEN_TYPE
 from .tls import ClientCertificate
 
 # In characters: a key with its chain has some ten thousand.

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from ..errors import InvalidTokenResponse, TokenRequestError, mask, redact
 from ..refusals import REGISTERED_ERRORS, UNKNOWN, Asked, explain
-from ..token import ACCESS_TOKEN_TYPE
+from ..token_types import ACCESS_TOKEN_TYPE
 
 Form = list[tuple[str, str]]
 

@@ -6,7 +6,6 @@ close last. What one resident does wrong keeps no other from its turn.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
@@ -19,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable
 from enum import IntEnum
 from pathlib import Path
 
+from .end import at_end
 from .landing import Flag, LateLock
 
 logger = logging.getLogger("conduit_oauth")
@@ -223,7 +223,6 @@ def _before_exit() -> None:
     _wait_for_those_inside()
 
 
-# At import, so that the handlers of a program, which register theirs later, still find everything at work.
-atexit.register(_before_exit)
+at_end(_before_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
