@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -103,6 +104,9 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder))
         patch.setenv("TMPDIR", str(folder))
+        # Nor does it read the profiles of whoever runs it, or leave anything in that user's cache.
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield folder
 
 
@@ -110,6 +114,8 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 def _nothing_is_left_behind(temporary_folder: Path) -> Iterator[None]:
     traces = Traces(temporary_folder)
     yield
+    # What serves for long takes its modules out of the garbage collection.
+    gc.unfreeze()
     left = traces.left()
     assert not left, "\n".join(left)
 
