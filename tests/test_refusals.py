@@ -11,7 +11,7 @@ from conduit_oauth import InvalidTokenResponse, TokenRequestError
 from conduit_oauth.errors import OAuthError
 from conduit_oauth.protocol.grant import Response, judge_revocation, judge_token_response
 from conduit_oauth.refusals import Asked, is_refused_client
-from conduit_oauth.token import ACCESS_TOKEN_TYPE
+from conduit_oauth.token_types import ACCESS_TOKEN_TYPE
 
 URL = "https://as.example/token"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"

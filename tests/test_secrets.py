@@ -24,7 +24,7 @@ from conduit_oauth import (
     TransportError,
 )
 from conduit_oauth.devserver.control import MALFORMED
-from conduit_oauth.errors import EXCERPT_LENGTH, mask, redact
+from conduit_oauth.masking import EXCERPT_LENGTH, mask, redact
 from conduit_oauth.protocol.grant import Response, judge_token_response
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider

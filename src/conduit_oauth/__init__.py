@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         TransportError,
     )
     from .events import Event, EventName, Observer
-    from .identity.credentials import from_environment, from_keyring
+    from .identity.sources import from_environment, from_keyring
     from .lifecycle.state import Counts, Health, ProviderState
     from .protocol.discovery import derive_token_endpoint
     from .provider import TokenProvider
@@ -56,8 +56,8 @@ if not TYPE_CHECKING:  # which would hide a misspelt name
         "Event": "events",
         "EventName": "events",
         "Observer": "events",
-        "from_environment": "identity.credentials",
-        "from_keyring": "identity.credentials",
+        "from_environment": "identity.sources",
+        "from_keyring": "identity.sources",
         "ProviderState": "lifecycle.state",
         "Counts": "lifecycle.state",
         "Health": "lifecycle.state",

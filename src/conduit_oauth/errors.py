@@ -5,16 +5,13 @@ Invariant: No message contains a secret. Text from a server passes through `mask
 
 from __future__ import annotations
 
-import copy
-import json
-import re
-from collections.abc import Iterable
-from typing import Any, Self
-from urllib.parse import quote, quote_plus, unquote
+from copy import copy
 
-from .refusals import TROUBLE, UNKNOWN, Explanation, explain
+TYPE_CHECKING = False  # typing's is slow to import
+if TYPE_CHECKING:
+    from typing import Any, Self
 
-EXCERPT_LENGTH = 200
+    from .refusals import Explanation
 
 
 class OAuthError(Exception):
@@ -30,7 +27,7 @@ class OAuthError(Exception):
 
     def again(self) -> Self:
         """A copy to raise in one more waiter, so that waiters do not share (and grow) one traceback."""
-        return copy.copy(self)
+        return copy(self)
 
 
 def _rebuild(cls: type[OAuthError], args: tuple[Any, ...], attributes: dict[str, Any]) -> OAuthError:
@@ -99,6 +96,8 @@ class TokenRequestError(OAuthError):
         retry_after: float | None = None,
         explanation: Explanation | None = None,
     ) -> None:
+        from .refusals import TROUBLE, UNKNOWN, explain
+
         told = explanation or explain(status, error, UNKNOWN, retry_after=retry_after)
         # What the server said, in one line; a program that tells of the error its own way needs it, too.
         self.said = " ".join(filter(None, (error, error_description and f"({error_description})"))) or excerpt
@@ -155,84 +154,3 @@ class DiscoveryError(OAuthError):
         self.expected = expected
         self.cause = cause
         self.advice = advice
-
-
-# Characters of a server's text that are looked at: more than are shown, so that what is masked leaves enough.
-_LONGEST = 8192
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-# A token, an assertion, a key: long, unbroken, and not just lower-case words; or a URL, whose parts are looked at.
-_TOKEN_LIKE = re.compile(r"https?://[^\s\"'<>]+|[A-Za-z0-9._~+/=%-]{20,}")
-_URL_PART = re.compile(r"[^/?&=#]{20,}")
-_BASE64 = re.compile(r"[A-Za-z0-9_-]{8,}")
-# A shorter secret would be found in any text.
-_SHORTEST_HIDDEN = 6
-_TELLING = re.compile(r"[0-9A-Z]")
-
-
-def mask(text: str, secrets: Iterable[str]) -> str:
-    """One bounded line of a server's text, without the known secrets in any encoding, without control characters."""
-    import base64
-    import html
-
-    # Cut before anything else looks at it: what a server sends may be long, and all of this is work.
-    text = text[:_LONGEST]
-    known = [secret for secret in secrets if secret]
-    for secret in known:
-        forms = {
-            secret,
-            quote(secret, safe=""),
-            quote_plus(secret),
-            json.dumps(secret)[1:-1],
-            html.escape(secret),
-            base64.b64encode(secret.encode()).decode(),
-        }
-        for form in sorted(forms, key=len, reverse=True):
-            text = text.replace(form, "***")
-    if any(_is_hidden_in(text, secret) for secret in known):
-        # Where exactly it begins and ends is of no use to anybody.
-        return "***"
-    text = clean(text)
-    return text if len(text) <= EXCERPT_LENGTH else text[:EXCERPT_LENGTH] + "…"
-
-
-def _is_hidden_in(text: str, secret: str) -> bool:
-    """Whether a secret is there in pieces (blanks, the zeros of UTF-16), with more in base64, or percent-encoded."""
-    import base64
-
-    sought = _compact(secret)
-    if len(sought) < _SHORTEST_HIDDEN:
-        return False
-    plain = _compact(text)
-    if sought in plain or sought in unquote(plain):
-        return True
-    for run in _BASE64.findall(plain.replace("+", "-").replace("/", "_")):
-        # What stands before it may have any length.
-        for start in range(4):
-            part = run[start : len(run) - ((len(run) - start) % 4 == 1)]
-            decoded = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-            if sought in _compact(decoded.decode("latin-1")):
-                return True
-    return False
-
-
-def _compact(text: str) -> str:
-    return "".join(each for each in text if each.isprintable() and not each.isspace())
-
-
-def clean(text: str) -> str:
-    """`text` as one line without control characters: nothing that forges a log line or drives a terminal."""
-    return _CONTROL.sub(" ", text).strip()
-
-
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """As `mask`, for text of no known form: whatever looks like a token goes too."""
-    return mask(_TOKEN_LIKE.sub(_without_token, text[:_LONGEST]), secrets)
-
-
-def _without_token(match: re.Match[str]) -> str:
-    text = match[0]
-    if text.startswith(("http://", "https://")):
-        scheme, _, rest = text.partition("://")
-        host, slash, path = rest.partition("/")
-        return f"{scheme}://{host}{slash}" + _URL_PART.sub(_without_token, path)
-    return "***" if _TELLING.search(text) else text

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .client.requester import Requester
     from .client.transport import SharedTransport
     from .events import Observer
-    from .identity.credentials import KeySource, Source
+    from .identity.sources import KeySource, Source
     from .lifecycle.control import FlightControl
     from .lifecycle.state import ProviderState
     from .protocol.dpop import Dpop
@@ -182,7 +182,8 @@ class TokenProvider:
             from .client.config import check_shareable, client_config, seconds, token_type
             from .client.requester import Requester
             from .client.transport import SharedTransport, transport_of
-            from .identity.credentials import Credentials, read_text
+            from .identity.credentials import Credentials
+            from .identity.sources import read_text
             from .identity.tls import ClientCertificate, TlsFiles
             from .places import expanded
             from .protocol.dpop import Dpop

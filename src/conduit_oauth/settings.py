@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from .errors import ConfigurationError
-from .identity.credentials import from_environment, from_keyring, read_file
+from .identity.sources import from_environment, from_keyring, read_file
 from .places import path_in_file
 from .provider import TokenProvider
 

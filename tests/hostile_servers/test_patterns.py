@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import conduit_oauth
-from conduit_oauth.errors import mask, redact
+from conduit_oauth.masking import mask, redact
 from conduit_oauth.protocol.challenge import MAX_LENGTH, parse_challenges
 
 LIMIT = 0.010
@@ -37,11 +37,11 @@ USES: dict[str, tuple[str, int]] = {
     "client.config._WELL_KNOWN": ("search", HEADER),
     "protocol.discovery._SUFFIX": ("search", HEADER),
     "protocol.dpop._NONCE": ("fullmatch", HEADER),
-    "errors._BASE64": ("findall", 8192),
-    "errors._CONTROL": ("sub", 8192),
-    "errors._TELLING": ("search", 8192),
-    "errors._TOKEN_LIKE": ("sub", 8192),
-    "errors._URL_PART": ("sub", 8192),
+    "masking._BASE64": ("findall", 8192),
+    "masking._CONTROL": ("sub", 8192),
+    "masking._TELLING": ("search", 8192),
+    "masking._TOKEN_LIKE": ("sub", 8192),
+    "masking._URL_PART": ("sub", 8192),
     "protocol.grant._ACCESS_TOKEN": ("fullmatch", TOKEN),
     "protocol.grant._NUMBER": ("fullmatch", 1 << 20),
     "protocol.grant._SCOPE": ("fullmatch", TOKEN),

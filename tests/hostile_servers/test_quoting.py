@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from conduit_oauth.errors import EXCERPT_LENGTH, mask
+from conduit_oauth.masking import EXCERPT_LENGTH, mask
 
 SECRET = "Very-secret/value+9"
 FORMS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conduit_oauth import ConfigurationError
-from conduit_oauth.identity.credentials import public_environment
+from conduit_oauth.identity.sources import public_environment
 from conduit_oauth.stores import NOTHING, StoreError, open_store
 from tests.conftest import MakeProvider, Said
 from tests.redis_server import RedisServer

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import ConfigurationError
-from ..identity.credentials import read_text
+from ..identity.sources import read_text
 from ..places import path_in_file
 from ..serving.formats import Format
 from ..serving.listening import Address, access_of, parse_address

@@ -21,7 +21,7 @@ from pathlib import Path
 from ..clock import elapsed
 from ..errors import ConfigurationError, OAuthError
 from ..events import Observer
-from ..identity.credentials import public_environment
+from ..identity.sources import public_environment
 from ..places import default_store
 from ..sharing.sealing import credential
 from ..supervision.registry import TokenProviders

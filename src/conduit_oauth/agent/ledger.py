@@ -19,7 +19,7 @@ from typing import Any, cast
 import platformdirs
 
 from ..errors import ConfigurationError
-from ..identity.credentials import read_file
+from ..identity.sources import read_file
 from ..places import platform_folder
 from .config import Output
 from .outputs import write

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from ..errors import ConfigurationError
-from ..identity.credentials import read_text
+from ..identity.sources import read_text
 from ..serving.access import Access
 from ..serving.listening import access_of, serve
 from .keeper import Agent

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import aiohttp
 
-from ..errors import mask
+from ..masking import mask
 from .events import ServerEvent, TooLargeError, server_events
 from .gateway import LAST_EVENT, SESSION, VERSION, Answer, Gateway, Question
 from .mirror import MIRRORED, Message, Mirror, header_text, table

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from ..bridge.snippets import Client, snippet, snippet_for_http
 from ..errors import ConfigurationError
-from ..identity.credentials import read_text
+from ..identity.sources import read_text
 from ..places import expanded, platform_folder
 from .logs import LogFormat, LogLevel, log_to_stderr
 from .options import as_client

@@ -25,8 +25,9 @@ from cryptography import x509
 from ..client.network import look_up
 from ..client.proxies import Proxy, proxy_for
 from ..client.transport import Transport
-from ..errors import ConfigurationError, TransportError, mask
+from ..errors import ConfigurationError, TransportError
 from ..identity.tls import trusted
+from ..masking import mask
 from ..protocol.grant import Request
 from .output import span
 

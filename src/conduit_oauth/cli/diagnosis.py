@@ -11,9 +11,8 @@ from ..errors import (
     OAuthError,
     TokenRequestError,
     TransportError,
-    clean,
-    mask,
 )
+from ..masking import clean, mask
 from ..protocol.challenge import bearer_challenge
 from ..protocol.grant import Response, read_texts
 from ..token import AccessToken

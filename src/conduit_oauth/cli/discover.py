@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from ..client.locator import drive
 from ..client.transport import Transport
-from ..errors import clean
+from ..masking import clean
 from ..protocol.discovery import Discovery, Finding, Search, discover_any
 from .output import busy, out, plain
 

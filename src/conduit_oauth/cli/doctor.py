@@ -19,8 +19,10 @@ from ..client.locator import drive
 from ..client.requester import Requester
 from ..client.transport import Errand
 from ..clock import elapsed
-from ..errors import ConfigurationError, OAuthError, clean, mask
-from ..identity.credentials import Credentials, read_key, read_text
+from ..errors import ConfigurationError, OAuthError
+from ..identity.credentials import Credentials
+from ..identity.sources import read_key, read_text
+from ..masking import clean, mask
 from ..places import expanded
 from ..protocol.client_auth import is_changed_by_basic
 from ..protocol.grant import Request, Response

@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import ConfigurationError, clean
+from ..errors import ConfigurationError
+from ..masking import clean
 from .exits import InvalidTokenError
 from .inspection import Inspected, has_ended, read_jwt, verify_jwt
 from .options import as_client

@@ -13,7 +13,8 @@ from joserfc.jwk import KeySet
 
 from ..client.locator import drive
 from ..client.transport import Transport
-from ..errors import ConfigurationError, DiscoveryError, mask
+from ..errors import ConfigurationError, DiscoveryError
+from ..masking import mask
 from ..protocol.discovery import Search, discover_issuer
 from ..protocol.grant import Request, parse_json_object
 from ..protocol.jose import Algorithms

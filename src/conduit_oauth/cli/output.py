@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 from rich.console import Console
 from rich.text import Text
 
-from ..errors import OAuthError, clean
+from ..errors import OAuthError
+from ..masking import clean
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer

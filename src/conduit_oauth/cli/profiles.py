@@ -18,7 +18,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import ConfigurationError, clean
+from ..errors import ConfigurationError
+from ..masking import clean
 from ..places import expanded
 from ..provider import TokenProvider
 from ..settings import CREDENTIALS, SECRETS, read_table, read_toml, table_of

@@ -20,8 +20,9 @@ from rich.text import Text
 from ..client.network import Journey, bounded
 from ..client.proxies import Proxy, proxy_for
 from ..client.transport import CONNECT_TIMEOUT, failure_of
-from ..errors import ConfigurationError, TransportError, clean
+from ..errors import ConfigurationError, TransportError
 from ..identity.tls import trusted
+from ..masking import clean
 from ..places import expanded
 from ..protocol.grant import parse_retry_after
 from ..protocol.pauses import backoff

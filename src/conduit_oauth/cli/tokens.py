@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..identity.credentials import public_environment
+from ..identity.sources import public_environment
 from ..lifecycle.state import ProviderState
 from ..provider import TokenProvider
 from ..serving.formats import LOGIN, VARIABLE, Format, formatted

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 from ..errors import ConfigurationError, TokenRequestError
-from ..identity.credentials import Credentials, read_text
+from ..identity.credentials import Credentials
+from ..identity.sources import read_text
 from ..protocol.client_auth import is_changed_by_basic, methods_to_try, usable_methods
 from ..protocol.discovery import Discovery
 from ..refusals import is_refused_client

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal, cast
 
 from ..errors import ConfigurationError
-from ..identity.credentials import Credentials, Source
+from ..identity.credentials import Credentials
+from ..identity.sources import Source
 from ..protocol.client_auth import METHODS, TLS_METHODS, usable_methods
 from ..protocol.discovery import Discovery, derive_token_endpoint
 from ..protocol.dpop import Dpop

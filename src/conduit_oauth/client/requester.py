@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ..clock import Clock
 from ..errors import ConfigurationError, InvalidTokenResponse, OAuthError
-from ..identity.credentials import Credentials, header_value, read_text
+from ..identity.credentials import Credentials
+from ..identity.sources import header_value, read_text
 from ..protocol.client_auth import METHODS, Signing
 from ..protocol.discovery import Discovery, resource_scopes
 from ..protocol.dpop import Dpop

@@ -16,8 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from .._version import __version__
-from ..errors import ConfigurationError, TransportError, mask
+from ..errors import ConfigurationError, TransportError
 from ..identity.tls import TlsFiles
+from ..masking import mask
 from ..protocol.grant import Request, Response
 from ..runtime.process import tell_end_of_thread, undisturbed
 from .proxies import Proxy, proxy_for

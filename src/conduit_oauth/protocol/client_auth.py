@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ..clock import DATED_BACK
-from ..errors import ConfigurationError, mask
-from ..identity.credentials import Credentials, read_key, read_text
+from ..errors import ConfigurationError
+from ..identity.credentials import Credentials
+from ..identity.sources import read_key, read_text
+from ..masking import mask
 from .grant import Form, jwt_part
 
 if TYPE_CHECKING:

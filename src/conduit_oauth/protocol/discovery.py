@@ -11,7 +11,8 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult
 
-from ..errors import ConfigurationError, DiscoveryError, mask
+from ..errors import ConfigurationError, DiscoveryError
+from ..masking import mask
 from .challenge import bearer_challenge
 from .grant import Request, Response, is_scope
 from .metadata import (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..clock import DATED_BACK
-from ..identity.credentials import KeySource, Source, read_key
+from ..identity.sources import KeySource, Source, read_key
 from .urls import origin_of
 
 if TYPE_CHECKING:

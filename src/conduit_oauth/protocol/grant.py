@@ -13,7 +13,8 @@ from datetime import UTC
 from typing import Any, Literal, NoReturn, cast
 from urllib.parse import urlencode
 
-from ..errors import InvalidTokenResponse, TokenRequestError, mask, redact
+from ..errors import InvalidTokenResponse, TokenRequestError
+from ..masking import mask, redact
 from ..refusals import REGISTERED_ERRORS, UNKNOWN, Asked, explain
 from ..token_types import ACCESS_TOKEN_TYPE
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import ConfigurationError, mask
-from ..identity.credentials import Source, read_text
+from ..errors import ConfigurationError
+from ..identity.sources import Source, read_text
+from ..masking import mask
 
 try:
     from cryptography.exceptions import UnsupportedAlgorithm

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from ..errors import ConfigurationError, DiscoveryError, mask
+from ..errors import ConfigurationError, DiscoveryError
+from ..masking import mask
 from .grant import Response, parse_json_object
 from .urls import canonical_resource, is_private, origin_of, parse_secure_url, parse_url
 

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ..identity.credentials import Credentials, read_key, read_text
+from ..identity.credentials import Credentials
+from ..identity.sources import read_key, read_text
 
 _NONCE = 12
 # What a random text of 20 letters and digits has, at least.

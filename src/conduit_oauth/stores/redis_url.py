@@ -19,7 +19,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from ..errors import ConfigurationError
-from ..identity.credentials import Source, from_environment, read_text
+from ..identity.sources import Source, from_environment, read_text
 from .redis_connection import MasterConnection, SecureConnection, SecureMasterConnection, StoreConnection
 
 MakeClient = Callable[[], "redis.Redis | RedisCluster"]

@@ -1,0 +1,141 @@
+"""Where a secret is, read anew at each use: what was changed on disk is in the next request.
+
+A source is the text itself, a `Path` to a file that holds it, or a callable that returns it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from ..places import expanded
+
+TYPE_CHECKING = False  # typing's is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+# In characters: a key with its chain has some ten thousand.
+_LONGEST_FILE = 1 << 20
+
+Source = str | Path | Callable[[], str]
+KeySource = str | Path | Mapping[str, "Any"] | Callable[[], "str | Mapping[str, Any]"]
+
+# The environment variables that hold a secret of ours, as far as this process was told of them.
+_SECRET_VARIABLES = {"CONDUIT_OAUTH_CLIENT_SECRET"}
+
+
+def public_environment() -> dict[str, str]:
+    """The environment for a program of the user's: without the variables that hold a secret of ours."""
+    return {name: text for name, text in os.environ.items() if name not in _SECRET_VARIABLES}
+
+
+class _Place:
+    """Where a secret is. Two are equal that name the same place: a reload leaves their providers alone."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._names == self._names
+
+    def __hash__(self) -> int:
+        return hash(self._names)
+
+    def __repr__(self) -> str:
+        return f"<{' '.join((type(self).__name__.strip('_'), *self._names))}>"
+
+
+class _Environment(_Place):
+    __slots__ = ()
+
+    def __call__(self) -> str:
+        (variable,) = self._names
+        return read_text(os.environ.get(variable, "").rstrip("\r\n"), f"environment variable {variable}")
+
+
+class _Keyring(_Place):
+    __slots__ = ()
+
+    def __call__(self) -> str:
+        try:
+            import keyring
+            from keyring.errors import KeyringError
+        except ModuleNotFoundError:
+            raise ConfigurationError(
+                "keyring", "is not installed", "Install conduit-oauth[keyring], or take the secret from a file."
+            ) from None
+        service, username = self._names
+        try:
+            secret = keyring.get_password(service, username)
+        except KeyringError as error:
+            raise ConfigurationError(
+                "keyring", f"cannot be read ({type(error).__name__})", "Unlock it, or take the secret from a file."
+            ) from None
+        return read_text(secret, f"keyring entry {service}/{username}")
+
+
+def from_environment(name: str) -> Callable[[], str]:
+    """A source that reads the environment variable `name` at each use; unset, it raises `ConfigurationError`."""
+    _SECRET_VARIABLES.add(name)
+    return _Environment(name)
+
+
+def from_keyring(service: str, username: str) -> Callable[[], str]:
+    """A source that asks the operating system's keyring at each use (extra `keyring`).
+
+    Raises `ConfigurationError` at use where there is no such entry, or no keyring.
+    """
+    return _Keyring(service, username)
+
+
+def read_text(source: Source | tuple[Source, Source] | None, name: str) -> str:
+    """The text of a source. Raises `ConfigurationError` naming `name` where there is none."""
+    value: object = source
+    if callable(source):
+        value = source()
+    elif isinstance(source, Path):
+        value = _read_source(source, name)
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(name, "is missing or empty", f"Pass it as text, a Path or a callable as {name}.")
+    return value
+
+
+def header_value(source: Source, name: str) -> str:
+    """The text of a source that goes into the header `name`. Raises `ConfigurationError` for what cannot."""
+    value = read_text(source, name).strip()
+    if not value.isascii() or not value.isprintable():
+        raise ConfigurationError(
+            f"token_request_headers.{name}", "has a character that no header can have", "Use printable ASCII."
+        )
+    return value
+
+
+def read_key(source: KeySource | None, name: str = "private_key") -> str | Mapping[str, Any]:
+    """The text (PEM or JSON) or the JWK of a key source. Raises `ConfigurationError` naming `name`."""
+    value = source() if callable(source) else source
+    if isinstance(value, Mapping):
+        return value
+    return read_text(value, name)
+
+
+def read_file(path: Path, longest: int = _LONGEST_FILE) -> str:
+    """The text of a file of `longest` characters at most. Raises `OSError` and `UnicodeDecodeError`."""
+    # Without the mark that editors and shells of Windows begin a file with.
+    with expanded(path).open(encoding="utf-8-sig") as file:
+        text = file.read(longest + 1)
+    if len(text) > longest:
+        raise OSError(errno.EFBIG, f"has more than {longest} characters", str(path))
+    return text
+
+
+def _read_source(path: Path, name: str) -> str:
+    try:
+        # What an editor or `echo` leaves at the end of a line is not part of a secret.
+        return read_file(path).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(name, f"cannot be read ({error})", "Name a readable text file.") from None
