@@ -15,7 +15,6 @@ Invariant: A file contains no secret. It says where the secret is. Paths in it a
 
 from __future__ import annotations
 
-import inspect
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,8 +32,9 @@ _LONGEST_TOML = 1 << 26
 # What makes something of a table, in a file of that folder; it raises `ConfigurationError`.
 Reader = Callable[[Settings, Path], Any]
 
-_PARAMETERS = inspect.signature(TokenProvider).parameters
-_KNOWN = frozenset(_PARAMETERS) - {"name"}
+# By name, the type of each setting in words.
+_TYPES: Mapping[str, str] = TokenProvider.__init__.__annotations__
+_KNOWN = frozenset(_TYPES) - {"name", "return"}
 _NOT_IN_A_FILE = frozenset({"http_client", "transport", "clock", "observer"})
 # What a client proves itself with, or exchanges.
 CREDENTIALS = frozenset(
@@ -122,7 +122,7 @@ def _check_type(name: str, value: object) -> None:
     for word, kind in (("bool", bool), ("str", str), ("Mapping", dict)):
         special = name == "resource" and (isinstance(value, list) or value is False)
         special = special or (name == "step_up" and isinstance(value, str))
-        if str(_PARAMETERS[name].annotation).startswith(word) and not isinstance(value, kind) and not special:
+        if _TYPES[name].startswith(word) and not isinstance(value, kind) and not special:
             raise ConfigurationError(name, "is of the wrong type", f"Write {_TOML[kind]}.")
 
 

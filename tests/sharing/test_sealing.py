@@ -8,7 +8,7 @@ import pytest
 
 from conduit_oauth.identity.credentials import Credentials
 from conduit_oauth.identity.tls import ClientCertificate
-from conduit_oauth.sharing.sealing import Seal, credential
+from conduit_oauth.sharing.sealing import Seal
 
 SEAL = Seal(b"secret", b"identity", "token")
 
@@ -100,7 +100,7 @@ def test_each_kind_of_credential_counts(tmp_path: Path) -> None:
         Credentials("a", subject_token="e"),
         Credentials(client_certificate=ClientCertificate(tmp_path / "cert.pem", tmp_path / "key.pem")),
     ]
-    assert len({credential(each) for each in given}) == len(given)
-    assert credential(Credentials(lambda: "a")) == credential(Credentials("a"))
+    assert len({each.material() for each in given}) == len(given)
+    assert Credentials(lambda: "a").material() == Credentials("a").material()
     one, other = ({"kty": "EC", "d": "a"}, {"d": "a", "kty": "EC"})
-    assert credential(Credentials(private_key=one)) == credential(Credentials(private_key=other))
+    assert Credentials(private_key=one).material() == Credentials(private_key=other).material()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 import redis.asyncio
@@ -161,9 +160,9 @@ def test_a_store_that_knows_less_than_its_caller_begins_a_generation(stores: Pai
     granted = one.claim("k", NOTHING, 5.0, "one")
     write(one, b"token", granted)
     before = known(granted)
-    knows = replace(before, fence=0)
+    knows = before._replace(fence=0)
     knows = (
-        replace(knows, last=granted.lease + 5000) if lost == "a later fence" else replace(knows, seen=granted.now + 9)
+        knows._replace(last=granted.lease + 5000) if lost == "a later fence" else knows._replace(seen=granted.now + 9)
     )
     blank = other.claim("k", knows, 0.0)
     assert (blank.value, blank.generation) == (None, "")

@@ -23,7 +23,6 @@ from ..errors import ConfigurationError, OAuthError
 from ..events import Observer
 from ..identity.sources import public_environment
 from ..places import default_store
-from ..sharing.sealing import credential
 from ..supervision.registry import TokenProviders
 from .config import AgentConfig, Output, read_agent
 from .hooks import Call, Hooks, Trouble
@@ -108,7 +107,7 @@ class Agent:
         problems: list[str] = []
         for name in self.providers:
             try:
-                credential(self.providers[name].control.requester.authentication.credentials)
+                self.providers[name].control.requester.authentication.credentials.material()
             except ConfigurationError as error:
                 problems.append(str(error.within(f"providers.{name}") if "." not in error.field else error))
         problems += self.config.problems(list(self.providers))

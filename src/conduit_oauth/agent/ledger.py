@@ -16,11 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import platformdirs
-
 from ..errors import ConfigurationError
 from ..identity.sources import read_file
-from ..places import platform_folder
+from ..places import cache_folder
 from .config import Output
 from .outputs import write
 
@@ -102,7 +100,7 @@ def _place_of(slot: str) -> int:
 
 def _folder() -> Path | None:
     try:
-        return platform_folder(platformdirs.user_cache_path, "cache", "")
+        return cache_folder("cache", "")
     except ConfigurationError:
         return None
 

@@ -18,7 +18,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from ..provider import TokenProvider
-from ..serving.formats import Format, formatted, token_type
+from ..serving.formats import Format, formatted, issued, token_type
 from .config import Output
 
 # Read as they are by programs that take every byte; the others are lines.
@@ -37,7 +37,7 @@ def put(output: Output, name: str, provider: TokenProvider, token: str) -> None:
     state = provider.state()
     if output.directory is None:
         end = "" if output.format in _UNENDED else "\n"
-        write(place, (formatted(output.format, token, state, provider) + end).encode(), output)
+        write(place, (formatted(output.format, issued(provider, token, state)) + end).encode(), output)
         return
     expires = state.expires_at.isoformat(timespec="seconds") if state.expires_at else ""
     facts = {"token": token, "token_type": token_type(provider), "expires_at": expires, "scope": state.granted_scope}

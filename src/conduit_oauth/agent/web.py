@@ -25,7 +25,7 @@ from ..errors import ConfigurationError, OAuthError
 from ..lifecycle.state import Health
 from ..provider import TokenProvider
 from ..serving.access import Access
-from ..serving.formats import Format, formatted, token_type
+from ..serving.formats import Format, formatted, issued, token_type
 from ..serving.listening import Application, Message, Receive, Send
 from .hooks import Trouble
 from .keeper import Agent
@@ -177,7 +177,7 @@ def _token_answer(shape: Format, value: str, provider: TokenProvider) -> Respons
     state = provider.state()
     if shape is not Format.JSON:
         try:
-            return PlainTextResponse(formatted(shape, value, state, provider), headers=_NO_STORE)
+            return PlainTextResponse(formatted(shape, issued(provider, value, state)), headers=_NO_STORE)
         except ConfigurationError as error:
             return JSONResponse({"error": str(error)}, 400)
     # As a token endpoint has it (RFC 6749 §5.1), so that a program can take one for the other.

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from .._version import __version__
 from ..errors import ConfigurationError, OAuthError
@@ -17,21 +17,21 @@ from .exits import EXIT_CODES, REFUSED
 from .logs import LogFormat, LogLevel, log_to_stderr
 from .output import err, plain, prepare_streams, quieten
 
-# The module and the function, or the group, of each.
+# Of each: its module, the function or the group in it, and its line in the list of commands.
 _COMMANDS = {
-    "token": ("tokens", "token"),
-    "exec": ("tokens", "execute"),
-    "revoke": ("tokens", "revoke"),
-    "request": ("request", "request"),
-    "bridge": ("bridge", "bridge"),
-    "agent": ("agent", "agent"),
-    "doctor": ("doctor", "doctor"),
-    "discover": ("discover", "discover"),
-    "inspect": ("inspect", "inspect"),
-    "dev-server": ("dev", "dev_server"),
-    "demo": ("dev", "demo"),
-    "profile": ("profiles", "profile"),
-    "cache": ("cache", "cache"),
+    "token": ("tokens", "token", "Print an access token, alone or as other programs want it."),
+    "exec": ("tokens", "execute", "Run a program with a token in its environment."),
+    "revoke": ("tokens", "revoke", "Have the server revoke the cached token, and forget it."),
+    "request": ("request", "request", "Send one HTTP request with a token."),
+    "bridge": ("bridge", "bridge", "Give an MCP client access to a gateway."),
+    "agent": ("agent", "agent", "Keep tokens fresh, and put them where programs read them."),
+    "doctor": ("doctor", "doctor", "Try the set-up of a client, and tell what is wrong."),
+    "discover": ("discover", "discover", "Show where the token endpoint of a URL is."),
+    "inspect": ("inspect", "inspect", "Show what a token says and when it expires."),
+    "dev-server": ("dev", "dev_server", "Serve a development authorization server."),
+    "demo": ("dev", "demo", "Show the main job on real parts."),
+    "profile": ("profiles", "profile", "Keep the settings of clients under names."),
+    "cache": ("cache", "cache", "Clear the tokens that the commands keep."),
 }
 
 
@@ -43,7 +43,7 @@ class _OnDemand(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._loaded:
-            module, attribute = _COMMANDS[name]
+            module, attribute, _ = _COMMANDS[name]
             try:
                 found = getattr(import_module(f".{module}", __package__), attribute)
             except ModuleNotFoundError as missing:
@@ -51,7 +51,7 @@ class _OnDemand(Mapping[str, Any]):
                     name, f"{missing.name} is not installed", "Install conduit-oauth[cli]."
                 ) from None
             if not isinstance(found, typer.Typer):
-                command, found = found, typer.Typer(add_completion=False)
+                command, found = found, typer.Typer(add_completion=False, rich_markup_mode=None)
                 found.command(name)(command)
             self._loaded[name] = typer.main.get_command(found)
         return self._loaded[name]
@@ -68,10 +68,16 @@ class _Commands(TyperGroup):
         super().__init__(**settings)
         self.commands = cast("MutableMapping[str, Any]", _OnDemand())
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        # The list needs none of the commands themselves.
+        self.commands = {name: TyperCommand(name, help=summary) for name, (_, _, summary) in _COMMANDS.items()}
+        super().format_help(ctx, formatter)
+
 
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
+    rich_markup_mode=None,  # its help takes as long to import as all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # a traceback with locals shows secrets
     epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused by the server, 4 not reachable, "

@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import platformdirs
 import typer
 from rich.markup import escape
 
 from ..bridge.snippets import Client, snippet, snippet_for_http
 from ..errors import ConfigurationError
 from ..identity.sources import read_text
-from ..places import expanded, platform_folder
+from ..places import expanded, state_folder
 from .logs import LogFormat, LogLevel, log_to_stderr
 from .options import as_client
 from .output import err, plain
@@ -145,7 +144,7 @@ def _bearer(address: Address, file: Path | None, *, no_local_token: bool) -> str
         return None
     if file is None:
         advice = "Set HOME, or pass --local-token-file."
-        file = platform_folder(platformdirs.user_state_path, "local_token_file", advice) / "bridge.token"
+        file = state_folder("local_token_file", advice) / "bridge.token"
         _make_token(file)
         err.print(f"Clients send the bearer token in {escape(str(file))}", soft_wrap=True)
     return read_text(file, "local_token_file").strip()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import platformdirs
 import typer
 
 from ..errors import ConfigurationError
-from ..places import platform_folder
+from ..places import cache_folder
 from .output import err
 
-cache = typer.Typer(no_args_is_help=True, help="The tokens that the commands keep in the platform's cache folder.")
+cache = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="The tokens that the commands keep in the platform's cache folder.",
+)
 
 
 @cache.callback()
@@ -26,7 +29,7 @@ def clear() -> None:
     \b
     conduit-oauth cache clear
     """
-    folder = platform_folder(platformdirs.user_cache_path, "cache", "Set HOME.")
+    folder = cache_folder("cache", "Set HOME.")
     # The key beside them is no token, and other processes hold what it seals.
     files = [file for file in folder.glob("tokens.sqlite3*") if file.suffix != ".key"]
     try:

@@ -92,7 +92,7 @@ def _tell(diagnosis: Diagnosis) -> None:
 def _examine(options: Options, url: str | None) -> Checks:
     """Everything, in the order in which one thing needs the other; whoever listens stops at what is bad."""
     try:
-        provider = dataclasses.replace(options, settings={**options.settings, "store": "memory:"}).provider()
+        provider = options._replace(settings={**options.settings, "store": "memory:"}).provider()
     except ConfigurationError as error:
         yield of_configuration(error)
         return

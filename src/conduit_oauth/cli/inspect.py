@@ -66,15 +66,15 @@ def inspect(
                 inspected = verify_jwt(token, inspected, options.issuer)
         except InvalidTokenError:
             if as_json:
-                _show(inspected, as_json=True)
+                _show(inspected, datetime.now(UTC), as_json=True)
             raise
-    _show(inspected, as_json=as_json)
-    if (verify and has_ended(inspected, datetime.now(UTC))) or inspected.claims.get("active") is False:
+    now = datetime.now(UTC)
+    _show(inspected, now, as_json=as_json)
+    if (verify and has_ended(inspected, now)) or inspected.claims.get("active") is False:
         raise typer.Exit(5)
 
 
-def _show(inspected: Inspected, *, as_json: bool) -> None:
-    now = datetime.now(UTC)
+def _show(inspected: Inspected, now: datetime, *, as_json: bool) -> None:
     if as_json:
         said = {
             "source": inspected.source,

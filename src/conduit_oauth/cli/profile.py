@@ -15,20 +15,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
-from getpass import getpass
 from pathlib import Path
-from typing import Any
-
-import platformdirs
+from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError
-from ..places import default_store, expanded, platform_folder
+from ..places import config_folder, default_store, expanded
 from ..provider import TokenProvider
 from ..settings import CREDENTIALS, Settings, read_table, read_toml, table_of
 
-_SETTINGS = (
+# What may come from the environment, and from the options of every command that acts as a client.
+SETTINGS = (
     "client_id",
     "token_endpoint",
     "mcp_url",
@@ -45,14 +41,13 @@ _SETTINGS = (
 )
 _WHERE = frozenset({"token_endpoint", "mcp_url", "issuer"})
 _CLIENT_CREDENTIALS = frozenset({"client_secret", "private_key", "client_assertion"})
-_PREFIX = "CONDUIT_OAUTH_"
+PREFIX = "CONDUIT_OAUTH_"
 _LONGEST_SECRET = 65_536
 # Seconds that a command waits for a token, where a person looks on and no setting says otherwise.
 PATIENCE_AT_A_TERMINAL = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What was given on the command line; None where an option was left out."""
 
     settings: Mapping[str, Any]
@@ -65,7 +60,7 @@ class Options:
 
         Raises `ConfigurationError`.
         """
-        merged = self._merged()
+        merged = self.merged()
         if patience is None and sys.stderr.isatty():
             patience = PATIENCE_AT_A_TERMINAL
         if patience is not None:
@@ -82,28 +77,29 @@ class Options:
     @property
     def issuer(self) -> str | None:
         """The issuer that was configured."""
-        return self._merged().get("issuer")
+        return self.merged().get("issuer")
 
     @property
     def named(self) -> str | None:
         """The profile that was asked for by name."""
-        return self.profile or os.environ.get(_PREFIX + "PROFILE")
+        return self.profile or os.environ.get(PREFIX + "PROFILE")
 
     @property
     def path(self) -> Path:
         """The file that holds the profiles."""
-        return self.config or Path(os.environ.get(_PREFIX + "CONFIG") or default_config_path())
+        return self.config or Path(os.environ.get(PREFIX + "CONFIG") or default_config_path())
 
-    def _merged(self) -> Settings:
-        environment: Settings = {name: os.environ.get(_PREFIX + name.upper()) or None for name in _SETTINGS}
+    def merged(self) -> Settings:
+        """The settings of all places, as arguments of a provider. Raises `ConfigurationError`."""
+        environment: Settings = {name: os.environ.get(PREFIX + name.upper()) or None for name in SETTINGS}
         if environment["dpop"] is not None:
             environment["dpop"] = _switch(environment["dpop"])
         if environment["resource"] == "false":
             environment["resource"] = False
         elif environment["resource"] is not None and len(several := environment["resource"].split()) > 1:
             environment["resource"] = several
-        secret: str | Path | None = os.environ.get(_PREFIX + "CLIENT_SECRET", "").rstrip("\r\n") or None
-        if secret is None and (file := os.environ.get(_PREFIX + "CLIENT_SECRET_FILE")):
+        secret: str | Path | None = os.environ.get(PREFIX + "CLIENT_SECRET", "").rstrip("\r\n") or None
+        if secret is None and (file := os.environ.get(PREFIX + "CLIENT_SECRET_FILE")):
             secret = _secret_in(expanded(Path(file)))
         given = self.settings if self.client_secret_file is None else {**self.settings, "client_secret": self._secret()}
         merged: Settings = {}
@@ -161,18 +157,20 @@ def profiles_in(path: Path) -> Mapping[str, Any]:
 
 def default_config_path() -> Path:
     """The profile file, where the platform keeps such files. Raises `ConfigurationError` where there is no home."""
-    return (
-        platform_folder(platformdirs.user_config_path, "config", "Set HOME, or CONDUIT_OAUTH_CONFIG.") / "config.toml"
-    )
+
+    advice = "Set HOME, or CONDUIT_OAUTH_CONFIG."
+    return config_folder("config", advice) / "config.toml"
 
 
 def _prompt() -> str:
     if sys.stdin.isatty():
+        from getpass import getpass
+
         return getpass("Client secret: ")
     raise ConfigurationError(
         "client_secret",
         "is missing",
-        f"Set {_PREFIX}CLIENT_SECRET, or pass --client-secret-file FILE (- reads standard input).",
+        f"Set {PREFIX}CLIENT_SECRET, or pass --client-secret-file FILE (- reads standard input).",
     )
 
 
@@ -183,6 +181,8 @@ def _secret_in(path: Path) -> str | Path:
 
 def read_secret(path: Path | None) -> str:
     """The secret in a file or a pipe, None for standard input. Raises `ConfigurationError`."""
+    from contextlib import nullcontext
+
     try:
         with nullcontext(sys.stdin) if path is None else path.open(encoding="utf-8-sig") as pipe:
             text = pipe.read(_LONGEST_SECRET + 1)
@@ -197,7 +197,7 @@ def _switch(value: str) -> bool:
     try:
         return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
     except KeyError:
-        raise ConfigurationError("dpop", f"{_PREFIX}DPOP is not true or false", "Write true or false.") from None
+        raise ConfigurationError("dpop", f"{PREFIX}DPOP is not true or false", "Write true or false.") from None
 
 
 def _number(value: object) -> float:

@@ -29,7 +29,9 @@ from .output import err, out, plain
 from .profile import Options, profiles_in, read_secret
 from .vault import forget_secret, keep_secret
 
-profile = typer.Typer(no_args_is_help=True, help="Keep what commands need to know of a client under a name.")
+profile = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Keep what commands need to know of a client under a name."
+)
 
 Name = Annotated[str, typer.Argument(help="Name of the profile.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -42,7 +44,7 @@ _WHERE = (
 )
 
 
-@profile.command("add")
+@profile.command("add", short_help="Make a profile, and keep its secret.")
 @as_client
 def add(
     options: Options,
@@ -143,7 +145,7 @@ def show(name: Name = "default", config: Config = None, as_json: AsJson = False)
     out.print(table)
 
 
-@profile.command("remove")
+@profile.command("remove", short_help="Remove a profile, and its secret.")
 def remove(
     name: Name,
     config: Config = None,

@@ -11,7 +11,7 @@ import typer
 from ..identity.sources import public_environment
 from ..lifecycle.state import ProviderState
 from ..provider import TokenProvider
-from ..serving.formats import LOGIN, VARIABLE, Format, formatted
+from ..serving.formats import LOGIN, VARIABLE, Format, formatted, issued
 from .options import as_client
 from .output import busy, err, plain, quieten
 from .profile import Options
@@ -38,7 +38,7 @@ def token(
     """
     with options.provider() as provider:
         value, state = _token(provider, fresh=fresh)
-        plain(formatted(format, value, state, provider, variable=variable, login=login))
+        plain(formatted(format, issued(provider, value, state), variable=variable, login=login))
 
 
 @as_client

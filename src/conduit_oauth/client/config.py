@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,12 +11,13 @@ from typing import Literal, cast
 
 from ..errors import ConfigurationError
 from ..identity.credentials import Credentials
+from ..identity.digest import token_identity
 from ..identity.sources import Source
 from ..protocol.client_auth import METHODS, TLS_METHODS, usable_methods
 from ..protocol.discovery import Discovery, derive_token_endpoint
 from ..protocol.dpop import Dpop
 from ..protocol.grant import is_scope
-from ..protocol.urls import canonical_resource, is_private, origin_of, parse_secure_url, parse_url
+from ..protocol.urls import canonical_resource, is_private, origins_of_token, parse_secure_url, parse_url
 
 _WELL_KNOWN = re.compile(r"/\.well-known/(?:oauth-authorization-server|openid-configuration)")
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[\x21-\x7e]+\Z")
@@ -157,7 +156,7 @@ def client_config(
         method=method,
         assertion_audience=assertion_audience,
         presents_certificate=credentials.client_certificate is not None or certified_client,
-        origins=_origins(mcp_url, resources, insecure),
+        origins=origins_of_token(mcp_url, resources, insecure),
         mcp_url=mcp_url,
         authorization_server=_authorization_server(
             authorization_server, insecure, has_endpoint=endpoint is not None or issuer is not None
@@ -174,27 +173,24 @@ def identity(config: ClientConfig, key: str | None) -> bytes:
 
     `key` stands for the key that tokens are bound to.
     """
-    certificate = config.credentials.client_certificate
-    # One resource has the form of the releases before there could be several: their stored tokens stay of use.
-    several = config.resources or ()
-    resources = sorted(set(several)) if len(several) > 1 else next(iter(several), None)
-    parts: list[object] = [
+    certificate, step_up = config.credentials.client_certificate, config.step_up
+    further: list[object] = []
+    if step_up is not None:
+        further.append([step_up.url, step_up.resource_metadata, sorted(step_up.scope.split())])
+    return token_identity(
         config.token_endpoint,
         config.issuer,
         config.mcp_url,
         config.authorization_server,
         config.client_id,
-        None if config.scope is None else sorted(set(config.scope.split())),
-        False if config.resources is None else resources,
+        config.scope,
+        config.resources,
         config.audience,
-        sorted(config.extra_parameters),
-        key,
+        config.extra_parameters,
         # Tokens are bound to the certificate (RFC 8705 §3.1).
-        certificate and certificate.fingerprint(),
-    ]
-    if config.step_up is not None:
-        parts.append([config.step_up.url, config.step_up.resource_metadata, sorted(config.step_up.scope.split())])
-    return hashlib.sha256(json.dumps(parts).encode()).digest()
+        bound_to=(key, certificate and certificate.fingerprint()),
+        further=further,
+    )
 
 
 def check_shareable(config: ClientConfig, dpop: Dpop | None) -> None:
@@ -271,14 +267,6 @@ def _resources(resource: object) -> tuple[str, ...] | None:
     if not several:
         raise ConfigurationError("resource", "is an empty list", "Leave it out, or name a resource.")
     return tuple(dict.fromkeys(map(str, several)))
-
-
-def _origins(mcp_url: str | None, resources: tuple[str, ...] | None, insecure: frozenset[str]) -> tuple[str, ...]:
-    """The origins the token may be sent to, none where the settings do not tell."""
-    if mcp_url is not None:
-        return (origin_of(parse_secure_url(mcp_url, "mcp_url", insecure)),)
-    urls = [resource for resource in resources or () if resource.lower().startswith(("http://", "https://"))]
-    return tuple(dict.fromkeys(origin_of(parse_url(url, "resource")) for url in urls))
 
 
 def seconds(value: object, field: str, *, at_least: float = 0.0) -> float:

@@ -8,7 +8,7 @@ from typing import cast
 
 from ..places import expanded
 from ..token_types import ACCESS_TOKEN_TYPE
-from .sources import KeySource, Source
+from .sources import KeySource, Source, read_material
 from .tls import ClientCertificate
 
 
@@ -42,3 +42,7 @@ class Credentials:
         own = (self.private_key, self.key_password, self.client_assertion, self.assertion, self.subject_token)
         named = (*self.secrets, *own, *((certificate.certificate, certificate.key) if certificate else ()))
         return tuple(expanded(source) for source in named if isinstance(source, Path))
+
+    def material(self) -> bytes:
+        """Everything secret in them, as it is now; see `read_material`."""
+        return read_material(lambda name: getattr(self, name))

@@ -6,6 +6,7 @@ A source is the text itself, a `Path` to a file that holds it, or a callable tha
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ _LONGEST_FILE = 1 << 20
 
 Source = str | Path | Callable[[], str]
 KeySource = str | Path | Mapping[str, "Any"] | Callable[[], "str | Mapping[str, Any]"]
+
+# The settings that are secrets, and seal the tokens that a client shares.
+SOURCES = ("private_key", "client_secret", "client_assertion", "assertion", "subject_token")
 
 # The environment variables that hold a secret of ours, as far as this process was told of them.
 _SECRET_VARIABLES = {"CONDUIT_OAUTH_CLIENT_SECRET"}
@@ -121,6 +125,23 @@ def read_key(source: KeySource | None, name: str = "private_key") -> str | Mappi
     if isinstance(value, Mapping):
         return value
     return read_text(value, name)
+
+
+def read_material(source_of: Callable[[str], Any]) -> bytes:
+    """Everything secret that a client proves itself with, or exchanges, as it is now: what seals its tokens.
+
+    `source_of` gives the source of each setting, None where it is not set. Raises `ConfigurationError`.
+    """
+    parts: list[str] = []
+    if (private_key := source_of("private_key")) is not None:
+        key = read_key(private_key)
+        parts.append(json.dumps(dict(key), sort_keys=True) if isinstance(key, Mapping) else key)
+    for name in SOURCES[1:]:
+        if (source := source_of(name)) is not None:
+            parts.append(read_text(source, name))
+    if (certificate := source_of("client_certificate")) is not None:
+        parts.append(read_text(certificate.key, "client_certificate"))
+    return json.dumps(parts).encode()
 
 
 def read_file(path: Path, longest: int = _LONGEST_FILE) -> str:

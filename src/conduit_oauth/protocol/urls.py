@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 from ..errors import ConfigurationError
@@ -113,3 +113,13 @@ def canonical_resource(parts: SplitResult) -> str:
     """The resource indicator of a URL: scheme and host in lower case, no fragment (RFC 8707 §2), no lone slash."""
     query = f"?{parts.query}" if parts.query else ""
     return origin_of(parts) + parts.path.rstrip("/") + query
+
+
+def origins_of_token(
+    mcp_url: str | None, resources: Sequence[str] | None, insecure_hosts: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The origins that a token may be sent to, none where the settings do not tell."""
+    if mcp_url is not None:
+        return (origin_of(parse_secure_url(mcp_url, "mcp_url", insecure_hosts)),)
+    urls = [resource for resource in resources or () if resource.lower().startswith(("http://", "https://"))]
+    return tuple(dict.fromkeys(origin_of(parse_url(url, "resource")) for url in urls))

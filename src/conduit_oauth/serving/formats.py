@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError
-from ..lifecycle.state import ProviderState
-from ..provider import TokenProvider
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..lifecycle.state import ProviderState
+    from ..provider import TokenProvider
 
 VARIABLE = "CONDUIT_OAUTH_TOKEN"
 LOGIN = "oauth2accesstoken"
@@ -32,20 +33,31 @@ class Format(StrEnum):
     EXEC_CREDENTIAL = "exec-credential"
 
 
-def formatted(
-    shape: Format,
-    value: str,
-    state: ProviderState,
-    provider: TokenProvider,
-    *,
-    variable: str = VARIABLE,
-    login: str = LOGIN,
-) -> str:
-    """The token `value` of `provider`, without a last line break.
+class Issued(NamedTuple):
+    """A token, and what other programs want to know of it."""
+
+    value: str
+    token_type: str
+    scope: str | None
+    refresh_at: datetime | None
+    expires_at: datetime | None
+    # The origins that it may be sent to.
+    origins: tuple[str, ...]
+
+
+def issued(provider: TokenProvider, value: str, state: ProviderState) -> Issued:
+    """The token `value` of `provider`, whose state is `state`."""
+    return Issued(
+        value, token_type(provider), state.granted_scope, state.refresh_at, state.expires_at, provider.origins
+    )
+
+
+def formatted(shape: Format, token: Issued, *, variable: str = VARIABLE, login: str = LOGIN) -> str:
+    """`token` as `shape` has it, without a last line break.
 
     Raises `ConfigurationError` for a `netrc` entry of an unknown machine, or a strange KUBERNETES_EXEC_INFO.
     """
-    kind = token_type(provider)
+    value, kind = token.value, token.token_type
     match shape:
         case Format.TOKEN:
             return value
@@ -56,16 +68,18 @@ def formatted(
         case Format.CURL_CONFIG:
             return f'header = "Authorization: {kind} {_escaped(value)}"'
         case Format.ENV:
+            from shlex import quote
+
             # A shell may read the line: what is special there is quoted. Most tokens hold nothing of that kind.
-            return f"{variable}={shlex.quote(value)}"
+            return f"{variable}={quote(value)}"
         case Format.NETRC:
-            return f"machine {_host(provider)} login {login} password {_netrc(value)}"
+            return f"machine {_host(token.origins)} login {login} password {_netrc(value)}"
         case Format.JSON:
-            expires = state.expires_at and state.expires_at.isoformat(timespec="seconds")
-            said = {"access_token": value, "token_type": kind, "expires_at": expires, "scope": state.granted_scope}
+            expires = token.expires_at and token.expires_at.isoformat(timespec="seconds")
+            said = {"access_token": value, "token_type": kind, "expires_at": expires, "scope": token.scope}
             return json.dumps(said)
         case Format.EXEC_CREDENTIAL:
-            return json.dumps(_exec_credential(value, state))
+            return json.dumps(_exec_credential(token))
 
 
 def _escaped(value: str) -> str:
@@ -82,8 +96,10 @@ def token_type(provider: TokenProvider) -> str:
     return "Bearer" if provider.dpop is None else "DPoP"
 
 
-def _host(provider: TokenProvider) -> str:
-    hosts = {urlsplit(origin).hostname or "" for origin in provider.origins}
+def _host(origins: tuple[str, ...]) -> str:
+    from urllib.parse import urlsplit
+
+    hosts = {urlsplit(origin).hostname or "" for origin in origins}
     if len(hosts) != 1:
         raise ConfigurationError(
             "resource",
@@ -93,7 +109,7 @@ def _host(provider: TokenProvider) -> str:
     return hosts.pop()
 
 
-def _exec_credential(value: str, state: ProviderState) -> dict[str, Any]:
+def _exec_credential(token: Issued) -> dict[str, Any]:
     """An ExecCredential of the version that kubectl asks for."""
     try:
         asked = json.loads(os.environ.get("KUBERNETES_EXEC_INFO") or "{}").get("apiVersion")
@@ -101,8 +117,8 @@ def _exec_credential(value: str, state: ProviderState) -> dict[str, Any]:
         raise ConfigurationError("KUBERNETES_EXEC_INFO", "is not a JSON object", "kubectl sets it.") from None
     version = asked if asked in (f"{_EXEC_API}/v1", f"{_EXEC_API}/v1beta1") else f"{_EXEC_API}/v1"
     # kubectl asks again after this moment. We would refresh then, too.
-    until = state.refresh_at if state.refresh_at and state.refresh_at > datetime.now(UTC) else state.expires_at
-    status = {"token": value}
+    until = token.refresh_at if token.refresh_at and token.refresh_at > datetime.now(UTC) else token.expires_at
+    status = {"token": token.value}
     if until is not None:
         status["expirationTimestamp"] = until.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {"apiVersion": version, "kind": "ExecCredential", "status": status}

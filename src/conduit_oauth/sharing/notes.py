@@ -11,7 +11,7 @@ import secrets
 from ..client.locator import Pin
 from ..client.requester import Requester
 from ..stores import NOTHING, Entry, Known
-from .sealing import Seal, credential
+from .sealing import Seal
 from .tier import Tier
 
 # Seconds after the last confirmation.
@@ -60,7 +60,7 @@ class Notes:
         if (pepper := self._tier.pepper()) is None:
             return None
         credentials = self._requester.authentication.credentials
-        return Seal(credential(credentials), self._requester.identity(), use, pepper)
+        return Seal(credentials.material(), self._requester.identity(), use, pepper)
 
     def _note(self, seal: Seal, plain: bytes, entry: Entry, owner: str) -> None:
         """Keep `plain` for long, in the place of what `entry` holds."""

@@ -10,18 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import math
 import os
-from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-from ..identity.credentials import Credentials
-from ..identity.sources import read_key, read_text
 
 _NONCE = 12
 # What a random text of 20 letters and digits has, at least.
@@ -75,20 +70,6 @@ def _stretched(credential: bytes) -> bytes:
             _known.clear()
         _known[digest] = hashlib.scrypt(credential, salt=b"conduit-oauth 2", n=2**14, r=8, p=1, dklen=32)
     return _known[digest]
-
-
-def credential(credentials: Credentials) -> bytes:
-    """Everything secret that the client proves itself with, or exchanges, as it is now."""
-    parts: list[str] = []
-    if credentials.private_key is not None:
-        key = read_key(credentials.private_key)
-        parts.append(json.dumps(dict(key), sort_keys=True) if isinstance(key, Mapping) else key)
-    for name in ("client_secret", "client_assertion", "assertion", "subject_token"):
-        if (source := getattr(credentials, name)) is not None:
-            parts.append(read_text(source, name))
-    if credentials.client_certificate is not None:
-        parts.append(read_text(credentials.client_certificate.key, "client_certificate"))
-    return json.dumps(parts).encode()
 
 
 # OpenSSL sets itself up at its first use: here, and not while a fleet waits for a token.

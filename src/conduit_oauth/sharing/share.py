@@ -8,7 +8,6 @@ before the token request.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import secrets
@@ -23,7 +22,8 @@ from ..stores import Entry, Known
 from ..token import NO_TOKEN, AccessToken
 from .gate import Busy, Refused, recalled, remembered
 from .notes import Notes
-from .sealing import Seal, credential
+from .record import lasting, token_in
+from .sealing import Seal
 from .tier import Listener, Tier
 
 # How many invalidated tokens a process remembers for one key; each until its end.
@@ -145,7 +145,7 @@ class Share:
             if told is not None and is_told:
                 # It came after the last look, so it is taken to be as old as that, however long we slept since. Only
                 # what is sealed is to be believed: its time may be made up.
-                entry, told = dataclasses.replace(told, now=max(told.now, self._looked[1])), None
+                entry, told = told._replace(now=max(told.now, self._looked[1])), None
             else:
                 entry = self._claim(known)
                 if entry is not None:
@@ -188,7 +188,7 @@ class Share:
             except Exception:  # a credential that cannot be read any more
                 is_ready = False
             if is_ready and self._holds_lease() and not self.is_void(token):
-                self._put({"token": _lasting(token, token.expires_at)}, token.expires_at)
+                self._put({"token": lasting(token, token.expires_at)}, token.expires_at)
             else:
                 self.leave()
 
@@ -202,7 +202,7 @@ class Share:
             record: dict[str, Any] = {}
             if now < held.expires_at and not self.is_void(held):
                 end = max(until, held.expires_at)
-                record = {"token": _lasting(held, end), "fence": self.fence_of(held)}
+                record = {"token": lasting(held, end), "fence": self.fence_of(held)}
             self._put({**record, "refused": {**remembered(error), "before": end - until}}, end)
 
     def forgive(self) -> None:
@@ -244,7 +244,7 @@ class Share:
     def _begin_generation(self) -> None:
         """Have the store do so, unless another process had it already."""
         key, owner = self._key, secrets.token_hex(8)
-        knows = dataclasses.replace(self._known, last=NEVER)
+        knows = self._known._replace(last=NEVER)
         # A name of its own: a flight may get the lease at any moment, and this one is of no use.
         if (entry := self.tier.claim(key, knows, self.tier.lease, owner)) is not None and entry.lease:
             self.tier.release(key, owner)
@@ -317,7 +317,7 @@ class Share:
         """Name and key for the credential as it is now: a rotated one finds nothing, and disturbs nobody."""
         if (pepper := self.tier.pepper()) is None:
             return False
-        made_of = credential(self._requester.authentication.credentials), self._requester.identity()
+        made_of = self._requester.authentication.credentials.material(), self._requester.identity()
         if self._seal is None or made_of != self._made_of:
             self._reseal(made_of, pepper)
         self.tell()
@@ -404,18 +404,10 @@ class Share:
         if said := record.get("refused"):
             self._refused_until = asked_at + remaining - said["before"]
             self._refused = recalled(said, max(0.0, self._refused_until - self._clock()))
-        token, fence = record.get("token"), record.get("fence", entry.fence)
-        if token is None or (remaining := remaining - token["before"]) <= 0 or self._seal is None:
+        if (kept := token_in(record, remaining, entry.fence)) is None or self._seal is None:
             return None, 0
-        end = asked_at + remaining
+        end = asked_at + kept.expires_in
         # When it is refreshed need not be that careful: the fleet would be early by the time that it waited.
-        refresh_at = min(end, self._clock() + remaining - token["window"])
-        found = AccessToken(token["value"], refresh_at, end, token["scope"])
-        is_void = 0 < fence <= self.floor or self._seal.digest(found.value) in self._void
-        return (None, 0) if is_void else (found, fence)
-
-
-def _lasting(token: AccessToken, end: float) -> dict[str, Any]:
-    """`token` in a record that is kept until `end`."""
-    window = token.expires_at - token.refresh_at
-    return {"value": token.value, "scope": token.scope, "window": window, "before": end - token.expires_at}
+        found = AccessToken(kept.value, min(end, self._clock() + kept.refresh_in), end, kept.scope)
+        is_void = 0 < kept.fence <= self.floor or self._seal.digest(found.value) in self._void
+        return (None, 0) if is_void else (found, kept.fence)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError
@@ -23,8 +22,7 @@ class StoreError(Exception):
     """The store did not do as it was asked, in time or at all. It never reaches a caller."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What a caller knows of a key: the value under `fence`, the largest fence `last`, and the latest time `seen`."""
 
     generation: str = ""
@@ -36,8 +34,7 @@ class Known:
 NOTHING = Known()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What there is under a key. `value` is None where there is none, or none newer than what the caller knows.
 
     `fence` is what the value was written under, `expires` its end, `lease` the fence of the lease that was granted
@@ -45,7 +42,7 @@ class Entry:
     void. `void` holds the digests of tokens that were invalidated. `now` is when the store said so.
     """
 
-    value: bytes | None = field(default=None, repr=False)
+    value: bytes | None = None
     fence: int = 0
     expires: float = 0.0
     lease: int = 0

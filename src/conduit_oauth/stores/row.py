@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from . import Entry, Known
 
@@ -17,21 +16,34 @@ LONGEST_VALUE = 1 << 22
 LONGEST_VOID = 366 * 86_400.0
 
 
-@dataclass(slots=True)
 class Row:
     """One key. `expires`, `lease_until` and `touched` are seconds on the store's clock."""
 
-    value: bytes | None = None
-    fence: int = 0
-    expires: float = 0.0
-    owner: str = ""
-    lease: int = 0
-    lease_until: float = 0.0
-    last: int = 0
-    floor: int = 0
-    generation: str = ""
-    touched: float = 0.0
-    void: dict[str, float] = field(default_factory=dict[str, float])
+    def __init__(
+        self,
+        value: bytes | None = None,
+        fence: int = 0,
+        expires: float = 0.0,
+        owner: str = "",
+        lease: int = 0,
+        lease_until: float = 0.0,
+        last: int = 0,
+        floor: int = 0,
+        generation: str = "",
+        touched: float = 0.0,
+        void: dict[str, float] | None = None,
+    ) -> None:
+        self.value = value
+        self.fence = fence
+        self.expires = expires
+        self.owner = owner
+        self.lease = lease
+        self.lease_until = lease_until
+        self.last = last
+        self.floor = floor
+        self.generation = generation
+        self.touched = touched
+        self.void = {} if void is None else void
 
     def is_sound(self, known: Known, now: float) -> bool:
         """Whether this is what it was: no data were lost, the clock did not go back, and no number is made up."""

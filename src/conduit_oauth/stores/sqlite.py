@@ -17,23 +17,19 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 from ..clock import elapsed
-from ..errors import ConfigurationError
-from ..places import platform_folder
 from ..runtime.landing import Flag
 from ..runtime.process import Rank, Resident, enter
 from . import Entry, Known, News, StoreError
-from .row import LONGEST_VALUE, Row
+from .row import Row
+from .sqlite_rows import COLUMNS, KEY_LENGTH, TABLE, connect, current_boot, file_of, key_file, load, read_void
 
 T = TypeVar("T")
 
 _APPLICATION_ID = 0x434F4175  # "COAu": whose file this is
-# Each release has the tables of its own format, so that an old one and a new one use one file side by side.
-_TABLE = "entries_2"
 _SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS {_TABLE} (
+CREATE TABLE IF NOT EXISTS {TABLE} (
     key TEXT PRIMARY KEY, value BLOB, fence INTEGER NOT NULL, expires REAL NOT NULL, owner TEXT NOT NULL,
     lease INTEGER NOT NULL, lease_until REAL NOT NULL, last INTEGER NOT NULL, floor INTEGER NOT NULL,
     generation TEXT NOT NULL, touched REAL NOT NULL, void TEXT NOT NULL, elapsed REAL NOT NULL, boot TEXT NOT NULL
@@ -48,25 +44,15 @@ CREATE TABLE IF NOT EXISTS entries (
 ) WITHOUT ROWID;
 PRAGMA user_version = 1;
 """
-_TIDY = f"DELETE FROM {_TABLE} WHERE max(expires, lease_until, touched) < ?"  # noqa: S608 - constants
-_COLUMNS = "value, fence, expires, owner, lease, lease_until, last, floor, generation, touched"
-_LOAD = f"SELECT {_COLUMNS}, void, elapsed, boot FROM {_TABLE} WHERE key = ?"  # noqa: S608
-_SAVE = f"INSERT OR REPLACE INTO {_TABLE} (key, {_COLUMNS}, void, elapsed, boot) VALUES (?{', ?' * 13})"  # noqa: S608
-_CHANGED = f"SELECT key, floor, generation, void FROM {_TABLE} WHERE touched >= ?"  # noqa: S608
+_TIDY = f"DELETE FROM {TABLE} WHERE max(expires, lease_until, touched) < ?"  # noqa: S608 - constants
+_SAVE = f"INSERT OR REPLACE INTO {TABLE} (key, {COLUMNS}, void, elapsed, boot) VALUES (?{', ?' * 13})"  # noqa: S608
+_CHANGED = f"SELECT key, floor, generation, void FROM {TABLE} WHERE touched >= ?"  # noqa: S608
 # Seconds to try for the file's lock before looking whether it is still wanted.
 _GLIMPSE = 0.003
 # How long a row is kept after its last word, so that processes that were asleep still hear of it.
 _KEEP = 3600.0
 
 logger = logging.getLogger("conduit_oauth")
-
-
-def _boot() -> str:
-    """What tells this start of the machine from another: `elapsed` readings compare within one only."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 class SqliteStore(Resident):
@@ -78,7 +64,7 @@ class SqliteStore(Resident):
     def __init__(self, path: Path, timeout: float = 0.05) -> None:
         self.path = path
         self._timeout = timeout
-        self._boot = _boot()
+        self._boot = current_boot()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -91,23 +77,13 @@ class SqliteStore(Resident):
     @classmethod
     def from_url(cls, url: str, timeout: float) -> SqliteStore:
         """The store of `sqlite:///path`, or of `sqlite:` in the platform's cache directory."""
-        parts = urlsplit(url)
-        if parts.netloc or parts.query or parts.fragment:
-            raise ConfigurationError("store", "is no sqlite URL", "Write sqlite:///absolute/path, or sqlite:.")
-        if parts.path in ("", "/"):
-            import platformdirs
-
-            folder = platform_folder(platformdirs.user_cache_path, "store", "Set HOME, or write sqlite:///path.")
-            return cls(folder / "tokens.sqlite3", timeout)
-        path = unquote(parts.path)
-        # Four slashes, as SQLAlchemy has it, name an absolute path, too.
-        return cls(Path("/" + path.lstrip("/") if path.startswith("/") else path), timeout)
+        return cls(file_of(url), timeout)
 
     def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:
         """See `TokenStore.claim`."""
 
         def look(connection: sqlite3.Connection) -> Entry | None:
-            row, now = self._load(connection, key), time.time()
+            row, now = load(connection, key, self._boot), time.time()
             entry = row.look(known, now)
             is_all = entry.value is not None or lease <= 0
             return entry if is_all or (entry.generation and not row.is_free_for(owner, now)) else None
@@ -171,7 +147,7 @@ class SqliteStore(Resident):
             # A little of what was heard before is heard again: commits are not in the order of the clock.
             since, self._heard_until = min(self._heard_until, now) - 2.0, now
             changed = [
-                (key, Entry(floor=floor, generation=generation, void=frozenset(_void(void, now)), now=now))
+                (key, Entry(floor=floor, generation=generation, void=frozenset(read_void(void, now)), now=now))
                 for key, floor, generation, void in connection.execute(_CHANGED, (since,))
             ]
             # A file that was opened anew may be another one: what came before was not heard.
@@ -202,7 +178,7 @@ class SqliteStore(Resident):
     def _change(self, key: str, change: Callable[[Row], T], patience: float | None = None) -> T:
         def transaction(connection: sqlite3.Connection) -> T:
             with _immediate(connection):
-                row = self._load(connection, key)
+                row = load(connection, key, self._boot)
                 result = change(row)
                 self._save(connection, key, row)
                 return result
@@ -236,21 +212,6 @@ class SqliteStore(Resident):
                 self._connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
             self._lock.release()
 
-    def _load(self, connection: sqlite3.Connection, key: str) -> Row:
-        try:
-            found = connection.execute(_LOAD, (key,)).fetchone()
-        except sqlite3.DataError:  # longer than anything of ours
-            found = None
-        if found is None:
-            return Row()
-        *values, void, until, boot = found
-        now = time.time()
-        row = Row(*values, void=_void(void, now))
-        if boot == self._boot and self._boot and now + until - elapsed() < row.expires - 1.0:
-            # The wall clock was set back since: what is there looks younger than it is.
-            row.value = None
-        return row
-
     def _save(self, connection: sqlite3.Connection, key: str, row: Row) -> None:
         until = elapsed() + row.expires - time.time()
         known = (row.value, row.fence, row.expires, row.owner, row.lease, row.lease_until, row.last, row.floor)
@@ -267,15 +228,12 @@ class SqliteStore(Resident):
                     # Whoever removed the file may have removed its key.
                     _key_beside(self.path, self._pepper)
             self._file = self._identity()
-            connection = sqlite3.connect(
-                self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
-            )
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+            connection = connect(self.path, self._timeout)
             try:
                 (identity,) = connection.execute("PRAGMA application_id").fetchone()
                 if identity != _APPLICATION_ID:
                     raise sqlite3.DatabaseError("file is not a token store")
-                if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (_TABLE,)).fetchone():
+                if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (TABLE,)).fetchone():
                     connection.execute(_SCHEMA)
                 # A crash of the machine may lose the last tokens, never the file.
                 connection.execute("PRAGMA synchronous = NORMAL")
@@ -331,30 +289,23 @@ def _create(path: Path) -> None:
 
 def _key_beside(path: Path, new: bytes | None = None) -> bytes:
     """The random key of the store at `path`, made where there is none (or `new`). Raises `StoreError`."""
-    file = path.with_name(path.name + ".key")
+    file = key_file(path)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not file.exists():
             descriptor, name = tempfile.mkstemp(prefix=f"{file.name}.", dir=path.parent)  # 0600
             with os.fdopen(descriptor, "wb") as draft:
-                draft.write(new or secrets.token_bytes(32))
+                draft.write(new or secrets.token_bytes(KEY_LENGTH))
             with contextlib.suppress(FileExistsError):
                 file.hardlink_to(name)
             Path(name).unlink()
         with file.open("rb") as stored:
-            key = stored.read(33)
+            key = stored.read(KEY_LENGTH + 1)
     except OSError as error:
         raise StoreError(f"{file}: {error}") from None
-    if len(key) != 32:
+    if len(key) != KEY_LENGTH:
         raise StoreError(f"{file} is no key: remove it")
     return key
-
-
-def _void(text: str, now: float) -> dict[str, float]:
-    try:
-        return {str(digest): float(end) for digest, end in json.loads(text).items() if end > now}
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return {}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,78 @@
+"""How a row lies in the file of the SQLite store, for the store and for who only reads there."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from ..clock import elapsed
+from ..errors import ConfigurationError
+from ..places import cache_folder
+from .row import LONGEST_VALUE, Row
+
+# Each release has the tables of its own format, so that an old one and a new one use one file side by side.
+TABLE = "entries_2"
+COLUMNS = "value, fence, expires, owner, lease, lease_until, last, floor, generation, touched"
+_LOAD = f"SELECT {COLUMNS}, void, elapsed, boot FROM {TABLE} WHERE key = ?"  # noqa: S608
+# In bytes.
+KEY_LENGTH = 32
+
+
+def connect(path: Path, timeout: float) -> sqlite3.Connection:
+    """A connection to the file, which takes no value that is longer than any of ours."""
+    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+    return connection
+
+
+def load(connection: sqlite3.Connection, key: str, boot: str) -> Row:
+    """The row of `key`; an empty one where there is none. `boot` is what `current_boot` says."""
+    try:
+        found = connection.execute(_LOAD, (key,)).fetchone()
+    except sqlite3.DataError:  # longer than anything of ours
+        found = None
+    if found is None:
+        return Row()
+    *values, void, until, written_in = found
+    now = time.time()
+    row = Row(*values, void=read_void(void, now))
+    if written_in == boot and boot and now + until - elapsed() < row.expires - 1.0:
+        # The wall clock was set back since: what is there looks younger than it is.
+        row.value = None
+    return row
+
+
+def read_void(text: str, now: float) -> dict[str, float]:
+    """The digests of invalidated tokens that a row remembers, and their ends."""
+    try:
+        return {str(digest): float(end) for digest, end in json.loads(text).items() if end > now}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def file_of(url: str) -> Path:
+    """The file of `sqlite:///path`, or of `sqlite:` in the platform's cache directory. Raises `ConfigurationError`."""
+    parts = urlsplit(url)
+    if parts.scheme.lower() != "sqlite" or parts.netloc or parts.query or parts.fragment:
+        raise ConfigurationError("store", "is no sqlite URL", "Write sqlite:///absolute/path, or sqlite:.")
+    if parts.path in ("", "/"):
+        return cache_folder("store", "Set HOME, or write sqlite:///path.") / "tokens.sqlite3"
+    path = unquote(parts.path)
+    # Four slashes, as SQLAlchemy has it, name an absolute path, too.
+    return Path("/" + path.lstrip("/") if path.startswith("/") else path)
+
+
+def key_file(path: Path) -> Path:
+    """Where the random key of the store at `path` is."""
+    return path.with_name(path.name + ".key")
+
+
+def current_boot() -> str:
+    """What tells this start of the machine from another: `elapsed` readings compare within one only."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
