@@ -57,6 +57,7 @@ scale: .venv/bench/ready
 bench: .venv/bench/ready .venv/ready debian
 	.venv/bench/bin/python bench/run.py
 	$(RUN)/python bench/fleet.py
+	$(RUN)/python bench/command.py
 
 soak: .venv/ready
 	$(RUN)/python bench/agent.py

@@ -25,7 +25,7 @@ from typing import Any
 import httpx2
 
 import adapters
-from peers import PEERS, Floor, Peer, Shifted, mcp_sdk_async, ours
+from peers import KEY_VARIABLE, PEERS, Floor, Peer, Shifted, mcp_sdk_async, new_key, ours
 
 CALLERS = 200
 LATENCY = 0.2
@@ -368,6 +368,37 @@ def imports() -> None:
     table("Import", ["", "statement", "ms over the bare interpreter"], rows)
 
 
+def first_token(server: Server) -> None:
+    """From the start of a process to its token, less the same process without one."""
+    progress("first tokens")
+    server.set(0)
+    here = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from peers import PEERS; "
+    programs = {"nothing": here} | {
+        peer.name: f"{here}PEERS[{place}].sync({server.url!r})()"
+        for place, peer in enumerate(PEERS)
+        if peer.sync and "non-blocking" not in peer.name
+    }
+
+    def cost(program: str) -> float:
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, env=environment)
+        return (time.perf_counter() - begun) * 1e3
+
+    # A client has its key; making one takes longer than all the rest.
+    environment = {**os.environ, KEY_VARIABLE: new_key()}
+    best = interleaved({name: lambda program=program: cost(program) for name, program in programs.items()}, rounds=12)
+    nothing = best.pop("nothing")
+    mine = best["**conduit-oauth**"] - nothing
+    rows = [[name, f"{took - nothing:.1f}", f"{(took - nothing) / mine:.2f}"] for name, took in best.items()]
+    table(
+        "A process's first token",
+        ["", "ms", "× conduit-oauth"],
+        rows,
+        "From the start of the process: the import, and one token request over loopback to a server that answers at "
+        "once. The start of the interpreter is taken off.",
+    )
+
+
 def main() -> None:
     print("# Benchmarks\n")
     names = ("authlib", "httpx-auth", "requests-oauth2client", "google-auth", "msal", "requests-oauthlib", "mcp")
@@ -375,7 +406,7 @@ def main() -> None:
     print(f"Made by `make bench`: Python {platform.python_version()}, {os.cpu_count()} cores; {versions}.\n")
     server = Server()
     try:
-        for part in (warm, cold, stall, adapter, waiting):
+        for part in (warm, cold, stall, adapter, waiting, first_token):
             part(server)
     finally:
         server.stop()

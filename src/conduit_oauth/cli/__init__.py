@@ -14,19 +14,37 @@ def main() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    sys.exit(0 if sys.argv[1:2] == ["token"] and _is_warm() else _run())
+    # The HTTP client imports it where it is installed, in 40 ms and 5 MiB, for event loops that no command has.
+    sys.modules.setdefault("trio", None)  # pyright: ignore[reportArgumentType]
+    status = _without_framework(sys.argv[1:])
+    sys.exit(_run() if status is None else status)
 
 
-def _is_warm() -> bool:
-    """Whether the token was in the cache, and is printed. Without the framework of the commands, it takes 50 ms."""
+def _without_framework(words: list[str]) -> int | None:
+    """The exit status of a command that need not wait for the framework of the commands; None where it has to."""
+    if words[:1] not in (["token"], ["bridge"]):
+        return None
     try:
-        from .warm import is_served
+        from ..errors import OAuthError
+        from .arguments import Unusual
 
-        return is_served(sys.argv[2:])
+        try:
+            if words[0] == "token":
+                from .quick import print_token as command
+            else:
+                from .stdio import bridge_stdio as command
+            command(words[1:])
+        except Unusual:
+            return None
+        except OAuthError as error:
+            from .app import complain
+
+            return complain(error)
     except ModuleNotFoundError:
-        return False
+        return None
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    return 0
 
 
 def _run() -> int:

@@ -15,7 +15,8 @@ from .._version import __version__
 from ..errors import ConfigurationError, OAuthError
 from .exits import EXIT_CODES, REFUSED
 from .logs import LogFormat, LogLevel, log_to_stderr
-from .output import err, plain, prepare_streams, quieten
+from .output import err, plain, quieten
+from .streams import prepare_streams
 
 # Of each: its module, the function or the group in it, and its line in the list of commands.
 _COMMANDS = {
@@ -127,6 +128,14 @@ def _as_given(error: OAuthError) -> str:
     return variable + said.removeprefix(error.field) if os.environ.get(variable) else said
 
 
+def complain(error: OAuthError) -> int:
+    """Print what went wrong; the exit status that goes with it."""
+    quieten(False)
+    err.print("[bold red]error:[/] ", end="")
+    err.out(_as_given(error), highlight=False)
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+
+
 def run() -> int:
     """Run the command line; the exit status."""
     status: int | str | None = 0
@@ -140,8 +149,5 @@ def run() -> int:
     except KeyboardInterrupt:
         return 130
     except OAuthError as error:
-        quieten(False)
-        err.print("[bold red]error:[/] ", end="")
-        err.out(_as_given(error), highlight=False)
-        return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+        return complain(error)
     return status if isinstance(status, int) else 1

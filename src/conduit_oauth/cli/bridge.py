@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,14 +23,12 @@ from .logs import LogFormat, LogLevel, log_to_stderr
 from .options import as_client
 from .output import err, plain
 from .profile import Options
+from .stdio import LARGEST_MESSAGE, MOST_OF_A_MESSAGE, PATIENCE, by_stdio, run_bridge
 
 if TYPE_CHECKING:
     from ..bridge.gateway import Gateway
     from ..serving.access import Access
     from ..serving.listening import Address
-
-# Seconds for a token though no gateway is waited for: each try of one takes its time.
-_SHORTEST_PATIENCE = 1.0
 
 
 @as_client
@@ -53,10 +51,10 @@ def bridge(
         list[str] | None, typer.Option(help="A further name that the bridge is reached by.", metavar="NAME")
     ] = None,
     expose: Annotated[bool, typer.Option("--expose", help="Listen where other machines can reach it.")] = False,
-    patience: Annotated[float, typer.Option(help="Seconds to wait for a gateway that is away.", min=0)] = 30.0,
+    patience: Annotated[float, typer.Option(help="Seconds to wait for a gateway that is away.", min=0)] = PATIENCE,
     largest_message: Annotated[
-        int, typer.Option(help="MiB that a message may have.", metavar="MIB", min=1, max=1024)
-    ] = 32,
+        int, typer.Option(help="MiB that a message may have.", metavar="MIB", min=1, max=MOST_OF_A_MESSAGE)
+    ] = LARGEST_MESSAGE,
     print_config: Annotated[
         Client | None, typer.Option(help="Print what to put into this client's configuration, and do nothing else.")
     ] = None,
@@ -79,38 +77,18 @@ def bridge(
         if print_config is not None and listen is not None:
             _print_http_config(print_config, server_name, listen, local_token_file, no_local_token=no_local_token)
             return
-        with options.provider(max(patience, _SHORTEST_PATIENCE)) as provider:
-            if (url := provider.mcp_url) is None:
-                raise ConfigurationError("mcp_url", "is missing", "Pass --mcp-url, the gateway's MCP endpoint.")
-            from ..bridge.gateway import Gateway
-
-            gateway = Gateway(provider, patience=patience, largest=largest_message << 20)
-            if listen is None:
-                door = _by_stdio(url, gateway)
-            else:
-                access = _access(
-                    listen, local_token_file, allow_host or (), no_local_token=no_local_token, expose=expose
-                )
-                door = _by_http(url, gateway, *access)
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                runner.run(door)
+        door = by_stdio
+        if listen is not None:
+            access = _access(listen, local_token_file, allow_host or (), no_local_token=no_local_token, expose=expose)
+            door = partial(_by_http, *access)
+        run_bridge(options, patience, largest_message << 20, door)
     except ModuleNotFoundError as missing:
         raise ConfigurationError(
             "bridge", f"{missing.name} is not installed", "Install conduit-oauth[bridge]."
         ) from None
 
 
-# Each door loads what it needs: a client that starts the bridge waits for that.
-
-
-async def _by_stdio(url: str, gateway: Gateway) -> None:
-    from ..bridge.stdio import serve_stdio
-
-    async with gateway:
-        await serve_stdio(url, gateway)
-
-
-async def _by_http(url: str, gateway: Gateway, address: Address, access: Access) -> None:
+async def _by_http(address: Address, access: Access, url: str, gateway: Gateway) -> None:
     from ..bridge.proxy import PATH, Proxy
     from ..serving.listening import serve
 
@@ -182,15 +160,6 @@ def _print_http_config(client: Client, name: str, listen: str, file: Path | None
     place, text = said
     err.print(f"For {place}:", soft_wrap=True)
     plain(text)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The fastest event loop that there is for this platform."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return None
-    return uvloop.new_event_loop
 
 
 def _print_config(client: Client, name: str, options: Options) -> None:

@@ -28,8 +28,9 @@ from ..protocol.grant import parse_retry_after
 from ..protocol.pauses import backoff
 from .exits import REFUSED
 from .options import as_client
-from .output import OutputError, busy, err, out, plain
+from .output import busy, err, out, plain
 from .profile import Options
+from .streams import OutputError
 
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _LONGEST_PAUSE = 60.0

@@ -131,7 +131,7 @@ class Landing(Flag):
     async def wait_async(self, timeout: float) -> None:
         """Suspend this task until set, or for `timeout` seconds."""
         # Imported only where it runs us, so loaded already. Trio first: as a guest it runs inside an asyncio loop.
-        if "trio" in sys.modules:
+        if sys.modules.get("trio") is not None:
             import trio
 
             if trio.lowlevel.in_trio_task():

@@ -1,4 +1,4 @@
-"""A token that is in the cache is printed without a provider, and without the framework of the commands."""
+"""`token` does without the framework of the commands, and without a provider where the token is in the cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from conduit_oauth import ConfigurationError
-from conduit_oauth.cli import warm
+from conduit_oauth.cli import arguments, quick, stdio
 from conduit_oauth.cli.app import app
 from conduit_oauth.places import cache_folder, config_folder, state_folder
 from conduit_oauth.serving.formats import Format
@@ -22,7 +22,7 @@ from tests.cli.conftest import Run
 from tests.conftest import COMMAND
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[^\"]+")
-# Without the means to serve it warm: the first argument is not the command.
+# Not the quick way: the first argument is not the command.
 _WHOLE = ("--quiet", "token")
 
 
@@ -47,7 +47,7 @@ def test_it_imports_neither_framework_nor_http_client(run: Run, environment: dic
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.stdout == token
-    assert "conduit_oauth.cli.warm" in imported
+    assert "conduit_oauth.cli.quick" in imported
     assert imported & {"typer", "rich", "httpx2", "pydantic", "joserfc", "dataclasses", "logging", "asyncio"} == set()
 
 
@@ -139,10 +139,23 @@ def test_output_that_cannot_be_written_is_told(run: Run, environment: dict[str, 
     assert done.stderr == b"error: standard output: No space left on device\n"
 
 
-def test_it_knows_every_option_of_the_command() -> None:
+@pytest.mark.parametrize(
+    ("command", "own", "others"),
+    [
+        ("token", quick.OWN, {"fresh"}),
+        (
+            "bridge",
+            stdio.OWN,
+            {"listen", "local_token_file", "no_local_token", "allow_host", "expose", "print_config", "server_name"},
+        ),
+    ],
+)
+def test_every_option_of_the_command_is_known_or_left_to_it(
+    command: str, own: tuple[str, ...], others: set[str]
+) -> None:
     group: Any = typer.main.get_command(app)
-    names = {parameter.name for parameter in group.commands["token"].params} - {"help", "fresh"}
-    assert names == warm._VALUES | warm._SWITCHES
+    names = {parameter.name for parameter in group.commands[command].params} - {"help"}
+    assert names - others == arguments.VALUES | arguments.SWITCHES | set(own)
 
 
 @pytest.mark.parametrize("value", [None, "", "/var/cache/own", "relative", " "])
