@@ -62,7 +62,7 @@ bench: .venv/bench/ready .venv/ready debian
 soak: .venv/ready
 	$(RUN)/python bench/agent.py
 
-bench-bridge: .venv/ready debian
+bench-bridge: .venv/ready .venv/mcp-proxy/ready debian
 	command -v wrk >/dev/null || $(SUDO) apt-get install -y -qq --no-install-recommends wrk
 	$(RUN)/python bench/bridge.py
 
@@ -93,6 +93,7 @@ lock: $(UV)
 	$(UV) $(COMPILE) --upgrade --all-extras --group fuzz -o requirements/fuzz.lock
 	$(UV) $(COMPILE) --upgrade --group langchain -o requirements/langchain.lock
 	$(UV) $(COMPILE) --upgrade --group servers -o requirements/servers.lock
+	$(UV) $(COMPILE) --upgrade --group mcp-proxy -o requirements/mcp-proxy.lock
 	$(UV) $(COMPILE) --upgrade --group mutants -o requirements/mutants.lock
 	$(UV) $(COMPILE) --upgrade --group sbom -o requirements/sbom.lock
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import math
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -218,8 +221,60 @@ async def streams(server: AuthorizationServer) -> None:
     await runner.cleanup()
 
 
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}},
+}
+STARTS = 10
+# A package of Python that does the same, with a token that was fetched before.
+MCP_PROXY = HERE.parent / ".venv" / "mcp-proxy" / "bin" / "mcp-proxy"
+
+
+def start(command: list[Any], environment: dict[str, str]) -> tuple[float, float]:
+    """Milliseconds from the start of a stdio bridge to the answer to `initialize`, and the MiB that it had at most."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    begun = time.perf_counter()
+    with child(*command, environment=environment, **pipes) as process:
+        process.stdin.write(json.dumps(INITIALIZE) + "\n")
+        process.stdin.flush()
+        assert "result" in json.loads(process.stdout.readline())
+        took = time.perf_counter() - begun
+        peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+        assert peak is not None
+        process.stdin.close()
+    return took * 1e3, int(peak[1]) / 1024
+
+
+def starts(server: AuthorizationServer, folder: Path) -> None:
+    client = {"CONDUIT_OAUTH_CLIENT_ID": server.client_id, "CONDUIT_OAUTH_CLIENT_SECRET": server.client_secret}
+    environment = {**client, "HOME": str(folder), "CONDUIT_OAUTH_MCP_URL": server.mcp_url()}
+    command = Path(sys.executable).with_name("conduit-oauth")
+    token = subprocess.check_output([command, "token"], env={**os.environ, **environment}, text=True).strip()
+    programs: dict[str, tuple[list[Any], dict[str, str]]] = {
+        "the bridge, with a token in its cache": ([command, "bridge"], environment),
+        "the bridge, without": ([command, "bridge", "--store", "memory:"], environment),
+        "mcp-proxy, with a token": (
+            [MCP_PROXY, "--transport", "streamablehttp", server.mcp_url()],
+            {"API_ACCESS_TOKEN": token},
+        ),
+    }
+    best = dict.fromkeys(programs, (math.inf, math.inf))
+    for _ in range(STARTS):
+        for name, (words, variables) in programs.items():
+            took, peak = start(words, variables)
+            best[name] = min(best[name][0], took), min(best[name][1], peak)
+    print("\n| from the start to the answer to `initialize` | ms | MiB |")
+    print("|---|---:|---:|")
+    for name, (took, peak) in best.items():
+        print(f"| {name} | {took:.0f} | {peak:.1f} |")
+    print(flush=True)
+
+
 def main() -> None:
     with AuthorizationServer() as server, tempfile.TemporaryDirectory() as folder:
+        starts(server, Path(folder))
         calls(server, Path(folder))
         asyncio.run(streams(server))
 
