@@ -76,6 +76,8 @@ def test_health_metrics_and_status_tell_how_each_provider_is_and_no_secret(
     service = serve(TWO)
     health = httpx2.get(f"{service.url}/healthz")
     assert (health.status_code, health.json()["failing"]) == (503, ["broken"])
+    ready = httpx2.get(f"{service.url}/readyz")
+    assert (ready.status_code, ready.text) == (200, "ready\nfailing: broken\n")
     metrics = httpx2.get(f"{service.url}/metrics").text
     for line in (
         'conduit_oauth_token_valid{provider="billing"} 1.0',

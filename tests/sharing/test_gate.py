@@ -174,7 +174,35 @@ def test_a_store_that_breaks_down_meanwhile_stops_nobody(tier: Tier, clock: Fake
     gate.leave()
 
 
-@pytest.mark.parametrize("said", [b'{"failures": 0}', b'{"failures": 1e9}', b'{"failures": "x"}', b"garbage", b"[]"])
+def test_failures_of_before_are_disregarded_once_and_by_one_flight(tier: Tier, clock: FakeClock) -> None:
+    Gate(None, tier, URL).failed(DOWN, 0.0, 30.0)
+    clock.step(0.1)
+    assert isinstance(Gate(None, tier, URL, 0.1).admit(), Refused)
+    one, other = Gate(None, tier, URL, 0.05), Gate(None, tier, URL, 0.05)
+    assert one.admit() is None
+    assert isinstance(other.admit(), Busy)
+    one.failed(DOWN, 0.0, 30.0)
+    assert isinstance(other.admit(), Refused)
+
+
+def test_a_pause_that_the_server_asked_for_is_never_disregarded(tier: Tier, clock: FakeClock) -> None:
+    Gate(None, tier, URL).failed(TokenRequestError(URL, 503, retry_after=9.0), 9.0, 30.0)
+    clock.step(1.0)
+    assert isinstance(Gate(None, tier, URL, 0.0).admit(), Refused)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"failures": 0}',
+        b'{"failures": 1, "at": "x"}',
+        b'{"failures": 1, "at": NaN}',
+        b'{"failures": 1e9}',
+        b'{"failures": "x"}',
+        b"garbage",
+        b"[]",
+    ],
+)
 def test_a_record_of_nobody_of_ours_stops_nobody(said: bytes, tier: Tier, clock: FakeClock) -> None:
     (key,) = record_of_failure(tier)
     entry = tier.store.claim(key, NOTHING, 0.0)

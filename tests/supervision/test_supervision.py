@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from conduit_oauth import Health, OAuthError
 from conduit_oauth.client.requester import Requester
 from conduit_oauth.testing import AuthorizationServer
-from tests.conftest import Said
+from tests.conftest import FakeClock, Said
 from tests.supervision.conftest import Make, toml
 
 Settings = dict[str, Any]
@@ -173,6 +173,34 @@ def test_a_refusal_is_forgotten_when_the_file_is_read_anew(
         providers.reload()
         assert changed.wait(20)
         assert provider.control.held() is not None
+
+
+def test_a_refresh_that_failed_is_tried_at_once_when_the_file_is_read_anew(
+    make_providers: Make, authorization_server: AuthorizationServer, file: Path, clock: FakeClock
+) -> None:
+    changed = threading.Event()
+
+    def on_change(name: str) -> None:
+        if name == "billing":
+            changed.set()
+
+    with make_providers(file, clock=clock, on_change=on_change) as providers:
+        provider = providers["billing"]
+        assert changed.wait(20)
+        token = provider.get_token()
+        authorization_server.fail(503, count=100)
+        changed.clear()
+        clock.step(3570)
+        provider.get_token()
+        assert changed.wait(20)
+        assert provider.state().last_error is not None
+        authorization_server.recover()
+        changed.clear()
+        # The clock stands still from now on: no pause ends by itself.
+        clock.step(0.01)
+        providers.reload()
+        assert changed.wait(20)
+        assert provider.get_token() != token
 
 
 def test_a_wrong_secret_is_not_asked_for_again_and_again(

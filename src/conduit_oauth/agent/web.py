@@ -90,17 +90,23 @@ class Pages:
             return JSONResponse({"error": str(error)}, 503, headers=_NO_STORE)
         return _token_answer(shape, value, provider)
 
-    async def _ready(self, _: Request) -> Response:
-        ready = self._agent.settled.is_set()
-        return PlainTextResponse("ready" if ready else "not yet", 200 if ready else 503)
+    # On a thread: with thousands of providers these take a while, and token requests must not wait.
 
-    # The others on a thread: with thousands of providers they take a while, and token requests must not wait.
+    async def _ready(self, _: Request) -> Response:
+        if not self._agent.settled.is_set():
+            return PlainTextResponse("not yet\n", 503)
+        failing = await self._failing()
+        # One that fails takes none of the others out of service.
+        return PlainTextResponse("ready\n" + "".join(f"failing: {name}\n" for name in failing))
 
     async def _health(self, _: Request) -> Response:
+        failing = await self._failing()
+        return JSONResponse({"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200)
+
+    async def _failing(self) -> list[str]:
         health = await run_in_threadpool(self._agent.providers.health)
         invalid = {name for name, each in health.items() if not each.valid}
-        failing = sorted(invalid | set(self._agent.troubles))
-        return JSONResponse({"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200)
+        return sorted(invalid | set(self._agent.troubles))
 
     async def _measured(self, _: Request) -> Response:
         text = await run_in_threadpool(generate_latest, self._metrics.registry)

@@ -47,6 +47,7 @@ class FlightControl(Resident):
         "failed_at",
         "failure",
         "flight",
+        "forgiven_at",
         "landed_at",
         "life",
         "local",
@@ -82,6 +83,8 @@ class FlightControl(Resident):
         self.closed = False
         # For the supervision: told that a flight has ended, and whether it broke down, or that the token expired.
         self.ended: Callable[[bool], None] | None = None
+        # When what had failed was to be tried again at once.
+        self.forgiven_at: float = -math.inf
         self.landed_at: float | None = None
         self.failed_at: float | None = None
         self.failure: OAuthError | None = None
@@ -207,9 +210,10 @@ class FlightControl(Resident):
             self.resync()
 
     def forgive(self) -> None:
-        """Let what was refused be asked for again, here and where the fleet remembers it."""
+        """Let what failed be asked for again, here and where the fleet remembers it."""
         with self.lock:
             self.life.forgive()
+            self.forgiven_at = self.clock()
         if (share := self.share) is not None:
             share.forgive()
 

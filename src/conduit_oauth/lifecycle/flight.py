@@ -76,6 +76,7 @@ class Control(Protocol):
     life: Life
     counts: Counts
     flight: Flight | None
+    forgiven_at: float
     landed_at: float | None
     failed_at: float | None
     failure: OAuthError | None
@@ -179,7 +180,8 @@ class Flight:
     def _fly(self) -> None:
         control = self._control
         share = control.share
-        gate = Gate(share and share.tier, control.local, control.requester.locator.target)
+        forgiven_for = self._clock() - control.forgiven_at
+        gate = Gate(share and share.tier, control.local, control.requester.locator.target, forgiven_for)
         crashed = True
         try:
             self._attempt_until_landed(share, gate)

@@ -80,9 +80,11 @@ class Life:
             self.quiet_until = self.closed_until = now + memory
 
     def forgive(self) -> None:
-        """Forget a refusal: what it was about may have changed. What a server in trouble asked for still counts."""
-        if self.last_error is not None and not self.last_error.retryable:
-            self.quiet_until = self.closed_until = -math.inf
+        """Ask again at once: what failed may work now. The pause that a server asked for still counts."""
+        if self.last_error is not None:
+            if not self.last_error.retryable:
+                self.closed_until = -math.inf
+            self.quiet_until = self.closed_until
             self._failures = 0
 
     def invalidate(self, value: str | None = None) -> bool:

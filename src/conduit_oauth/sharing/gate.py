@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 from dataclasses import dataclass
 from typing import Any
 
 from ..clock import jitter
 from ..errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenRequestError, TransportError
-from ..protocol.pauses import RETRY_AFTER_CAP, WAITING_CAP, backoff, latest_pause
+from ..protocol.pauses import RETRY_AFTER_CAP, WAITING_CAP, backoff, demanded_pause, latest_pause
 from ..refusals import Explanation
 from ..runtime.landing import Flag
 from ..stores import NOTHING, Entry, Known
@@ -69,10 +70,11 @@ def recalled(said: dict[str, object], seconds: float) -> OAuthError:
 
 
 class Gate:
-    """One flight's way to one endpoint."""
+    """One flight's way to one endpoint. It disregards failures from before the last `forgiven_for` seconds."""
 
     __slots__ = (
         "_failures",
+        "_forgiven_for",
         "_generation",
         "_key",
         "_lease",
@@ -84,13 +86,14 @@ class Gate:
         "_tier",
     )
 
-    def __init__(self, shared: Tier | None, local: Tier, url: str) -> None:
+    def __init__(self, shared: Tier | None, local: Tier, url: str, forgiven_for: float = math.inf) -> None:
         self._shared = shared
         self._tier = self._local = local
         self._key = "endpoint-2-" + hashlib.sha256(url.encode()).hexdigest()[:32]
         self._seen = self._lease = self._failures = 0
         self._generation = self._owner = ""
         self._now = 0.0
+        self._forgiven_for = forgiven_for
 
     def admit(self) -> Refused | Busy | None:
         """None where the endpoint may be asked now."""
@@ -116,7 +119,7 @@ class Gate:
         self._seen = 0 if entry is None or entry.value is None else entry.fence
         self._generation = "" if entry is None else entry.generation
         self._failures = 0 if said is None else said["failures"]
-        if said is None or entry is None:
+        if said is None or entry is None or (not said["demanded"] and entry.now - said["at"] > self._forgiven_for):
             return None
         wait = min(entry.remaining - MEMORY, RETRY_AFTER_CAP)
         return Refused(recalled(said, wait), wait) if wait > 0 else None
@@ -145,7 +148,8 @@ class Gate:
         ours = min(backoff(self._failures, (1 + jitter()) / 2, WAITING_CAP), latest_pause(left))
         # An endless Retry-After would be as bad as none.
         pause = min(max(pause, ours), RETRY_AFTER_CAP)
-        said = json.dumps({**remembered(error), "failures": self._failures}).encode()
+        counted = {"failures": self._failures, "at": self._now, "demanded": demanded_pause(error) > 0}
+        said = json.dumps({**remembered(error), **counted}).encode()
         lease, generation = self._lease, self._generation
         # By the store's clock as it was when the lease was granted, which is just now.
         end = self._now + pause + MEMORY
@@ -175,7 +179,8 @@ def _said(entry: Entry | None) -> dict[str, Any] | None:
     """What a record says; None where there is none, or one that nobody of ours wrote."""
     try:
         said: dict[str, Any] = json.loads(entry.value) if entry is not None and entry.value is not None else {}
-        return said if 0 < said["failures"] <= MOST_FAILURES else None
+        said = {"at": math.inf, "demanded": False, **said}
+        return said if 0 < said["failures"] <= MOST_FAILURES and said["at"] <= math.inf else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 

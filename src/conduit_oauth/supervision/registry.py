@@ -155,7 +155,8 @@ class TokenProviders(Resident):
         """Read the file anew, now. Raises `ConfigurationError`, and changes nothing, if it is invalid.
 
         A provider whose settings changed is replaced; its token stays where they ask for the same token. Where one's
-        new settings are invalid, that is logged, and it continues with the old ones. Refusals are forgotten.
+        new settings are invalid, that is logged, and it continues with the old ones. What failed is tried again at
+        once.
         """
         self._wait_for_writer()
         version = self._file_version()

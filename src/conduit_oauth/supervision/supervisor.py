@@ -110,8 +110,8 @@ class Supervisor:
         self._refreshing.discard(name)
 
     def forgive(self, name: str, ward: Ward) -> None:
-        """Ask at once for what was refused: what the refusal was about may have changed."""
-        if ward.refused_with is not None:
+        """Ask at once for what failed: what the failure was about may have changed."""
+        if ward.given_up is None and ward.provider.control.life.last_error is not None:
             ward.refusals, ward.refused_with = 0, None
             ward.provider.control.forgive()
             self._schedule(name, ward, -math.inf)
