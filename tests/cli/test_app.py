@@ -7,7 +7,9 @@ import hmac
 import json
 import os
 import pty
+import re
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,18 @@ def test_the_secret_from_a_prompt_that_does_not_echo(environment: dict[str, str]
     assert status == 0
     assert b"demo-secret" not in seen
     assert seen.rstrip().count(b".") >= 2
+
+
+def test_a_person_who_waits_is_told_what_for(environment: dict[str, str]) -> None:
+    options = ("token", "--timeout", "3", "--store", "memory:", "--token-endpoint")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        endpoint = f"http://127.0.0.1:{mute.getsockname()[1]}/token"
+        status, seen = at_a_terminal(environment, *options, endpoint)
+    assert status == 4
+    assert f"Waiting for a token: {endpoint}: there is no answer yet".encode() in seen
+    status, seen = at_a_terminal(environment, *options, endpoint)
+    assert status == 4
+    assert re.search(rf"Waiting for a token: {endpoint}: [^\r\n]*refused".encode(), seen)
 
 
 def test_a_person_is_asked_for_the_secret_when_all_else_is_sound(environment: dict[str, str]) -> None:

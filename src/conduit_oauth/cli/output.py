@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -26,19 +26,28 @@ def plain(text: str) -> None:
 
 
 @contextmanager
-def busy(what: str) -> Generator[None]:
-    """Say what is being waited for, to a person who has waited for a second."""
-    status = err.status(Text(clean(what)))
-    timer = threading.Timer(1.0, status.start)
+def busy(what: str, progress: Callable[[], str] = str) -> Generator[None]:
+    """Say what is being waited for, to a person who has waited for a second; `progress` says more of it."""
+    over = threading.Event()
+
+    def show() -> None:
+        if over.wait(1.0):
+            return
+        with err.status("") as status:
+            while True:
+                status.update(Text(clean(": ".join(filter(None, (what, progress()))))))
+                if over.wait(0.2):
+                    return
+
+    shown = threading.Thread(target=show, daemon=True)
     if err.is_terminal:
-        timer.start()
+        shown.start()
     try:
         yield
     finally:
-        timer.cancel()
-        if timer.is_alive():
-            timer.join()
-        status.stop()
+        over.set()
+        if shown.is_alive():
+            shown.join()
 
 
 def span(seconds: float) -> str:

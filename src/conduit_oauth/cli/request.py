@@ -92,7 +92,7 @@ def request(
     ):
         outgoing = client.build_request(method.upper(), url, headers=headers, content=content)
         # Before the time for the answer begins.
-        with busy("Waiting for a token"):
+        with busy("Waiting for a token", provider.control.progress):
             provider.get_token()
         # Closed with the client, whatever becomes of it.
         answer = _answer(client, outgoing, retries, wait, proxy)

@@ -80,7 +80,7 @@ def revoke(options: Options) -> None:
 
 
 def _token(provider: TokenProvider, *, fresh: bool) -> tuple[str, ProviderState]:
-    with busy("Waiting for a token"):
+    with busy("Waiting for a token", provider.control.progress):
         value = provider.get_token()
         if fresh and provider.state().counts.tokens == 0:
             # It was in the store, and stays there until there is another.

@@ -214,8 +214,13 @@ class Errand:
     @property
     def is_unreached(self) -> bool:
         """Whether there is no connection to cut yet, only one that is being made."""
+        return self.phase in ("name", "connection")
+
+    @property
+    def phase(self) -> str:
+        """What the request that is under way waits for, empty where there is none."""
         journey = _under_way.get(self._thread)
-        return journey is not None and journey.phase in ("name", "connection")
+        return "" if journey is None else journey.phase
 
     def send(self, request: Request, timeout: float) -> Response:
         """As `Transport.send`, in what time is left."""

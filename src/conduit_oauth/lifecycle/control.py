@@ -114,6 +114,11 @@ class FlightControl(Resident):
         token = self.life.token
         return token if self.clock() < token.expires_at else None
 
+    def progress(self) -> str:
+        """What the flight that is under way waits for, in words for a person; empty where there is none."""
+        flight = self.flight
+        return "" if flight is None else flight.progress
+
     def keep(self) -> float | None:
         """Start the refresh if it is due, though nobody calls; else the moment to look again, None while one is on."""
         with self.lock:

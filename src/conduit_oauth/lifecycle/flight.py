@@ -42,6 +42,16 @@ REST = 1.0
 MOST_VOID = 2
 
 
+_PHASES = {
+    "name": "its name is not resolved yet",
+    "connection": "there is no connection yet",
+    "proxy": "the proxy has not opened a way yet",
+    "TLS": "the TLS handshake has not ended yet",
+    "request": "the request is not taken yet",
+    "answer": "there is no answer yet",
+}
+
+
 def spawn(work: Callable[[], None]) -> None:
     """Do `work` on a thread of its own. Raises `RuntimeError` where there is none. A simulation puts its own here."""
     # Not threading.Thread: its start() waits for the new thread to run, which would make a warm caller wait.
@@ -159,6 +169,14 @@ class Flight:
     def is_unreached(self) -> bool:
         """Whether it waits for an answer of the network that no cut can end, and that nothing depends on."""
         return self._errand is not None and self._errand.is_unreached
+
+    @property
+    def progress(self) -> str:
+        """What it waits for, in words for a person."""
+        phase = "" if self._errand is None else self._errand.phase
+        if phase in _PHASES:
+            return f"{self._control.requester.locator.target}: {_PHASES[phase]}"
+        return "" if self.last_error is None else str(self.last_error)
 
     def _next(self) -> Landing:
         # A token that landed and is void by now: the next flight starts when this one has told the store of it.
