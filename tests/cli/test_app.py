@@ -487,12 +487,18 @@ def test_the_demo_observes_each_of_its_steps(run: Run) -> None:
     assert " NO " not in done.stdout
 
 
-def test_a_shell_completes_commands_and_their_options(run: Run) -> None:
+def test_a_shell_completes_commands_options_and_profiles(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / ".config" / "conduit-oauth" / "config.toml"
+
     def completed(line: str) -> str:
         words = {"_CONDUIT_OAUTH_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
         return run(**words).stdout
 
+    config.parent.mkdir(parents=True)
+    config.write_text('[profiles.billing]\nclient_id = "a"\n')
     assert "profile" in completed("conduit-oauth pro")
+    assert "billing" in completed("conduit-oauth token --profile b")
+    assert "billing" in completed("conduit-oauth profile show ")
     assert "--print-config" in completed("conduit-oauth bridge --print")
 
 

@@ -27,13 +27,14 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / ".config" / "conduit-oauth" / "config.toml"
 
 
-def add(run: Run, server: AuthorizationServer, name: str = "default", **environment: str | None) -> None:
+def add(run: Run, server: AuthorizationServer, name: str = "default", **environment: str | None) -> str:
     done = run(
         "profile", "add", name, "--client-id", server.client_id, "--mcp-url", server.mcp_url(),
         stdin=server.client_secret + "\n", **environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert server.client_secret not in done.stdout + done.stderr
+    return done.stderr
 
 
 def test_without_a_keyring_the_secret_goes_into_a_file_of_its_own(
@@ -53,7 +54,10 @@ def test_without_a_keyring_the_secret_goes_into_a_file_of_its_own(
 def test_with_a_keyring_the_secret_goes_there(
     run: Run, authorization_server: AuthorizationServer, config: Path, tmp_path: Path
 ) -> None:
-    add(run, authorization_server, "billing", **FILE)
+    said = add(run, authorization_server, "billing", **FILE)
+    # This one does not encrypt, and people should know that.
+    told = "its secret in a file that is not encrypted, by the keyring keyrings.alt.file.PlaintextKeyring."
+    assert told in said
     assert not (config.parent / "secrets").exists()
     assert run("token", "--profile", "billing", **FILE).stdout.count(".") == 2
     shown = run("profile", "show", "billing", **FILE)
@@ -62,6 +66,26 @@ def test_with_a_keyring_the_secret_goes_there(
     run("profile", "remove", "billing", "--yes", **FILE)
     (kept,) = tmp_path.rglob("keyring_pass.cfg")
     assert "billing" not in kept.read_text()
+
+
+def test_a_file_that_cannot_be_written_costs_no_secret(
+    run: Run, environment: dict[str, str], authorization_server: AuthorizationServer, config: Path
+) -> None:
+    add(run, authorization_server, **NONE)
+    before = config.read_text()
+    command = ["prlimit", "--fsize=0", COMMAND, "profile", "add", "--replace", "--client-id", "a"]
+    done = subprocess.run(
+        [*command, "--issuer", authorization_server.issuer()],
+        env={name: value for name, value in {**environment, **NONE}.items() if value is not None},
+        input="another",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "File too large" in done.stderr
+    assert config.read_text() == before
+    assert run("token", **NONE).returncode == 0
 
 
 def test_what_else_is_in_the_file_stays(run: Run, authorization_server: AuthorizationServer, config: Path) -> None:
@@ -123,20 +147,28 @@ def test_a_person_is_asked_for_what_no_option_says(
     process = subprocess.Popen([COMMAND, "profile", "add"], env=env, stdin=side, stdout=side, stderr=side)
     os.close(side)
     said = b""
-    answers = {
-        b"Client identifier: ": authorization_server.client_id,
-        b"MCP endpoint (URL; empty if there is none): ": authorization_server.mcp_url(),
-        b"Scope: ": "mcp:read",
-        b"Client secret: ": authorization_server.client_secret,
-    }
-    for question, answer in answers.items():
-        while not said.endswith(question):
-            said += os.read(main, 1024)
+    answers = (
+        (b"Client identifier: ", ""),
+        (b"Client identifier: ", authorization_server.client_id),
+        (b"MCP endpoint (URL; empty if there is none): ", "gateway/mcp"),
+        (b"MCP endpoint (URL; empty if there is none): ", authorization_server.mcp_url()),
+        (b"Scope (optional): ", "mcp:read  mcp:write"),
+        (b"Scope (optional): ", "mcp:read"),
+        (b"Client secret: ", authorization_server.client_secret),
+    )
+    for question, answer in answers:
+        read = b""
+        while not read.endswith(question):
+            read += os.read(main, 1024)
+        said += read
         os.write(main, answer.encode() + b"\n")
     while b"doctor --profile" not in said:
         said += os.read(main, 1024)
     assert process.wait(20) == 0
     os.close(main)
+    # Each answer is judged when it is given.
+    for problem in (b"This is empty.", b"This is not an absolute http or https URL.", b"This is malformed."):
+        assert problem in said
     # It is not even echoed.
     assert authorization_server.client_secret.encode() not in said
     assert tomllib.loads(config.read_text())["profiles"]["default"]["scope"] == "mcp:read"

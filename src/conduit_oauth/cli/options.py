@@ -9,9 +9,21 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from .profile import Options
+from .profile import Options, names_of_profiles
 
-Profile = Annotated[str | None, typer.Option(help="Profile of the configuration file ('default' if there is one).")]
+
+def complete_profile(context: typer.Context, incomplete: str) -> list[str]:
+    """The profiles whose names begin with `incomplete`."""
+    config = context.params.get("config")
+    return [name for name in names_of_profiles(config and Path(config)) if name.startswith(incomplete)]
+
+
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="Profile of the configuration file ('default' if there is one).", autocompletion=complete_profile
+    ),
+]
 Config = Annotated[Path | None, typer.Option(help="Configuration file (TOML).")]
 
 

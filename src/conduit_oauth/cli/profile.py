@@ -155,6 +155,15 @@ def profiles_in(path: Path) -> Mapping[str, Any]:
     return table_of(document.get("profiles", {}), "profiles")
 
 
+def names_of_profiles(config: Path | None) -> list[str]:
+    """The names of the profiles, for the completion of a shell: none where the file cannot be read."""
+    try:
+        path = Options({}, config=config).path
+        return list(profiles_in(path)) if path.is_file() else []
+    except ConfigurationError:
+        return []
+
+
 def default_config_path() -> Path:
     """The profile file, where the platform keeps such files. Raises `ConfigurationError` where there is no home."""
 

@@ -8,7 +8,7 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -21,10 +21,12 @@ from rich.text import Text
 from ..errors import ConfigurationError
 from ..masking import clean
 from ..places import expanded
+from ..protocol.grant import is_scope
+from ..protocol.urls import parse_secure_url
 from ..provider import TokenProvider
 from ..settings import CREDENTIALS, SECRETS, read_table, read_toml, table_of
 from ..stores import hide_password
-from .options import Config, as_client
+from .options import Config, as_client, complete_profile
 from .output import err, out, plain
 from .profile import Options, profiles_in, read_secret
 from .vault import forget_secret, keep_secret
@@ -33,7 +35,7 @@ profile = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Keep what commands need to know of a client under a name."
 )
 
-Name = Annotated[str, typer.Argument(help="Name of the profile.")]
+Name = Annotated[str, typer.Argument(help="Name of the profile.", autocompletion=complete_profile)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
 _SECRET = SECRETS | {"dpop", "token_request_headers"}
@@ -42,6 +44,16 @@ _WHERE = (
     ("issuer", "Issuer (URL; empty if it publishes no metadata)"),
     ("token_endpoint", "Token endpoint (URL)"),
 )
+
+
+def _check_client_id(answer: str) -> None:
+    if not answer.strip():
+        raise ConfigurationError("client_id", "is empty", "The authorization server gave this client an identifier.")
+
+
+def _check_scope(answer: str) -> None:
+    if answer and not is_scope(answer):
+        raise ConfigurationError("scope", "is malformed", "Separate scope names by single spaces (RFC 6749 §3.3).")
 
 
 @profile.command("add", short_help="Make a profile, and keep its secret.")
@@ -75,8 +87,9 @@ def add(
     proves_itself = said.keys() & CREDENTIALS or said.get("token_endpoint_auth_method") == "none"
     secret = None if proves_itself else _secret(options.client_secret_file)
     _check(name, said, secret, path.parent)
-    if name in profiles:
-        forget_secret(name, cast("Mapping[str, Any]", profiles[name]).get("client_secret"), path)
+    # Where it cannot be written, the secret that a replaced profile has must stay.
+    _save(path, document)
+    before = cast("Mapping[str, Any]", profiles.get(name, {})).get("client_secret")
     where = ""
     if secret is not None:
         source, kept = keep_secret(name, secret, path)
@@ -86,6 +99,8 @@ def add(
             said["client_secret"][key] = value
     profiles[name] = tomlkit.item(said)
     _save(path, document)
+    if before != said.get("client_secret"):
+        forget_secret(name, before, path)
     err.print(f"Profile {name} is in {path}{where}.", soft_wrap=True)
     err.print(f"See whether it works: conduit-oauth doctor --profile {name}", soft_wrap=True)
 
@@ -185,14 +200,32 @@ def _asked(said: dict[str, Any]) -> dict[str, Any]:
     if not sys.stdin.isatty():
         return said
     if "client_id" not in said:
-        said["client_id"] = typer.prompt("Client identifier", err=True)
+        said["client_id"] = _answer("Client identifier", _check_client_id)
     for setting, question in _WHERE:
         if not said.keys() & {key for key, _ in _WHERE}:
-            answer = typer.prompt(question, default="", show_default=False, err=True)
+            is_last = setting == _WHERE[-1][0]
+            answer = _answer(question, lambda url, setting=setting, last=is_last: _check_url(url, setting, wanted=last))
             said |= {setting: answer} if answer else {}
-    if "scope" not in said and (scope := typer.prompt("Scope", default="", show_default=False, err=True)):
+    if "scope" not in said and (scope := _answer("Scope (optional)", _check_scope)):
         said["scope"] = scope
     return said
+
+
+def _check_url(answer: str, setting: str, *, wanted: bool) -> None:
+    if answer or wanted:
+        parse_secure_url(answer, setting)
+
+
+def _answer(question: str, check: Callable[[str], object]) -> str:
+    """The answer to a question, which is asked again until `check` has nothing against it."""
+    while True:
+        answer: str = typer.prompt(question, default="", show_default=False, err=True)
+        try:
+            check(answer)
+        except ConfigurationError as error:
+            err.out(f"This {error.problem}. {error.advice}", highlight=False)
+        else:
+            return answer
 
 
 def _secret(file: Path | None) -> str:

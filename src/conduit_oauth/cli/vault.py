@@ -22,8 +22,8 @@ def keep_secret(name: str, secret: str, config: Path) -> tuple[dict[str, str], s
     """
     # The whole path: two files may have a profile of the same name.
     username = f"{name} in {config.absolute()}"
-    if _keyring_has(username, secret):
-        return {"keyring": SERVICE, "username": username}, "in the keyring"
+    if (keyring := _keyring_with(username, secret)) is not None:
+        return {"keyring": SERVICE, "username": username}, keyring
     place = config.parent / _FOLDER / name
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -46,18 +46,32 @@ def forget_secret(name: str, source: Any, config: Path) -> None:
             pass
 
 
-def _keyring_has(username: str, secret: str) -> bool:
-    """Put it there, and see whether it is: some backends take everything and keep nothing."""
+def _keyring_with(username: str, secret: str) -> str | None:
+    """Put it into the keyring; which one, in words. None where there is none: some take everything and keep nothing."""
     try:
         import keyring
         from keyring.errors import KeyringError
     except ModuleNotFoundError:
-        return False
+        return None
     try:
         keyring.set_password(SERVICE, username, secret)
-        return keyring.get_password(SERVICE, username) == secret
+        if keyring.get_password(SERVICE, username) != secret:
+            return None
     except (KeyringError, RuntimeError, OSError):
-        return False
+        return None
+    kind = _taker(keyring.get_keyring(), username, secret).__class__
+    named = f"{kind.__module__}.{kind.__qualname__}"
+    if "plaintext" in kind.__qualname__.lower():
+        return f"in a file that is not encrypted, by the keyring {named}"
+    return f"in the keyring {named}"
+
+
+def _taker(keyring: Any, username: str, secret: str) -> object:
+    """The keyring that has it, of those that one may stand for."""
+    for each in getattr(keyring, "backends", ()):
+        if each.get_password(SERVICE, username) == secret:
+            return each
+    return keyring
 
 
 def _forget_in_keyring(username: str) -> None:
