@@ -480,13 +480,6 @@ def test_a_taken_port_is_a_clear_error(run: Run, authorization_server: Authoriza
     assert port in done.stderr
 
 
-def test_the_demo_observes_each_of_its_steps(run: Run) -> None:
-    done = run("demo")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(" yes ") == 6
-    assert " NO " not in done.stdout
-
-
 def test_a_shell_completes_commands_options_and_profiles(run: Run, tmp_path: Path) -> None:
     config = tmp_path / ".config" / "conduit-oauth" / "config.toml"
 

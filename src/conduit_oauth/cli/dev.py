@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -62,14 +63,24 @@ def dev_server(
         raise ConfigurationError("port", f"{host}:{port}: {error.strerror}", "Choose another with --port.") from None
 
 
+def is_installed(module: str) -> bool:
+    """Whether `module` can be imported."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def demo() -> None:
     """Show the main job on real parts: a development server, an MCP tool call, caching, refresh, an outage.
 
     \b
     conduit-oauth demo
     """
-    try:
-        from .demo import run_demo
-    except ModuleNotFoundError as missing:
-        raise ConfigurationError("demo", f"{missing.name} is not installed", "Install conduit-oauth[dev].") from None
+    # Looked for and not imported: the server is another process, and the rest comes while it starts.
+    for module in ("mcp", "starlette", "uvicorn", "joserfc"):
+        if not is_installed(module):
+            raise ConfigurationError("demo", f"{module} is not installed", "Install conduit-oauth[dev].")
+    from .demo import run_demo
+
     raise typer.Exit(0 if run_demo(out) else 1)

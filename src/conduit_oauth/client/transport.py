@@ -59,7 +59,6 @@ def _load() -> None:
             *(
                 "httpx2",
                 "conduit_oauth.client.network",
-                "certifi",
                 "http.cookiejar",
                 "urllib.request",
                 "importlib.util",

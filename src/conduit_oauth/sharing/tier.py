@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from ..clock import Clock, elapsed
+from ..errors import ConfigurationError
 from ..runtime.landing import Flag
 from ..runtime.process import LockOfProcess, Rank, Resident, enter, is_ending, tell_end_of_thread
 from ..stores import NOTHING, Entry, Known, StoreError, TokenStore, open_store
@@ -478,6 +479,14 @@ def local_tier(clock: Clock) -> Tier:
     return LOCAL if clock is elapsed else Tier(MemoryStore(clock), 0.05, remote=False)
 
 
+def _check_that_it_can_be_sealed() -> None:
+    try:
+        from . import sealing  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ModuleNotFoundError as missing:
+        problem = f"needs {missing.name}, which is not installed"
+        raise ConfigurationError("store", problem, "Install conduit-oauth[sqlite] or conduit-oauth[redis].") from None
+
+
 def tier_of(store: str | TokenStore, timeout: float) -> Tier | None:
     """The process's one tier for a URL or a store object; None for `memory:`. Raises `ConfigurationError`."""
     identity = (store, timeout) if isinstance(store, str) else id(store)
@@ -487,6 +496,7 @@ def tier_of(store: str | TokenStore, timeout: float) -> Tier | None:
             opened = open_store(store, timeout * CONNECTING) if isinstance(store, str) else store
             if opened is None:
                 return None
+            _check_that_it_can_be_sealed()
             tier = _opened[identity] = Tier(opened, timeout, is_ours=isinstance(store, str))
             if isinstance(store, str):
                 # The end of the process has an order of its own.

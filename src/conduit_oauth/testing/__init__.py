@@ -1,31 +1,7 @@
-"""For the tests of programs that use this library: a real authorization server, as a child process and a fixture.
-
-Loaded by pytest as a plugin wherever the package is installed, so it imports nothing heavy before a fixture is used.
-"""
+"""For the tests of programs that use this library: a real authorization server, as a child process and a fixture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from .authorization_server import AuthorizationServer
 
-__all__ = ["AuthorizationServer", "authorization_server"]
-
-
-@pytest.fixture(scope="session")
-def _authorization_server_process() -> Iterator[AuthorizationServer]:  # pyright: ignore[reportUnusedFunction]
-    with AuthorizationServer() as server:
-        yield server
-
-
-@pytest.fixture
-def authorization_server(_authorization_server_process: AuthorizationServer) -> AuthorizationServer:
-    """A development authorization server (one process per session), as good as new for each test."""
-    from ..sharing.tier import LOCAL
-
-    _authorization_server_process.reset()
-    # What this process remembers of an earlier test's faults.
-    LOCAL.store.close()
-    return _authorization_server_process
+__all__ = ["AuthorizationServer"]
