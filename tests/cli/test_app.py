@@ -473,6 +473,13 @@ def test_dev_server_prints_what_the_other_commands_need_and_stops_on_a_signal(ru
     assert process.returncode == 130
 
 
+@pytest.mark.parametrize("resource", ["", "ftp://a.example/mcp", "mcp tools:read"])
+def test_a_resource_that_is_no_url_is_named(run: Run, resource: str) -> None:
+    done = run("dev-server", "--port", "0", "--resource", resource)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --resource: is ")
+
+
 def test_a_taken_port_is_a_clear_error(run: Run, authorization_server: AuthorizationServer) -> None:
     port = authorization_server.url.rpartition(":")[2]
     done = run("dev-server", "--port", port)

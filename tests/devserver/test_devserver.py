@@ -12,9 +12,10 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from conduit_oauth import InvalidTokenResponse, TransportError
+from conduit_oauth import InvalidTokenResponse, TokenRequestError, TransportError
 from conduit_oauth.devserver.control import MALFORMED
 from conduit_oauth.testing import AuthorizationServer
+from tests.cli.broken import BrokenServer
 from tests.conftest import MakeProvider
 
 FORM = {"grant_type": "client_credentials", "client_id": "demo", "client_secret": "demo-secret"}
@@ -45,6 +46,26 @@ def test_refusals(
     response = httpx2.post(authorization_server.token_endpoint(), data=form, headers=headers)
     assert (response.status_code, response.json()["error"]) == (status, error)
     assert ("www-authenticate" in response.headers) == (status == 401)
+
+
+def test_it_stands_before_resource_servers_of_the_users_own(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider
+) -> None:
+    with BrokenServer() as one, BrokenServer() as other:
+        for server, scopes in ((one, ("tools:read", "tools:call")), (other, ("files",))):
+            authorization_server.add_resource(f"{server.url}/mcp", *scopes)
+            server.pages["/.well-known/oauth-protected-resource/mcp"] = {
+                "resource": f"{server.url}/mcp",
+                "authorization_servers": [authorization_server.issuer()],
+            }
+            provider = make_provider(mcp_url=f"{server.url}/mcp")
+            claims = provider.introspect(provider.get_token())
+            assert (claims["active"], claims["aud"], claims["scope"]) == (True, f"{server.url}/mcp", " ".join(scopes))
+        published = httpx2.get(f"{authorization_server.url}/.well-known/oauth-authorization-server/servers/demo").json()
+        assert {"mcp:read", "tools:read", "tools:call", "files"} <= set(published["scopes_supported"])
+        wrong = make_provider(mcp_url=f"{one.url}/mcp", scope="files")
+        with pytest.raises(TokenRequestError, match="invalid_scope"):
+            wrong.get_token()
 
 
 def test_a_request_that_is_no_form_is_refused(authorization_server: AuthorizationServer) -> None:

@@ -19,6 +19,10 @@ def dev_server(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8080,
     client_id: Annotated[str, typer.Option(help="The client that it knows.")] = "demo",
+    resource: Annotated[
+        list[str] | None,
+        typer.Option(help="A resource server of your own: its URL, and its scopes after blanks.", metavar="RESOURCE"),
+    ] = None,
     latency: Annotated[float, typer.Option(help="Seconds each token request takes.", min=0)] = 0.0,
     lifetime: Annotated[float, typer.Option(help="Seconds a token lives.", min=0)] = 3600.0,
     fail: Annotated[int, typer.Option(help="How many of the first token requests fail.", min=0)] = 0,
@@ -32,6 +36,7 @@ def dev_server(
     \b
     conduit-oauth dev-server
     conduit-oauth dev-server --port 0 --lifetime 60 --fail 2
+    conduit-oauth dev-server --resource "http://127.0.0.1:3000/mcp tools:read tools:call"
     """
     try:
         from ..devserver import DEFAULT_SECRET, DevServerConfig, serve
@@ -56,7 +61,11 @@ def dev_server(
         out.print("\nFaults on demand, for instance:")
         plain(f"""curl -d '{{"latency": 2, "faults": [{{"status": 503, "count": 3}}]}}' {url}/admin""")
 
-    order = {"latency": latency, "lifetime": lifetime, "faults": faults}
+    resources: dict[str, list[str]] = {}
+    for each in resource or ():
+        url, *scopes = each.split() or [""]
+        resources[url] = scopes
+    order = {"latency": latency, "lifetime": lifetime, "faults": faults, "resources": resources}
     try:
         serve(DevServerConfig(host, port, client_id, secret, order), show)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ..errors import ConfigurationError
 from ..protocol.grant import parse_json_object
 from .control import Control
 from .gateway import ProtectedMcp
@@ -50,7 +52,7 @@ def make_app(base_url: str, host: str, clients: dict[str, str], order: dict[str,
                 "grant_types_supported": ["client_credentials"],
                 "response_types_supported": [],
                 "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
-                "scopes_supported": control.scopes,
+                "scopes_supported": control.all_scopes(),
             }
         )
 
@@ -80,12 +82,13 @@ def make_app(base_url: str, host: str, clients: dict[str, str], order: dict[str,
                 return JSONResponse({"error": "the body is not a JSON object"}, 400)
             try:
                 control.change(change)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, ConfigurationError) as error:
                 return JSONResponse({"error": str(error)}, 400)
         elif request.method == "DELETE":
             control.released.set()
             fresh = new_control()
-            for name in ("clients", "latency", "lifetime", "metadata", "faults", "token_requests", "revoked", "issued"):
+            kept = {"released", "arrived", "scopes"}
+            for name in (each.name for each in dataclasses.fields(Control) if each.name not in kept):
                 setattr(control, name, getattr(fresh, name))
         elif wanted := request.query_params.get("token_requests"):
             await control.wait_for_requests(int(wanted))

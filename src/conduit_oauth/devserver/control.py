@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..protocol.urls import parse_url
+
 Malformation = Literal["html", "truncated", "array", "no_token", "bad_token", "bad_expires_in"]
 
 # What a broken server, or a proxy in front of a good one, has been seen to answer with status 200.
@@ -55,6 +57,8 @@ class Control:
     latency: float = 0.0
     lifetime: float = 3600.0
     metadata: bool = True
+    # Resource servers of the user's own: by URL, the scopes that each has.
+    resources: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     faults: deque[Fault] = field(default_factory=deque[Fault])
     token_requests: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     revoked: set[str] = field(default_factory=set[str])
@@ -64,6 +68,10 @@ class Control:
 
     def __post_init__(self) -> None:
         self.released.set()
+
+    def all_scopes(self) -> list[str]:
+        """The scopes of every resource."""
+        return list(dict.fromkeys((*self.scopes, *(scope for each in self.resources.values() for scope in each))))
 
     def next_fault(self) -> Fault | None:
         """The fault due for this request, counted down."""
@@ -75,8 +83,11 @@ class Control:
         return fault
 
     def change(self, order: dict[str, Any]) -> None:
-        """Carry out an order of the admin endpoint; raises `ValueError` or `TypeError` for one that makes no sense."""
-        unknown = order.keys() - {"latency", "lifetime", "metadata", "clients", "faults", "hold", "revoke"}
+        """Carry out an order of the admin endpoint; raises `ValueError`, `TypeError` or
+        `ConfigurationError` for one that makes no sense.
+        """
+        known = {"latency", "lifetime", "metadata", "clients", "resources", "faults", "hold", "revoke"}
+        unknown = order.keys() - known
         if unknown:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         faults = [Fault(**fault) for fault in order.get("faults", [])]
@@ -84,6 +95,9 @@ class Control:
         self.lifetime = float(order.get("lifetime", self.lifetime))
         self.metadata = bool(order.get("metadata", self.metadata))
         self.clients.update(order.get("clients", {}))
+        for url, scopes in order.get("resources", {}).items():
+            parse_url(url, "resource")
+            self.resources[url] = tuple(scopes) or self.scopes
         if "faults" in order:
             self.faults = deque(faults)
         if "hold" in order:

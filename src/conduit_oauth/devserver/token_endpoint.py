@@ -97,11 +97,12 @@ class TokenEndpoint:
             raise Refusal("unsupported_grant_type", "this server grants client_credentials only")
         gateway = self._gateway_url(request.path_params["id"])
         resource = parameters.get("resource", f"{gateway}/mcp")
-        if not f"{resource}/".startswith(f"{gateway}/"):
-            raise Refusal("invalid_target", "the resource is not of this gateway")
-        asked = parameters.get("scope", " ".join(self._control.scopes)).split()
-        if not set(asked) <= set(self._control.scopes):
-            raise Refusal("invalid_scope", f"this client may have {' '.join(self._control.scopes)}")
+        if resource not in self._control.resources and not f"{resource}/".startswith(f"{gateway}/"):
+            raise Refusal("invalid_target", "the resource is neither of this gateway nor registered")
+        allowed = self._control.resources.get(resource, self._control.scopes)
+        asked = parameters.get("scope", " ".join(allowed)).split()
+        if not set(asked) <= set(allowed):
+            raise Refusal("invalid_scope", f"this client may have {' '.join(allowed)}")
         lifetime = self._control.lifetime
         token = self._mint.sign(
             issuer=gateway,

@@ -103,6 +103,10 @@ class AuthorizationServer:
         """Know one more client."""
         self._order({"clients": {client_id: client_secret}})
 
+    def add_resource(self, url: str, *scopes: str) -> None:
+        """Grant tokens for one more resource server, with these scopes; without any, with those of the gateway."""
+        self._order({"resources": {url: scopes}})
+
     def fail(self, status: int, *, count: int = 1, retry_after: float | None = None, body: str = "") -> None:
         """Answer the next `count` token requests with `status`."""
         self._order({"faults": [{"status": status, "count": count, "retry_after": retry_after, "body": body}]})
