@@ -15,6 +15,9 @@ from rich.text import Text
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import COMMAND
 
+# What is shown only while somebody waits: lines of a spinner, and the movements of the cursor.
+PROGRESS = re.compile(r"^.*[\u2800-\u28ff].*\n|\x1b\[(?:\?25[lh]|1A|2K)", re.MULTILINE)
+
 
 def picture(lines: list[tuple[str, str]], title: str) -> str:
     """The terminal after some commands, as an SVG that loads no font from elsewhere."""
@@ -30,6 +33,7 @@ def picture(lines: list[tuple[str, str]], title: str) -> str:
     ("name", "commands", "words"),
     [
         ("doctor", ["doctor --scope mcp:admin", "doctor --scope mcp:read"], ["✗", "scopes", "It works."]),
+        ("demo", ["demo"], ["yes", "token request", "conduit-oauth demo"]),
         ("discover", ["discover {mcp_url}"], ["challenge of the resource", "token endpoint"]),
     ],
 )
@@ -58,7 +62,7 @@ def test_a_picture_of_the_terminal(
             text=True,
             check=False,
         )
-        lines.append((f"conduit-oauth {' '.join(arguments)}", run.stdout))
+        lines.append((f"conduit-oauth {' '.join(arguments)}", PROGRESS.sub("", run.stdout)))
     svg = picture(lines, "conduit-oauth")
     shown = svg.replace("&#160;", " ")
     for word in words:
