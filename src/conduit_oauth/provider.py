@@ -48,16 +48,20 @@ class TokenProvider:
         client_secret: the client's credential: text, a `Path` to a file, or a callable (`from_environment`,
             `from_keyring`), read anew for each request. Of two, the other is tried once where one is refused as
             `invalid_client`.
-        private_key: in its place, what assertions are signed with (RFC 7523 §2.2): PEM or a JWK, read in the same way.
+        private_key: in place of the secret, what signs assertions (RFC 7523 §2.2): PEM or a JWK, read in the same way.
         private_key_id: `kid` of these assertions; by default the key's own.
         signing_algorithm: `alg` of these assertions; by default the first that key and server have in common.
         private_key_password: what a PEM key of `private_key`, `dpop` or `client_certificate` is encrypted with, read
             in the same way.
-        client_assertion: in its place, a JWT that was made elsewhere (a Kubernetes projected token).
+        client_assertion: in place of the secret, a JWT that was made elsewhere (a Kubernetes projected token).
         client_certificate: PEM files of a certificate and of its private key, presented in TLS (RFC 8705): the client's
             credential, or beside another one what its tokens are bound to. Changed files are used at the next request.
-        ca_file: PEM file of the authorities that TLS trusts, in place of those of the platform (and of SSL_CERT_FILE).
-            Followed as the certificate is.
+        token_endpoint_auth_method: `client_secret_basic`, `client_secret_post`, `client_secret_jwt`,
+            `private_key_jwt`, `tls_client_auth`, `self_signed_tls_client_auth` or `none`. By default a secret is sent
+            by `client_secret_basic` and by `client_secret_post`: first by the one that the metadata lists, and after a
+            refusal by the other one, once. What worked is remembered, in the store, too.
+        assertion_audience: `aud` of client assertions: `issuer` (the token endpoint where no issuer is known),
+            `endpoint` (the URL of each request), or the text that the server expects.
         assertion: a JWT that is the grant itself, in place of client credentials (RFC 7523 §2.1, workload identity
             federation): text, `Path` or callable, read anew for each request. The client's own credential is optional.
         subject_token: a token to exchange (RFC 8693), for a service that acts for its caller: text, `Path` or callable.
@@ -68,6 +72,8 @@ class TokenProvider:
             also sent as `resource`, and is the only origin the adapters send the token to.
         issuer: issuer of the authorization server; the token endpoint is read from its metadata (RFC 8414). Beside
             `token_endpoint`, the metadata is read when `introspect` or `revoke` first needs another endpoint.
+        authorization_server: the issuer to use where the resource lists several.
+        discovery: False derives the token endpoint from `mcp_url` without asking for metadata.
         introspection_endpoint: URL of the endpoint of `introspect` (RFC 7662), in place of the published one.
         revocation_endpoint: URL of the endpoint of `revoke` (RFC 7009), in place of the published one.
         scope: space-separated scope to ask for (RFC 6749 §3.3).
@@ -75,39 +81,33 @@ class TokenProvider:
             servers that refuse the parameter.
         audience: `audience` parameter, for servers that want it in place of `resource`.
         extra_parameters: further form parameters of each token request.
-        token_request_headers: further headers of each request that carries the client's credential, for a gateway in
-            front of the server. Each value is text, a `Path` or a callable, and a secret.
-        insecure_hosts: private hosts (`gateway.internal`, `10.0.0.7`) that may be reached by plain http: secrets and
-            tokens cross that network in the clear. None but loopback by default.
-        name: what this provider is called in logs and states; the client id by default.
+        dpop: True binds the tokens to a key made here, a key (PEM, JWK, `Path` or callable) to that one (RFC 9449); the
+            adapters then send a fresh proof with each request.
+        step_up: whether a resource may have the adapters ask for more scope than was configured (RFC 6750 §3.1): False
+            for never, or the space-separated scopes that may be added.
         refresh_ahead: seconds before expiry from which the token is refreshed (at half of its life if that is later).
         default_lifetime: seconds a token is taken to live where neither the server nor the `exp` of a JWT says.
         default_token_type: `Bearer` or `DPoP`: what a token is where the server leaves `token_type` out, which RFC 6749
             §5.1 does not allow. By default such a token is refused.
         timeout: seconds a call waits for a token at most, retries included; one request gets half of it.
-        token_endpoint_auth_method: `client_secret_basic`, `client_secret_post`, `client_secret_jwt`,
-            `private_key_jwt`, `tls_client_auth`, `self_signed_tls_client_auth` or `none`. By default a secret is sent
-            by `client_secret_basic` and by `client_secret_post`: first by the one that the metadata lists, and after a
-            refusal by the other one, once. What worked is remembered, in the store, too.
-        assertion_audience: `aud` of client assertions: `issuer` (the token endpoint where no issuer is known),
-            `endpoint` (the URL of each request), or the text that the server expects.
-        dpop: True binds the tokens to a key made here, a key (PEM, JWK, `Path` or callable) to that one (RFC 9449); the
-            adapters then send a fresh proof with each request.
-        discovery: False derives the token endpoint from `mcp_url` without asking for metadata.
-        authorization_server: the issuer to use where the resource lists several.
-        step_up: whether a resource may have the adapters ask for more scope than was configured (RFC 6750 §3.1): False
-            for never, or the space-separated scopes that may be added.
         revoke_on_close: have the authorization server forget the token when the provider closes (RFC 7009).
+        clock: seconds that never step back and count sleep; a test or a simulation passes its own.
+        token_request_headers: further headers of each request that carries the client's credential, for a gateway in
+            front of the server. Each value is text, a `Path` or a callable, and a secret.
+        ca_file: PEM file of the authorities that TLS trusts, in place of those of the platform (and of SSL_CERT_FILE).
+            Followed as the certificate is.
+        insecure_hosts: private hosts (`gateway.internal`, `10.0.0.7`) that may be reached by plain http: secrets and
+            tokens cross that network in the clear. None but loopback by default.
         http_client: an `httpx2.Client` to send token requests with, on the provider's own thread, whoever calls; it
             stays yours to close. From the first request on its connections end each read at the request's deadline.
-        transport: in its place, a transport for a client of our own.
+        transport: in place of `http_client`, a transport for a client of our own.
+        name: what this provider is called in logs and states; the client id by default.
         store: what is shared with other processes: the URL of a store (`memory:` shares nothing, `sqlite:`,
             `sqlite:///path`, `redis://…`, see `conduit_oauth.stores`), or a `TokenStore`. A warm call never touches it.
         store_timeout: seconds that an operation of the store is waited for before the call goes on without: twice that
             where none failed in the last second, ten times at most where operations take longer, and sixty times for
             the first connection.
         observer: called with each `Event` of the token's life, on the thread where it happens; see `events`.
-        clock: seconds that never step back and count sleep; a test or a simulation passes its own.
 
     Raises:
         ConfigurationError: a setting is missing, empty or malformed; its `field` is named.
@@ -132,45 +132,52 @@ class TokenProvider:
         client_id: str,
         client_secret: Source | tuple[Source, Source] | None = None,
         *,
+        # What the client proves itself with.
         private_key: KeySource | None = None,
         private_key_id: str | None = None,
         signing_algorithm: str | None = None,
-        client_assertion: Source | None = None,
         private_key_password: Source | None = None,
+        client_assertion: Source | None = None,
         client_certificate: tuple[str | Path, str | Path] | None = None,
-        ca_file: str | Path | None = None,
+        token_endpoint_auth_method: str | None = None,
+        assertion_audience: str = "issuer",
+        # What it exchanges for the token, in the grants that exchange something.
         assertion: Source | None = None,
         subject_token: Source | None = None,
         subject_token_type: str = ACCESS_TOKEN_TYPE,
+        # Where the authorization server is.
         token_endpoint: str | None = None,
-        introspection_endpoint: str | None = None,
-        revocation_endpoint: str | None = None,
         mcp_url: str | None = None,
         issuer: str | None = None,
+        authorization_server: str | None = None,
+        discovery: bool = True,
+        introspection_endpoint: str | None = None,
+        revocation_endpoint: str | None = None,
+        # What the token is for.
         scope: str | None = None,
         resource: str | Sequence[str] | Literal[False] | None = None,
         audience: str | None = None,
         extra_parameters: Mapping[str, str] | None = None,
-        token_request_headers: Mapping[str, Source] | None = None,
-        insecure_hosts: Sequence[str] = (),
-        name: str | None = None,
+        dpop: bool | KeySource = False,
+        step_up: bool | str = True,
+        # How long it lives.
         refresh_ahead: float = 60.0,
         default_lifetime: float = 3600.0,
         default_token_type: str | None = None,
         timeout: float = 30.0,
-        token_endpoint_auth_method: str | None = None,
-        assertion_audience: str = "issuer",
-        dpop: bool | KeySource = False,
-        discovery: bool = True,
-        authorization_server: str | None = None,
-        step_up: bool | str = True,
         revoke_on_close: bool = False,
+        clock: Clock = elapsed,
+        # How requests are sent.
+        token_request_headers: Mapping[str, Source] | None = None,
+        ca_file: str | Path | None = None,
+        insecure_hosts: Sequence[str] = (),
         http_client: httpx2.Client | SharedTransport | None = None,
         transport: httpx2.BaseTransport | None = None,
+        # Who else has a part in it.
+        name: str | None = None,
         store: str | TokenStore | None = None,
         store_timeout: float = 0.05,
         observer: Observer | None = None,
-        clock: Clock = elapsed,
     ) -> None:
         # A fork on another thread waits meanwhile.
         from .runtime.process import undisturbed
