@@ -76,6 +76,23 @@ def test_what_the_file_names_no_more_is_gone_and_told(
     assert (tmp_path / "tokens" / "billing").exists()
 
 
+def test_what_cannot_be_taken_away_is_tried_again(
+    keep: Keep, write: Write, bell: Bell, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conduit_oauth.agent.keeper.RETRY", 0.05)
+    agent = keep(BILLING + '[providers.crm]\n[[agent.outputs]]\nprovider = "crm"\nfile = "crm"\nrun = BELL\n')
+    assert {bell.wait()[0] for _ in range(2)} == {"billing", "crm"}
+    (tmp_path / "crm").unlink()
+    (tmp_path / "crm").mkdir()
+    (tmp_path / "crm" / "in-the-way").touch()
+    write(BILLING)
+    agent.providers.reload()
+    said.wait_for("output_failed name=crm")
+    (tmp_path / "crm" / "in-the-way").unlink()
+    (tmp_path / "crm").rmdir()
+    assert bell.wait() == ("crm", 0)
+
+
 def test_what_was_removed_while_the_agent_was_stopped_is_gone_and_told(
     keep: Keep, write: Write, bell: Bell, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import logging
+import math
 import queue
 import threading
 import traceback
@@ -31,7 +32,7 @@ from .outputs import put, tidy, trace, withdraw
 
 logger = logging.getLogger("conduit_oauth.agent")
 
-# Seconds until an output that could not be written is tried again.
+# Seconds until an output that could not be written, or taken away, is tried again.
 RETRY = 5.0
 # Seconds between two looks at an output.
 LOOK = 60.0
@@ -72,6 +73,9 @@ class Agent:
         # Every output that there is, and that an agent before had.
         self._ledger = Ledger(path)
         self._entries: Entries = {}
+        # Of these, what the file names no more and could not be taken away yet; when to try again.
+        self._gone: Entries = {}
+        self._retire_at = math.inf
         self._claims = Claims()
         self._hooks = Hooks(on_command)
         self._thread = threading.Thread(target=self._work, name="conduit-oauth-writer", daemon=True)
@@ -155,21 +159,27 @@ class Agent:
                         wanted[output.slot(name)] = output, name
                     except ConfigurationError:  # which the look at that provider tells
                         continue
-        gone = {slot: entry for slot, entry in self._entries.items() if slot not in wanted}
+        gone = {slot: entry for slot, entry in (self._entries | self._gone).items() if slot not in wanted}
         if gone:
             logger.warning("outputs_removed count=%d: the file names them no more", len(gone))
         for output, name in {Path(slot).parent: entry for slot, entry in wanted.items()}.values():
             with contextlib.suppress(OSError, ConfigurationError):
                 tidy(output, name)
-        self._entries = wanted | {slot: entry for slot, entry in gone.items() if not self._retired(slot, *entry)}
-        self._ledger.keep(self._entries)
+        self._entries, self._gone = wanted, gone
+        self._retire()
         for name in [name for name in self._unwritten if name not in self.providers]:
             del self._unwritten[name]
         self._unsettled.intersection_update(self.providers)
         self._ask_for_all()
 
+    def _retire(self) -> None:
+        """Take away what the file names no more; what cannot be taken away now is tried again."""
+        self._gone = {slot: entry for slot, entry in self._gone.items() if not self._retired(slot, *entry)}
+        self._retire_at = elapsed() + RETRY if self._gone else math.inf
+        self._ledger.keep(self._entries | self._gone)
+
     def _retired(self, slot: str, output: Output, name: str) -> bool:
-        """Whether an output is gone, and its command told so; what cannot be taken away is tried again."""
+        """Whether an output is gone, and its command told so."""
         self._written.pop(slot, None)
         self._traces.pop(slot, None)
         try:
@@ -200,15 +210,18 @@ class Agent:
 
     def _work(self) -> None:
         while not self._closed:
-            pause = max(0.0, self._agenda[0][0] - elapsed()) if self._agenda else None
+            first = min(self._retire_at, self._agenda[0][0] if self._agenda else math.inf)
             try:
-                job = self._jobs.get(timeout=pause)
+                job = self._jobs.get(timeout=max(0.0, first - elapsed()) if first < math.inf else None)
             except queue.Empty:
-                moment, name = heapq.heappop(self._agenda)
-                if self._due.get(name) != moment:
-                    continue
-                del self._due[name]
-                job = partial(self._look_at, name)
+                if first == self._retire_at:
+                    job = self._retire
+                else:
+                    moment, name = heapq.heappop(self._agenda)
+                    if self._due.get(name) != moment:
+                        continue
+                    del self._due[name]
+                    job = partial(self._look_at, name)
             try:
                 job()
             except Exception:  # a fault of ours with one provider: the others go on
