@@ -306,6 +306,22 @@ def test_a_file_that_became_corrupt_is_set_aside_while_others_use_it(
     assert make_provider(store=f"sqlite://///{path}", store_timeout=7.0).get_token() == newest
 
 
+@pytest.mark.parametrize("column", ["value", "fence", "expires", "last", "generation", "touched", "void", "boot"])
+def test_a_row_of_other_types_is_written_anew(
+    column: str, authorization_server: AuthorizationServer, make_provider: MakeProvider, path: Path
+) -> None:
+    store = f"sqlite:///{path}"
+    make_provider(store=store, store_timeout=5.0).get_token()
+    odd = b"odd" if column in ("generation", "void", "boot") else "odd"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE entries_2 SET {column} = ?", (odd,))  # noqa: S608 - a name of ours
+    token = make_provider(store=store, store_timeout=5.0).get_token()
+    assert len(authorization_server.token_requests) == 2
+    # It is of use again.
+    assert make_provider(store=store, store_timeout=5.0).get_token() == token
+    assert len(authorization_server.token_requests) == 2
+
+
 def test_a_file_that_is_gone_is_made_anew(
     authorization_server: AuthorizationServer, make_provider: MakeProvider, path: Path
 ) -> None:

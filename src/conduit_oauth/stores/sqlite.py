@@ -149,6 +149,8 @@ class SqliteStore(Resident):
             changed = [
                 (key, Entry(floor=floor, generation=generation, void=frozenset(read_void(void, now)), now=now))
                 for key, floor, generation, void in connection.execute(_CHANGED, (since,))
+                # Nobody of ours wrote anything else.
+                if (type(key), type(floor), type(generation), type(void)) == (str, int, str, str)
             ]
             # A file that was opened anew may be another one: what came before was not heard.
             return [("", Entry()), *changed] if is_first else changed

@@ -17,6 +17,8 @@ from .row import LONGEST_VALUE, Row
 TABLE = "entries_2"
 COLUMNS = "value, fence, expires, owner, lease, lease_until, last, floor, generation, touched"
 _LOAD = f"SELECT {COLUMNS}, void, elapsed, boot FROM {TABLE} WHERE key = ?"  # noqa: S608
+_NUMBER = (int, float)
+_KINDS = ((bytes, type(None)), int, _NUMBER, str, int, _NUMBER, int, int, str, _NUMBER, str, _NUMBER, str)
 # In bytes.
 KEY_LENGTH = 32
 
@@ -34,7 +36,8 @@ def load(connection: sqlite3.Connection, key: str, boot: str) -> Row:
         found = connection.execute(_LOAD, (key,)).fetchone()
     except sqlite3.DataError:  # longer than anything of ours
         found = None
-    if found is None:
+    if found is None or not all(map(isinstance, found, _KINDS)):
+        # Nobody of ours wrote anything else: what is there is not read.
         return Row()
     *values, void, until, written_in = found
     now = time.time()
