@@ -13,6 +13,8 @@ import pytest
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import COMMAND
 
+ROOT = Path(__file__).parents[2]
+
 
 class Gateway:
     """The example server as a child process, which can be restarted where it was."""
@@ -26,7 +28,8 @@ class Gateway:
     def start(self) -> Self:
         port = [self.url.split(":")[2].split("/")[0]] if self.url else []
         self._process: subprocess.Popen[str] = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("example_server.py"), self._issuer, *port],
+            [sys.executable, "-m", "tests.bridge.example_server", self._issuer, *port],
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

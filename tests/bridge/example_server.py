@@ -11,29 +11,17 @@ import signal
 import socket
 import sys
 
-import httpx2
 import uvicorn
-from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import SamplingMessage, TextContent
 from pydantic import AnyHttpUrl, BaseModel
 
+from tests.interop.mcp.introspection import Introspection
+
 issuer = sys.argv[1]
 listener = socket.create_server(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0))
 url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-class Introspection:
-    """The SDK's `TokenVerifier`, by asking the authorization server."""
-
-    async def verify_token(self, token: str) -> AccessToken | None:
-        form = {"token": token, "client_id": "demo", "client_secret": "demo-secret"}
-        async with httpx2.AsyncClient() as client:
-            claims = (await client.post(f"{issuer}/oauth/introspect", data=form)).json()
-        if not claims["active"]:
-            return None
-        return AccessToken(token=token, client_id=claims["client_id"], scopes=claims["scope"].split())
 
 
 class Name(BaseModel):
@@ -42,7 +30,7 @@ class Name(BaseModel):
 
 server = MCPServer(
     "example",
-    token_verifier=Introspection(),
+    token_verifier=Introspection(issuer),
     auth=AuthSettings(
         issuer_url=AnyHttpUrl(issuer),
         resource_server_url=AnyHttpUrl(f"{url}/mcp"),
