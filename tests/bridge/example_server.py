@@ -17,7 +17,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import SamplingMessage, TextContent
 from pydantic import AnyHttpUrl, BaseModel
 
-from tests.interop.mcp.introspection import Introspection
+from tests.interop.both_doors.introspection import Introspection
 
 issuer = sys.argv[1]
 listener = socket.create_server(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0))

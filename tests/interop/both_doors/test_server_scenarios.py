@@ -11,7 +11,7 @@ import pytest
 from conduit_oauth.testing import AuthorizationServer
 from tests.bridge.conftest import StartBridge
 from tests.interop.conformance import NODE, SUITE
-from tests.interop.mcp.conftest import Serve
+from tests.interop.both_doors.conftest import Serve
 
 
 def verdict(url: str, folder: Path) -> dict[tuple[str, str], str]:

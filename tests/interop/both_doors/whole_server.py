@@ -32,7 +32,7 @@ from mcp.types import (
 )
 from pydantic import AnyHttpUrl
 
-from tests.interop.mcp.introspection import Introspection
+from tests.interop.both_doors.introspection import Introspection
 
 issuer = sys.argv[1]
 listener = socket.create_server(("127.0.0.1", 0))

@@ -21,7 +21,7 @@ EVERYTHING = PACKAGE.parent / "server-everything" / "dist" / "index.js"
 @contextmanager
 def running(issuer: str, *options: str) -> Iterator[str]:
     """The URL of the whole server, for tokens of `issuer`, or `-` for all who come."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.interop.mcp.whole_server", issuer, *options]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.interop.both_doors.whole_server", issuer, *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
