@@ -93,6 +93,10 @@ def main() -> None:
         "run against our client (`tests/interop/conformance_client.py`) by `make conformance`, which wrote this. "
         "Most scenarios are about the authorization code grant: a machine meets what comes before it (discovery) and "
         "after it (the token), and has nobody to send to a browser.\n\n"
+        "The 31 server scenarios of the suite run in `make test` (`tests/interop/both_doors`). There are four servers: "
+        "the Python SDK's with events, with JSON only and without sessions, and the TypeScript SDK's reference server. "
+        "Each is tried directly and through `bridge --listen`. Through the bridge a server meets every check that it "
+        "meets directly.\n\n"
         "| scenario | check | result | what, or why not |\n| --- | --- | --- | --- |\n" + "\n".join(lines) + "\n",
         encoding="utf-8",
     )

@@ -10,8 +10,8 @@ import pytest
 
 from conduit_oauth.testing import AuthorizationServer
 from tests.bridge.conftest import StartBridge
-from tests.interop.conformance import NODE, SUITE
 from tests.interop.both_doors.conftest import Serve
+from tests.interop.conformance import NODE, SUITE
 
 
 def verdict(url: str, folder: Path) -> dict[tuple[str, str], str]:
