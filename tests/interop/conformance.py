@@ -45,6 +45,21 @@ REASONS = {
 }
 
 
+INTRODUCTION = """# Conformance
+
+`make conformance` wrote this page. It runs the client scenarios for authorization of
+`@modelcontextprotocol/conformance` {version} against our client (`tests/interop/conformance_client.py`). Most
+scenarios are about the authorization code grant. A machine meets what comes before it (discovery) and after it (the
+token). It has nobody to send to a browser.
+
+The 31 server scenarios of the suite run in `make test` (`tests/interop/both_doors`). There are four servers. Three
+use the Python SDK: with events, with JSON only, and without sessions. The fourth is the reference server of the
+TypeScript SDK. Each server runs directly and through `bridge --listen`. Through the bridge it meets every check that
+it meets directly.
+
+"""
+
+
 @dataclass(frozen=True)
 class Check:
     id: str
@@ -89,15 +104,8 @@ def main() -> None:
     with ThreadPoolExecutor(2) as pool:
         lines = [row for found in pool.map(lambda name: list(rows(name)), scenarios()) for row in found]
     TABLE.write_text(
-        f"# Conformance\n\nThe client scenarios for authorization of `@modelcontextprotocol/conformance` {version}, "
-        "run against our client (`tests/interop/conformance_client.py`) by `make conformance`, which wrote this. "
-        "Most scenarios are about the authorization code grant: a machine meets what comes before it (discovery) and "
-        "after it (the token), and has nobody to send to a browser.\n\n"
-        "The 31 server scenarios of the suite run in `make test` (`tests/interop/both_doors`). There are four servers: "
-        "the Python SDK's with events, with JSON only and without sessions, and the TypeScript SDK's reference server. "
-        "Each is tried directly and through `bridge --listen`. Through the bridge a server meets every check that it "
-        "meets directly.\n\n"
-        "| scenario | check | result | what, or why not |\n| --- | --- | --- | --- |\n" + "\n".join(lines) + "\n",
+        f"{INTRODUCTION.format(version=version)}| scenario | check | result | what, or why not |\n"
+        "| --- | --- | --- | --- |\n" + "\n".join(lines) + "\n",
         encoding="utf-8",
     )
 
