@@ -34,6 +34,7 @@ def run_only(extras: str, missing: str, *program: object, **environment: str) ->
         ("-", "token_endpoint=SERVER + '/oauth/token'"),
         ("-", "mcp_url=SERVER + '/mcp'"),
         ("sqlite", "mcp_url=SERVER + '/mcp', store='sqlite:'"),
+        ("redis", "mcp_url=SERVER + '/mcp', store='redis://127.0.0.1:1/0', store_timeout=0.01"),
         ("jwt", "token_endpoint=SERVER + '/oauth/token', token_endpoint_auth_method='client_secret_jwt'"),
     ],
 )
@@ -42,19 +43,20 @@ def test_a_token_needs_no_more_than_is_declared(
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(f"""
-import asyncio
+import asyncio, httpx2
 from conduit_oauth import TokenProvider
 SERVER = {authorization_server.issuer()!r}
 with TokenProvider("demo", "demo-secret", {settings}) as provider:
     try:
         print(provider.get_token() == asyncio.run(provider.get_token_async()))
+        print(httpx2.get(SERVER + "/mcp", auth=provider.auth()).status_code != 401)
     except Exception as error:
         print(error)
 """)
     done = run_only(extras, "-", program, HOME=str(tmp_path))
-    assert done.stderr == ""
+    assert "ModuleNotFoundError" not in done.stderr
     # The development server does not know a client by its assertion, and says so itself.
-    assert done.stdout == "True\n" or (extras == "jwt" and "answered 40" in done.stdout)
+    assert done.stdout == "True\nTrue\n" or (extras == "jwt" and "answered 40" in done.stdout)
 
 
 def test_the_demo_needs_no_more_than_all(tmp_path: Path) -> None:
