@@ -331,10 +331,11 @@ class Chaos:
 
     def _kill_leader(self) -> None:
         """Have somebody ask, and kill it before it is answered."""
-        self._server.hold()
+        # Counted first: whoever asks just as the server is held leads already, and nobody would ask after it.
         before = {id(process): process.asks for process in self._fleet}
         for process in self._fleet:
             process.asking.clear()
+        self._server.hold()
         self._revoke()
         deadline = time.monotonic() + self._lifetime
         while True:
