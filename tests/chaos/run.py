@@ -82,7 +82,7 @@ class Process:
         self.asked_at = 0.0
         self.asks = 0
         self.killed_at: float | None = None
-        self.ready, self.asking, self.told_usage = threading.Event(), threading.Event(), threading.Event()
+        self.ready, self.told_usage = threading.Event(), threading.Event()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.worker", json.dumps(settings)],
             stdin=subprocess.PIPE,
@@ -101,7 +101,6 @@ class Process:
                 continue
             if "asking" in facts:
                 self.asked_at, self.asks = facts["asking"], self.asks + 1
-                self.asking.set()
             if "received" in facts:
                 self.received.append((facts["received"] - facts["seconds"], facts["received"]))
             if "error" in facts:
@@ -333,8 +332,6 @@ class Chaos:
         """Have somebody ask, and kill it before it is answered."""
         # Counted first: whoever asks just as the server is held leads already, and nobody would ask after it.
         before = {id(process): process.asks for process in self._fleet}
-        for process in self._fleet:
-            process.asking.clear()
         self._server.hold()
         self._revoke()
         deadline = time.monotonic() + self._lifetime
