@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from conduit_oauth.sharing.tier import Tier
-from conduit_oauth.stores import StoreError
+from conduit_oauth.sharing.tier import FIRST_LEASE, LEASE, Tier
+from conduit_oauth.stores import NOTHING, StoreError
+from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.stores.sqlite import SqliteStore
 from tests.conftest import FakeClock
 
@@ -36,3 +37,28 @@ def test_a_store_may_hesitate_unless_an_operation_just_failed(
     finally:
         tier.part(user)
         tier.store.close()
+
+
+def test_a_leader_that_dies_at_once_is_replaced_sooner_than_one_that_renewed_its_lease(clock: FakeClock) -> None:
+    store = MemoryStore(clock)
+    tier = Tier(store, 5.0)
+    tier.watch(0.0)
+
+    def is_free() -> bool:
+        entry = store.claim("key", NOTHING, 60.0, "another")
+        if entry.lease:
+            store.release("key", "another")
+        return entry.lease > 0
+
+    tier.claim("key", NOTHING, tier.lease, "first")
+    clock.step(FIRST_LEASE - 0.1)
+    assert not is_free()
+    clock.step(0.2)
+    assert is_free()
+    tier.claim("key", NOTHING, tier.lease, "second")
+    clock.step(FIRST_LEASE - 0.1)
+    tier.watch(0.0)
+    clock.step(LEASE - 0.1)
+    assert not is_free()
+    clock.step(0.2)
+    assert is_free()

@@ -24,7 +24,7 @@ from .gate import Busy, Refused, recalled, remembered
 from .notes import Notes
 from .record import lasting, token_in
 from .sealing import Seal
-from .tier import Listener, Tier
+from .tier import FIRST_LEASE, Listener, Tier
 
 # How many invalidated tokens a process remembers for one key; each until its end.
 MOST_VOID = 64
@@ -158,8 +158,9 @@ class Share:
                 if not has_waited:
                     self._waits_since = now
                 tier.waiting.add(id(self))
-                # A leader that is gone is replaced when its lease ends: look then, and often from then on.
-                left = self._waits_since + tier.lease - now
+                # A leader that is gone is replaced when its lease ends: look then, and often after the last moment.
+                ends = (self._waits_since + lease - now for lease in (FIRST_LEASE, tier.lease))
+                left = min((end for end in ends if end > 0), default=0.0)
                 return Busy(ticket, min(tier.poll, max(tier.poll / 4, left)))
             if not is_told:
                 known = entry.fence

@@ -31,6 +31,8 @@ logger = logging.getLogger("conduit_oauth")
 
 # Seconds until a leader that died is replaced; one that lives renews its lease three times in between.
 LEASE = 3.0
+# The same until it renews its lease for the first time, at the next look of the thread: many die as they begin.
+FIRST_LEASE = LEASE / 2
 # Seconds more for each lease that a process holds already, and how many in all.
 EXTRA_LEASE = 0.05
 LEASE_CAP = 12.0
@@ -97,6 +99,8 @@ class Tier(Resident):
         # The leases of this process, by key and owner, and until when they are renewed; and those that may be granted
         # though nobody hears of it, and until when.
         self._leases: dict[tuple[str, str], float] = {}
+        # Those that have not been renewed yet.
+        self._new_leases: set[tuple[str, str]] = set()
         self._orphans: dict[tuple[str, str], float] = {}
         self._tellers: weakref.WeakSet[Teller] = weakref.WeakSet()
         self._pepper: bytes | None = None
@@ -174,9 +178,9 @@ class Tier(Resident):
     def claim(self, key: str, known: Known, seconds: float, owner: str = "") -> Entry | None:
         """As `TokenStore.claim`; a lease is renewed from now on, and one whose grant came too late is given back."""
 
-        if seconds > 0:
+        if seconds > 0 and self._remote:
             # Each of them is renewed in turn, which takes its time.
-            seconds += min(EXTRA_LEASE * len(self._leases), LEASE_CAP)
+            seconds = min(seconds, FIRST_LEASE) + min(EXTRA_LEASE * len(self._leases), LEASE_CAP)
 
         def give_back(late: Entry) -> None:
             if late.lease:
@@ -190,6 +194,7 @@ class Tier(Resident):
         if entry is not None and entry.lease:
             with self._lock:
                 self._leases[key, owner] = elapsed() + LONGEST_LEASE
+                self._new_leases.add((key, owner))
         return entry
 
     def pepper(self) -> bytes | None:
@@ -265,6 +270,7 @@ class Tier(Resident):
         self._lock = threading.RLock()
         self._thread = self._ending = None
         self._leases.clear()
+        self._new_leases.clear()
         self._orphans.clear()
         self._tickets = {}
         self.waiting.clear()
@@ -325,9 +331,12 @@ class Tier(Resident):
                 tellers, self._tellers = list(self._tellers), weakref.WeakSet()
             for teller in tellers:
                 teller.tell()
-            if elapsed() - self._renewed > self.lease / 4:
-                self._renewed = elapsed()
-                self._renew()
+            with self._lock:
+                due, self._new_leases = self._new_leases, set()
+                if elapsed() - self._renewed > self.lease / 4:
+                    self._renewed = elapsed()
+                    due = set(self._leases)
+            self._renew(due)
             if elapsed() - self._pinged > PING:
                 self._pinged = elapsed()
                 self._compare_clocks()
@@ -357,11 +366,11 @@ class Tier(Resident):
                 if not left:
                     raise
 
-    def _renew(self) -> None:
+    def _renew(self, due: set[tuple[str, str]]) -> None:
         now = elapsed()
         seconds = self.lease + min(EXTRA_LEASE * len(self._leases), LEASE_CAP)
-        for (key, owner), until in self._leases.copy().items():
-            if now < until:
+        for key, owner in due & self._leases.keys():
+            if now < self._leases.get((key, owner), 0.0):
                 try:
                     self._ask(lambda store, key=key, owner=owner: store.renew(key, owner, seconds), self.bound)
                 except StoreError as error:
