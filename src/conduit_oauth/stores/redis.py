@@ -274,6 +274,7 @@ class RedisStore:
             if message is not None:
                 self._heard_at = now
             elif now - self._heard_at > SILENCE:
+                self._disconnect_idle()
                 raise StoreError("the subscription is silent")
             elif now - max(self._heard_at, self._pinged_at) > SILENCE / 2:
                 self._pinged_at = now
@@ -289,6 +290,14 @@ class RedisStore:
             return [_news(message["data"][len(self._prefix.encode()) + 2 :])]
         except ValueError:  # of another format
             return []
+
+    def _disconnect_idle(self) -> None:
+        """Use no idle connection again: what forgot the subscription forgot those, and each would cost a time limit."""
+        client = self._connected()
+        nodes = [client] if isinstance(client, redis.Redis) else [each.redis_connection for each in client.get_nodes()]
+        for node in nodes:
+            if node is not None:
+                node.connection_pool.disconnect(inuse_connections=False)
 
 
 def _release_locks_of_the_parent(*parts: Any) -> None:
