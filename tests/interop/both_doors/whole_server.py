@@ -120,7 +120,8 @@ async def test_tool_with_progress(context: Context) -> str:
 @server.tool(description="sampling")
 async def test_sampling(prompt: str, context: Context) -> str:
     question = SamplingMessage(role="user", content=text(prompt))
-    answer = await context.session.create_message([question], max_tokens=100)
+    # On the stream of this call: the one for everything else may not be open yet.
+    answer = await context.session.create_message([question], max_tokens=100, related_request_id=context.request_id)
     return f"LLM response: {getattr(answer.content, 'text', answer.content)}"
 
 
