@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,18 @@ def test_a_token_that_was_revoked_or_is_not_wanted_is_not_printed(run: Run) -> N
     third = run("token").stdout
     assert len({first, second, third}) == 3
     assert run("token").stdout == third
+
+
+def test_a_cache_that_was_cleared_is_made_anew_and_its_owners_only(run: Run, tmp_path: Path) -> None:
+    first = run("token")
+    assert run("cache", "clear").returncode == 0
+    second = run("token")
+    assert (second.returncode, second.stderr) == (0, "")
+    assert second.stdout != first.stdout
+    (file,) = tmp_path.rglob("tokens.sqlite3")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [each.name for each in file.parent.glob("*broken*")] == []
+    assert run("token").stdout == second.stdout
 
 
 def test_a_token_in_its_last_minute_is_replaced(run: Run, authorization_server: AuthorizationServer) -> None:

@@ -3,7 +3,7 @@
 A command line runs for some milliseconds, and a provider takes longer than that to set up. What is found here is what
 a provider of the same settings would serve. In any doubt nothing is found, and a provider does the work.
 
-Invariant: nothing is written, and nobody is asked but the file.
+Invariant: no file is made and no row is written. Nobody is asked but the file.
 """
 
 from __future__ import annotations

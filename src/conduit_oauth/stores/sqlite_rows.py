@@ -24,8 +24,10 @@ KEY_LENGTH = 32
 
 
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
-    """A connection to the file, which takes no value that is longer than any of ours."""
-    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    """A connection to a file that is there, which takes no value that is longer than any of ours."""
+    # SQLite would make a file that others may read, and that is none of ours.
+    existing = f"{path.absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(existing, timeout=timeout, isolation_level=None, check_same_thread=False, uri=True)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
     return connection
 
