@@ -473,6 +473,16 @@ def test_dev_server_prints_what_the_other_commands_need_and_stops_on_a_signal(ru
     assert process.returncode == 130
 
 
+def test_a_bridge_that_cannot_be_opened_makes_no_token(
+    run: Run, authorization_server: AuthorizationServer, tmp_path: Path
+) -> None:
+    endpoint = ("--token-endpoint", authorization_server.token_endpoint())
+    done = run("bridge", "--listen", "127.0.0.1:0", *endpoint, CONDUIT_OAUTH_MCP_URL=None)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: mcp_url: is missing")
+    assert list(tmp_path.rglob("bridge.token")) == []
+
+
 @pytest.mark.parametrize("resource", ["", "ftp://a.example/mcp", "mcp tools:read"])
 def test_a_resource_that_is_no_url_is_named(run: Run, resource: str) -> None:
     done = run("dev-server", "--port", "0", "--resource", resource)

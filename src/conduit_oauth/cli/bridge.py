@@ -7,10 +7,9 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -77,18 +76,23 @@ def bridge(
         if print_config is not None and listen is not None:
             _print_http_config(print_config, server_name, listen, local_token_file, no_local_token=no_local_token)
             return
-        door = by_stdio
-        if listen is not None:
+        if listen is None:
+            run_bridge(options, patience, largest_message << 20, by_stdio)
+            return
+
+        def by_http(url: str, gateway: Gateway) -> Coroutine[Any, Any, None]:
+            # Only now: a token is made for a bridge that can be opened.
             access = _access(listen, local_token_file, allow_host or (), no_local_token=no_local_token, expose=expose)
-            door = partial(_by_http, *access)
-        run_bridge(options, patience, largest_message << 20, door)
+            return _by_http(url, gateway, *access)
+
+        run_bridge(options, patience, largest_message << 20, by_http)
     except ModuleNotFoundError as missing:
         raise ConfigurationError(
             "bridge", f"{missing.name} is not installed", "Install conduit-oauth[bridge]."
         ) from None
 
 
-async def _by_http(address: Address, access: Access, url: str, gateway: Gateway) -> None:
+async def _by_http(url: str, gateway: Gateway, address: Address, access: Access) -> None:
     from ..bridge.proxy import PATH, Proxy
     from ..serving.listening import serve
 
