@@ -383,7 +383,7 @@ class Share:
         sealed = self._seal.close(json.dumps(record).encode(), generation, lease, expires)
         if self.tier.call(key, lambda store: store.write(key, sealed, lease, expires, generation), patient=True):
             if "refused" not in record:
-                self._fence = lease
+                self._value, self._fence = record["token"]["value"], lease
             self._lease = 0
             self.tier.drop(key, self._owner)
             # What was invalidated while it was being written.
