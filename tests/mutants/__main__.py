@@ -29,7 +29,12 @@ FLIGHTS = [
     "tests/lifecycle/test_patience.py",
     "tests/real_answers",
 ]
-SHARING = ["tests/stores/test_sharing.py", "tests/stores/test_contract.py", "tests/lifecycle/test_patience.py"]
+SHARING = [
+    "tests/sharing",
+    "tests/stores/test_sharing.py",
+    "tests/stores/test_contract.py",
+    "tests/lifecycle/test_patience.py",
+]
 # The tests that know each module, the quick ones first.
 TESTS = {
     "life": ["tests/lifecycle/test_life.py"],
@@ -156,7 +161,7 @@ def main(modules: list[str]) -> int:
     for module in modules or TESTS:
         listed = subprocess.check_output([*CHANGES, str(place_of(module))], text=True)
         changes = [json.loads(line) for line in listed.splitlines()]
-        known = {(each["change"], each["line"]) for each in explained.get(module, [])}
+        known = {(each["change"], line) for each in explained.get(module, []) for line in each["lines"]}
         begun, survived = time.monotonic(), 0
         for change in Bench(module).survivors(changes):
             survived += 1

@@ -30,11 +30,17 @@ class Line(Tier):
         super().__init__(store, 5.0, remote=False)
         self.lease = LEASE
         self.is_cut = False
+        # What happens while the store is asked next.
+        self.meanwhile: Callable[[], object] | None = None
         self.patient: list[bool] = []
 
     def call(self, key: str, work: Callable[[TokenStore], Any], *, patient: bool = False, **others: Any) -> Any:
         self.patient.append(patient)
-        return None if self.is_cut else super().call(key, work, patient=patient, **others)
+        answer = None if self.is_cut else super().call(key, work, patient=patient, **others)
+        if (meanwhile := self.meanwhile) is not None:
+            self.meanwhile = None
+            meanwhile()
+        return answer
 
 
 class Deaf:
@@ -181,6 +187,12 @@ class TestRefusals:
         clock.step(30)
         assert other.look(held) is None
 
+    def test_a_valid_token_that_was_never_in_the_store_stays_beside_it(self, fleet: Fleet) -> None:
+        share, held = fleet.process(), fleet.token("held")
+        assert share.look(NO_TOKEN) is None
+        share.report(ERROR, held, 30.0)
+        assert seen(fleet.process().look(NO_TOKEN)) == "held"
+
     @pytest.mark.parametrize("reason", ["ended", "invalidated"])
     def test_no_token_stays_beside_it_that_is_of_no_use(self, fleet: Fleet, clock: FakeClock, reason: str) -> None:
         share, held = fleet.published("held", 100)
@@ -287,7 +299,6 @@ class TestWaiting:
         fleet.store.close()
         clock.step(1)
         asks, waits = fleet.process(), fleet.process()
-        # The names of generations begin anew with the rows, in this store only.
         asks.look(NO_TOKEN)
         assert isinstance(waits.look(NO_TOKEN), Busy)
         assert told.generation != fleet.row().generation
@@ -392,12 +403,19 @@ class TestVoid:
         other.look(NO_TOKEN)
         share.forget(NO_TOKEN, everything=True)
         share.tell()
+        assert not fleet.row().void
         assert share.is_void(token)
         calls = len(line(share).patient)
         share.tell()
         assert len(line(share).patient) == calls
         assert other.look(token) is None
         assert other.is_void(token)
+
+    def test_before_the_first_look_there_is_nothing_to_void(self, fleet: Fleet) -> None:
+        share = fleet.process()
+        share.forget(fleet.token("token"), everything=False)
+        share.tell()
+        assert not share.is_void(fleet.token("token"))
 
     def test_a_token_that_ended_is_remembered_no_longer(self, fleet: Fleet, clock: FakeClock) -> None:
         share, token = fleet.published("token", 100)
@@ -469,6 +487,24 @@ class TestNews:
         share.hear(Entry(floor=share.fence_of(token), generation="another"))
         assert not share.is_void(token)
 
+    @pytest.mark.parametrize("ahead", [0, 10])
+    def test_the_store_does_not_bring_back_what_they_told_meanwhile(self, fleet: Fleet, ahead: int) -> None:
+        share, token = fleet.published("token")
+        other = fleet.process()
+        other.look_again(NO_TOKEN, offer=False, distrust=False)
+        assert seen(other.look(NO_TOKEN)) == "token"
+        other.hear(Entry(floor=share.fence_of(token) + ahead, generation=fleet.row().generation))
+        assert other.look(fleet.token("held", 100)) is None
+
+    def test_the_store_does_not_bring_back_one_that_they_told_of_by_its_value(self, fleet: Fleet) -> None:
+        share, token = fleet.published("token")
+        other = fleet.process()
+        assert seen(other.look(NO_TOKEN)) == "token"
+        seal: Any = share._seal
+        other.hear(Entry(generation="another", void=frozenset({seal.digest("token")})))
+        assert other.is_void(token)
+        assert other.look(fleet.token("held", 100)) is None
+
     def test_less_than_they_told_before_takes_nothing_back(self, fleet: Fleet) -> None:
         share, token = fleet.published("token")
         share.hear(Entry(floor=share.fence_of(token), generation=fleet.row().generation))
@@ -534,6 +570,13 @@ class TestPublishing:
         share.publish(token)
         line(share).is_cut = False
         assert fleet.may_ask()
+
+    def test_once_the_store_went_away_it_does_nothing(self, fleet: Fleet) -> None:
+        share, first = fleet.published("first")
+        line(share).is_cut = True
+        share.publish(fleet.token("second"))
+        line(share).is_cut = False
+        assert fleet.process().look(NO_TOKEN) == first
 
     def test_another_ones_lease_is_respected(self, fleet: Fleet) -> None:
         asks, share, token = fleet.process(), fleet.process(), fleet.token("token")
@@ -639,6 +682,19 @@ class TestLookingAgain:
         other.look_again(token, offer=False, distrust=True)
         assert fleet.row().generation == begun
         # And nobody keeps a lease for that.
+        assert fleet.may_ask()
+
+    def test_a_look_that_a_flight_overtook_is_made_again_and_takes_no_lease(self, fleet: Fleet) -> None:
+        share, token = fleet.published("token")
+
+        def lose_and_learn() -> None:
+            fleet.store.close()
+            assert fleet.may_ask()
+            share._claim(0, lease=False)
+
+        line(share).meanwhile = lose_and_learn
+        share.look_again(token, offer=False, distrust=False)
+        assert share._known.generation == fleet.row().generation
         assert fleet.may_ask()
 
     def test_without_the_store_none_begins(self, fleet: Fleet) -> None:

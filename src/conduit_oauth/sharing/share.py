@@ -164,11 +164,12 @@ class Share:
                 return Busy(ticket, min(tier.poll, max(tier.poll / 4, left)))
             if not is_told:
                 known = entry.fence
-            token, fence = self._read(entry, self._looked[0])
-            if token is not None and (token.value == held.value or token.expires_at > held.expires_at):
-                self._value, self._fence = token.value, fence
-                if token.value != held.value:
-                    return token
+            if (read := self._read(entry, self._looked[0])) is not None:
+                token, fence = read
+                if token.value == held.value or token.expires_at > held.expires_at:
+                    self._value, self._fence = token.value, fence
+                    if token.value != held.value:
+                        return token
 
     def make_sure(self) -> None:
         """Look whether what the news told to be void is, before what was just asked for is thrown away by it."""
@@ -238,8 +239,8 @@ class Share:
             entry = self._claim(0, lease=False)
             if entry is None or not offer or self.is_void(held):
                 return
-            stored, _ = self._read(entry, asked_at)
-            if stored is None or stored.expires_at < held.expires_at - 1:
+            stored = self._read(entry, asked_at)
+            if stored is None or stored[0].expires_at < held.expires_at - 1:
                 self.publish(held)
 
     def _begin_generation(self) -> None:
@@ -391,14 +392,14 @@ class Share:
         else:
             self.leave()
 
-    def _read(self, entry: Entry, asked_at: float) -> tuple[AccessToken | None, int]:
+    def _read(self, entry: Entry, asked_at: float) -> tuple[AccessToken, int] | None:
         """The token of a record, if it is ours and still holds, with its fence; a refusal in it is kept in mind."""
         record: dict[str, Any] | None = None
         if self._seal is not None and entry.value is not None:
             plain = self._seal.open(entry.value, entry.generation, entry.fence, entry.expires)
             record = json.loads(plain) if plain is not None else None
         if record is None:
-            return None, 0
+            return None
         # Counted from before the store was asked, and by its clock: no token looks younger than it is.
         remaining = entry.remaining
         self._refused = None
@@ -406,9 +407,9 @@ class Share:
             self._refused_until = asked_at + remaining - said["before"]
             self._refused = recalled(said, max(0.0, self._refused_until - self._clock()))
         if (kept := token_in(record, remaining, entry.fence)) is None or self._seal is None:
-            return None, 0
+            return None
         end = asked_at + kept.expires_in
         # When it is refreshed need not be that careful: the fleet would be early by the time that it waited.
         found = AccessToken(kept.value, min(end, self._clock() + kept.refresh_in), end, kept.scope)
         is_void = 0 < kept.fence <= self.floor or self._seal.digest(found.value) in self._void
-        return (None, 0) if is_void else (found, kept.fence)
+        return None if is_void else (found, kept.fence)
