@@ -278,13 +278,18 @@ def test_authorities_that_are_not_there_are_named(
     variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, authorization_server: AuthorizationServer
 ) -> None:
     monkeypatch.setenv(variable, str(tmp_path / "gone"))
+    endpoint = authorization_server.token_endpoint()
+    secure = endpoint.replace("http:", "https:")
     with (
-        TokenProvider("demo", "demo-secret", token_endpoint=authorization_server.token_endpoint()) as provider,
+        TokenProvider("demo", "demo-secret", token_endpoint=secure) as provider,
         pytest.raises(ConfigurationError) as caught,
     ):
         provider.get_token()
     assert caught.value.field == variable
     assert str(tmp_path / "gone") in str(caught.value)
+    # Without TLS nobody needs them.
+    with TokenProvider("demo", "demo-secret", token_endpoint=endpoint) as provider:
+        assert provider.get_token()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .._version import __version__
 from ..errors import ConfigurationError, TransportError
-from ..identity.tls import TlsFiles
+from ..identity.tls import TlsFiles, trusts_nobody
 from ..masking import mask
 from ..protocol.grant import Request, Response
 from ..runtime.process import tell_end_of_thread, undisturbed
@@ -89,7 +89,8 @@ class Transport:
             _check_injected(client, transport)
         self._injected = client
         self._transport = transport
-        self._clients: dict[Proxy | None, httpx2.Client] = {}
+        # By the proxy, and by whether there is TLS on the way.
+        self._clients: dict[tuple[Proxy | None, bool], httpx2.Client] = {}
         self._tls = tls
         self._lock = threading.Lock()
         self._version: tuple[int, ...] | None = None
@@ -103,7 +104,7 @@ class Transport:
     def prepare(self, url: str) -> None:
         """Load the HTTP client now: where a fleet waits for one process's answer, it should not wait for that."""
         _load()
-        self._client_for(self._proxy_for(url))
+        self._client_for(url, self._proxy_for(url))
 
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
@@ -117,7 +118,7 @@ class Transport:
         journey = Journey(timeout, 0 if proxy is None else proxy.handshakes(request.url))
         _under_way[thread := threading.get_ident()] = journey
         try:
-            client = self._client_for(proxy)
+            client = self._client_for(request.url, proxy)
             # Built here and not by the client, so that an injected client's default headers add no second credential.
             outgoing = httpx2.Request(
                 request.method,
@@ -151,37 +152,40 @@ class Transport:
         """The proxy for `url`; what was injected goes by proxies of its own."""
         return proxy_for(url) if self._injected is None and self._transport is None else None
 
-    def _client_for(self, proxy: Proxy | None) -> httpx2.Client:
-        """Our client by `proxy`, made anew where the files of TLS changed: a connection keeps what it had."""
-        from .network import bounded
-
+    def _client_for(self, url: str, proxy: Proxy | None) -> httpx2.Client:
+        """Our client for `url` by `proxy`, made anew where the files of TLS changed: a connection keeps what it had."""
         if self._injected is not None:
+            from .network import bounded
+
             return bounded(self._injected)
-        from http.cookiejar import CookieJar, DefaultCookiePolicy
-
-        import httpx2
-
+        is_secure = any(each.startswith("https:") for each in (url, "" if proxy is None else proxy.url))
         # A flight, a wider scope's flight and a question about a token may all come here at once.
         with self._lock:
             if self._version != (version := self._tls.version()):
                 # A request that is under way on the old one fails, and is retried as any broken connection is.
                 self.close()
                 self._version = version
-            if proxy not in self._clients:
-                if self._transport is not None:
-                    client = httpx2.Client(transport=self._transport)
-                else:
-                    verify = self._tls.context()
-                    # Each connection has a thread of its caller's: a limit would only let one server starve another.
-                    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-                    via = None if proxy is None else proxy.for_httpx2()
-                    # One session at a server would tie the clients together that share these connections.
-                    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-                    client = bounded(
-                        httpx2.Client(verify=verify, limits=limits, proxy=via, cookies=cookies, trust_env=False)
-                    )
-                self._clients[proxy] = client
-            return self._clients[proxy]
+            if (client := self._clients.get((proxy, is_secure))) is None:
+                client = self._clients[proxy, is_secure] = self._new_client(proxy, is_secure)
+            return client
+
+    def _new_client(self, proxy: Proxy | None, is_secure: bool) -> httpx2.Client:
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+        import httpx2
+
+        from .network import bounded
+
+        if self._transport is not None:
+            return httpx2.Client(transport=self._transport)
+        # The platform's authorities take longer to load than a request over loopback.
+        verify = self._tls.context() if is_secure or self._tls.is_set else trusts_nobody()
+        # Each connection has a thread of its caller's: a limit would only let one server starve another.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+        via = None if proxy is None else proxy.for_httpx2()
+        # One session at a server would tie the clients together that share these connections.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        return bounded(httpx2.Client(verify=verify, limits=limits, proxy=via, cookies=cookies, trust_env=False))
 
     def close(self) -> None:
         """Close the clients that are ours."""

@@ -140,6 +140,13 @@ def _platform_files() -> list[tuple[str, str, int]]:
     return files
 
 
+def trusts_nobody() -> ssl.SSLContext:
+    """A context for connections that need none."""
+    import ssl
+
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 def _platform_context() -> ssl.SSLContext:
     import httpx2
 
