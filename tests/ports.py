@@ -14,14 +14,13 @@ _turns = itertools.count(os.getpid())
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """A port that nobody listens at, by any address of this machine: some servers take all of them."""
     first = _FIRST + _worker % _SHARES * _EACH
     for turn in _turns:
         port = first + turn % _EACH
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        try:
+            with socket.create_server(("", port)):
+                return port
+        except OSError:
+            continue
     raise AssertionError("unreachable: the turns do not end")

@@ -36,8 +36,10 @@ def running_everything() -> Iterator[str]:
         [NODE, EVERYTHING, "streamableHttp"], env={"PORT": str(port)}, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        while "listening" not in process.stderr.readline():
-            assert process.poll() is None
+        said = [process.stderr.readline()]
+        while "listening" not in said[-1]:
+            assert said[-1], f"it ended with {process.wait()}: {said}"
+            said.append(process.stderr.readline())
         yield f"http://127.0.0.1:{port}/mcp"
         process.kill()
 
