@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -170,6 +171,33 @@ class TestBounds:
         tier.call("key", lambda _: True, patient=True)
         assert bounds == [10.0, 50.0]
 
+    def test_only_the_tiers_own_thread_waits_for_no_turn(self, tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
+        turns: list[bool] = []
+        run = tier._operations.run
+
+        def watched(*asked: Any, queued: bool, **others: Any) -> Any:
+            turns.append(queued)
+            return run(*asked, queued=queued, **others)
+
+        monkeypatch.setattr(tier._operations, "run", watched)
+        tier.call("key", lambda _: True)
+        assert turns == [True]
+        monkeypatch.setattr(tier, "_thread", threading.current_thread())
+        tier.call("key", lambda _: True)
+        tier.claim("key", NOTHING, tier.lease, "owner")
+        tier.watch(0.0)
+        assert turns[1:] == [False] * len(turns[1:])
+        assert len(turns) == 4
+
+    def test_what_only_the_users_of_the_store_know_is_asked_for_once(
+        self, store: Store, tier: Tier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert Tier(MemoryStore(), 5.0, remote=False).pepper() == b""
+        monkeypatch.setattr(store, "pepper", b"pepper", raising=False)
+        assert tier.pepper() == b"pepper"
+        monkeypatch.setattr(store, "pepper", b"another")
+        assert tier.pepper() == b"pepper"
+
 
 class TestLeases:
     def test_a_leader_that_dies_at_once_is_replaced_sooner_than_one_that_renewed_its_lease(
@@ -216,6 +244,8 @@ class TestLeases:
         assert not entry.lease
         tier.watch(0.0)
         assert store.count("renew") == 1
+        tier.claim("third", NOTHING, 0.5, "owner")
+        assert store.asked[-1][2] == 0.5 + EXTRA_LEASE
 
     def test_in_one_process_a_leader_cannot_die_alone(self, store: Store) -> None:
         tier = Tier(store, 5.0, remote=False)
@@ -284,11 +314,14 @@ class TestLostAnswers:
         store.loses = lambda operation, key: False
         tier.watch(0.0)
         assert store.is_free("key")
-        # As if the network brought the request twice.
-        clock.step(tier.lease)
-        MemoryStore.claim(store, "key", NOTHING, 60.0, "owner")
+        clock.step(1.0)
         tier.watch(0.0)
-        assert store.is_free("key")
+        # As if the network brought the request again and again.
+        clock.step(tier.lease - 1.0)
+        for _ in range(2):
+            MemoryStore.claim(store, "key", NOTHING, 60.0, "owner")
+            tier.watch(0.0)
+            assert store.is_free("key")
         clock.step(0.25)
         tier.watch(0.0)
         releases = store.count("release")
@@ -302,11 +335,18 @@ class TestLostAnswers:
         for _ in range(3):
             clock.step(tier.lease + 1)
             tier.watch(0.0)
+            assert tier.up
         assert store.count("release") == 4
         MemoryStore.claim(store, "key", NOTHING, 60.0, "owner")
         store.fails = lambda operation, key: False
         tier.watch(0.0)
         assert store.is_free("key")
+
+    def test_a_short_one_is_given_back_as_well(self, store: Store, tier: Tier) -> None:
+        store.loses = lambda operation, key: key == "key"
+        assert tier.claim("key", NOTHING, 0.5, "owner") is None
+        tier.watch(0.0)
+        assert store.count("release") == 1
 
     def test_a_look_leaves_nothing_to_give_back(self, store: Store, tier: Tier) -> None:
         store.loses = lambda operation, key: key == "key"
@@ -550,13 +590,16 @@ class TestNews:
         kept = Listener()
         tier.tell("kept", kept, "")
         tier.ticket("kept")
+        many = [Listener() for _ in range(300)]
+        for number, listener in enumerate(many):
+            tier.tell(f"many-{number}", listener, "")
         for number in range(10_000):
             tier.tell(f"key-{number}", Listener(), "")
             tier.ticket(f"key-{number}")
             store.tell(f"key-{number}", Entry(b"sealed", 7))
             tier.watch(0.0)
         gc.collect()
-        assert len(tier._listeners) + len(tier._tickets) + len(tier._told) < 1000
+        assert len(tier._listeners) + len(tier._tickets) + len(tier._told) < 3000
         store.tell("kept", Entry(b"sealed", 7))
         tier.watch(0.0)
         assert len(kept.heard_of) == 1
@@ -673,6 +716,18 @@ class TestThread:
         tier.watch(0.0)
         assert tier.up
 
+    def test_it_looks_at_once(self, tier: Tier) -> None:
+        class Closed:
+            waits: ClassVar[list[float]] = []
+
+            def wait(self, seconds: float) -> bool:
+                self.waits.append(seconds)
+                return len(self.waits) == 3
+
+        closed: Any = Closed()
+        tier_module._watch(weakref.ref(tier), closed, None)
+        assert closed.waits == [0.0] * 3
+
 
 def _no_thread(thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
@@ -705,10 +760,29 @@ class TestTiers:
         tier.before_exit(0.0)
         assert closed == [True]
 
+    def test_a_store_goes_with_its_tier_where_a_url_opened_it(
+        self, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed: list[object] = []
+        monkeypatch.setattr(SqliteStore, "close", lambda store: closed.append(type(store)))
+        monkeypatch.setattr(store, "close", lambda: closed.append(store))
+        for place in (f"sqlite://{tmp_path}/tokens.sqlite3", store):
+            assert tier_of(place, 1.0) is not None
+        gc.collect()
+        assert closed == [SqliteStore]
+
+    def test_a_connection_has_the_time_of_one(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        limits: list[float] = []
+        monkeypatch.setattr(tier_module, "open_store", lambda url, seconds: limits.append(seconds) or store)
+        assert tier_of("redis://127.0.0.1:1/0", 0.5) is not None
+        assert limits == [10.0]
+
     def test_without_a_store_it_is_this_process(self, clock: FakeClock) -> None:
         assert local_tier(elapsed) is LOCAL
+        assert LOCAL.up
         tier = local_tier(clock)
         assert tier is not LOCAL
+        assert tier.up
         entry = tier.claim("key", NOTHING, 60.0, "owner")
         assert entry is not None
         assert entry.now == clock()
