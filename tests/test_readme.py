@@ -45,7 +45,7 @@ def test_the_profile_of_a_guide_is_one(tmp_path: Path) -> None:
     command = [COMMAND, "token", "--config", config, *here]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     # Every setting was understood; only the gateway is not on this machine.
-    assert "https://127.0.0.1:1/mcp: ConnectError" in run.stderr
+    assert "https://127.0.0.1:1/mcp: Connection refused" in run.stderr
 
 
 def test_the_outputs_of_a_guide_are_some(tmp_path: Path) -> None:

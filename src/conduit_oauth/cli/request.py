@@ -17,7 +17,8 @@ from rich.json import JSON
 from rich.markup import escape
 from rich.text import Text
 
-from ..client.network import Journey, bounded
+from ..client.by_httpx2 import bounded, limits
+from ..client.network import Journey
 from ..client.proxies import Proxy, proxy_for
 from ..client.transport import CONNECT_TIMEOUT, failure_of
 from ..errors import ConfigurationError, TransportError
@@ -114,14 +115,14 @@ def _answer(
     attempt = 0
     while True:
         journey = Journey(wait, 0 if proxy is None else proxy.handshakes(url))
-        limits = outgoing.extensions["timeout"] = journey.limits(CONNECT_TIMEOUT)
+        allowed = outgoing.extensions["timeout"] = limits(journey, CONNECT_TIMEOUT)
         asked = None
         try:
             with busy(f"{outgoing.method} {outgoing.url.host}"):
                 answer = client.send(outgoing, stream=True)
             if answer.status_code not in (429, 503) or outgoing.method not in _REPEATABLE or attempt == retries:
                 # What comes now may be a stream of events.
-                limits["read"] = _LONGEST_SILENCE
+                allowed["read"] = _LONGEST_SILENCE
                 return answer
             answer.close()
             problem = str(answer.status_code)

@@ -1,7 +1,7 @@
-"""Connections of which no step outlasts one deadline: the HTTP client alone counts its timeout anew at every read.
+"""One exchange with a server: its deadline, its phases, and how a name is reached.
 
-Invariant: whatever a peer drips or floods, a read, a write or a handshake that has an `Until` ends at its deadline.
-A name with several addresses is reached by the first that answers (RFC 8305).
+Invariant: no step of an exchange begins after its deadline. A name with several addresses is reached by the first that
+answers (RFC 8305).
 """
 
 from __future__ import annotations
@@ -14,20 +14,34 @@ import itertools
 import math
 import queue
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
-
-import httpcore2
-import httpx2
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 # RFC 8305 §8: how long an address has before the next one is tried beside it.
 _HEAD_START = 0.25
 # A name may have any number of addresses, and each takes a thread for a while.
 _MOST_ADDRESSES = 10
-Outcome = httpcore2.NetworkStream | Exception
+
+
+class Closable(Protocol):
+    """A connection, of whichever kind."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+class Answer(NamedTuple):
+    """An answer whose body is still on its way; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    chunks: Iterable[bytes]
 
 
 class Journey:
@@ -36,9 +50,10 @@ class Journey:
     `tunnel`: how many TLS handshakes end before a proxy passes on what is sent (`Proxy.handshakes`).
     """
 
-    __slots__ = ("_connection", "_entered", "_set_out", "_took", "_tunnel", "deadline", "phase")
+    __slots__ = ("_connection", "_entered", "_set_out", "_took", "_tunnel", "deadline", "phase", "seconds")
 
     def __init__(self, seconds: float, tunnel: int = 0) -> None:
+        self.seconds = seconds
         self._set_out = self._entered = time.monotonic()
         self.deadline = self._set_out + seconds
         self.phase = "preparation"
@@ -54,12 +69,12 @@ class Journey:
             with contextlib.suppress(OSError):  # it is closed already
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def limits(self, connect: float) -> dict[str, float]:
-        """The HTTP client's timeouts, each handed on to a step of this exchange; `connect` is for a connection."""
-        seconds = self.deadline - self._set_out
-        step, first = Until(seconds), Until(min(connect, seconds))
-        step.journey = first.journey = self
-        return {"connect": first, "read": step, "write": step, "pool": seconds}
+    def left(self) -> float:
+        """Seconds for the step that begins now. Raises `TimeoutError` where there are none."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the time of the exchange has ended")
+        return left
 
     def enter(self, phase: str, connection: socket.socket | None = None) -> None:
         """The exchange goes on with `phase`, on `connection` where there is one yet."""
@@ -107,57 +122,35 @@ def is_local(error: BaseException | None) -> bool:
     return False
 
 
-class Until(float):
-    """Seconds for one step, and the exchange that it belongs to.
+def reach(
+    host: str, port: int, seconds: float | None, attempt: Callable[[str, float | None], C], journey: Journey | None
+) -> C:
+    """A connection to `host` by `attempt`, which gets one of its addresses and what is left of `seconds`.
 
-    A float, because the HTTP client hands it on to the socket as the timeout of a step.
+    Raises `TimeoutError` or another `OSError`.
     """
 
-    __slots__ = ("journey",)
-    journey: Journey
+    def left() -> float | None:
+        return seconds if seconds is None or journey is None else min(seconds, journey.left())
 
-
-def bounded(client: httpx2.Client) -> httpx2.Client:
-    """`client`, with its connections, those through proxies too, made here; a backend of its user's own stays."""
-    # httpcore2 takes a backend, and httpx2 has no parameter to hand one on by.
-    for transport in (client._transport, *client._mounts.values()):  # pyright: ignore[reportPrivateUsage]
-        if isinstance(transport, httpx2.HTTPTransport):
-            pool = transport._pool  # pyright: ignore[reportPrivateUsage]
-            if type(pool._network_backend) is httpcore2.SyncBackend:  # pyright: ignore[reportPrivateUsage]
-                pool._network_backend = _Backend()  # pyright: ignore[reportPrivateUsage]
-    return client
-
-
-class _Backend(httpcore2.SyncBackend):
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.NetworkStream:
-        _enter(timeout, "name")
-        addresses = _addresses(host, port, _left(timeout, httpcore2.ConnectTimeout))
-        _enter(timeout, "connection")
-        left = _left(timeout, httpcore2.ConnectTimeout)
-        if left is not None and timeout is not None:
-            left = min(left, timeout)
-        connect = super().connect_tcp
-
-        def attempt(address: str) -> httpcore2.NetworkStream:
-            return connect(address, port, left, local_address, socket_options)
-
-        return _Stream(attempt(addresses[0]) if len(addresses) == 1 else _Race(attempt).run(addresses, left))
+    if journey is not None:
+        journey.enter("name")
+    addresses = _addresses(host, port, left())
+    if journey is not None:
+        journey.enter("connection")
+    limit = left()
+    if len(addresses) == 1:
+        return attempt(addresses[0], limit)
+    return _Race(lambda address: attempt(address, limit)).run(addresses, limit)
 
 
 def _addresses(host: str, port: int, seconds: float | None) -> list[str]:
     """The addresses of `host` in the order of the system, the families by turns (RFC 8305 §4)."""
     found = look_up(host, port, seconds)
-    if isinstance(found, TimeoutError):
-        raise httpcore2.ConnectTimeout(str(found)) from None
+    if isinstance(found, UnicodeError):
+        raise OSError(str(found)) from found
     if isinstance(found, Exception):
-        raise httpcore2.ConnectError(str(found)) from found
+        raise found
     by_family: dict[int, list[str]] = {}
     for family, *_, address in found:
         scoped = f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
@@ -202,17 +195,17 @@ def _is_address(host: str) -> bool:
     return True
 
 
-class _Race:
+class _Race(Generic[C]):
     """Attempts side by side, of which the first that succeeds counts; each one ends by itself, in its own time."""
 
-    def __init__(self, attempt: Callable[[str], httpcore2.NetworkStream]) -> None:
+    def __init__(self, attempt: Callable[[str], C]) -> None:
         self._attempt = attempt
-        self._outcomes: queue.SimpleQueue[tuple[str, Outcome]] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[tuple[str, C | Exception]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._over = False
 
-    def run(self, addresses: list[str], seconds: float | None) -> httpcore2.NetworkStream:
-        """The first connection. Raises `httpcore2.ConnectError`, or `ConnectTimeout` where no address answers."""
+    def run(self, addresses: list[str], seconds: float | None) -> C:
+        """The first connection. Raises `OSError`, or `TimeoutError` where no address answers."""
         give_up_at = None if seconds is None else time.monotonic() + seconds
         waiting, running = list(addresses), 0
         failures: dict[str, Exception] = {}
@@ -227,7 +220,7 @@ class _Race:
                     address, outcome = self._outcomes.get(timeout=pause)
                 except queue.Empty:
                     if left == pause:
-                        raise httpcore2.ConnectTimeout("no address answers") from None
+                        raise TimeoutError("no address answers") from None
                     continue
                 running -= 1
                 if not isinstance(outcome, Exception):
@@ -235,14 +228,14 @@ class _Race:
                 failures[address] = outcome
         finally:
             self._end()
-        if all(isinstance(each, httpcore2.ConnectTimeout) for each in failures.values()):
-            raise httpcore2.ConnectTimeout("no address answers")
+        if all(isinstance(each, TimeoutError) for each in failures.values()):
+            raise TimeoutError("no address answers")
         summary = "; ".join(f"{address}: {each}" for address, each in failures.items())
         cause = next(iter(failures.values())) if all(map(is_local, failures.values())) else None
-        raise httpcore2.ConnectError(summary) from cause
+        raise OSError(summary) from cause
 
     def _try(self, address: str) -> None:
-        outcome: Outcome
+        outcome: C | Exception
         try:
             outcome = self._attempt(address)
         except Exception as error:  # it is raised to the caller, where no other address does better
@@ -261,57 +254,14 @@ class _Race:
             _close(self._outcomes.get()[1])
 
 
-def _close(outcome: Outcome) -> None:
+def _close(outcome: Closable | Exception) -> None:
     if not isinstance(outcome, Exception):
         outcome.close()
 
 
-class _Stream(httpcore2.NetworkStream):
-    def __init__(self, stream: httpcore2.NetworkStream) -> None:
-        self._stream = stream
-        self._connection: socket.socket | None = stream.get_extra_info("socket")
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        _enter(timeout, "answer", self._connection)
-        return self._stream.read(max_bytes, _left(timeout, httpcore2.ReadTimeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        _enter(timeout, "request", self._connection)
-        self._stream.write(buffer, _left(timeout, httpcore2.WriteTimeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore2.NetworkStream:
-        # The handshake takes the socket away from its object, and a cut needs one.
-        with contextlib.ExitStack() as kept:
-            _enter(timeout, "TLS", _spare(self._connection, kept))
-            left = _left(timeout, httpcore2.ConnectTimeout)
-            return _Stream(self._stream.start_tls(ssl_context, server_hostname, left))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-def _spare(connection: socket.socket | None, kept: contextlib.ExitStack) -> socket.socket | None:
+def spare(connection: socket.socket | None, kept: contextlib.ExitStack) -> socket.socket | None:
+    """Another descriptor of `connection`, for a cut: a handshake takes the socket away from its object."""
     try:
         return None if connection is None else kept.enter_context(connection.dup())
     except (OSError, NotImplementedError):  # no descriptor left; TLS already
         return None
-
-
-def _enter(timeout: float | None, phase: str, connection: socket.socket | None = None) -> None:
-    if isinstance(timeout, Until):
-        timeout.journey.enter(phase, connection)
-
-
-def _left(timeout: float | None, error: type[httpcore2.TimeoutException]) -> float | None:
-    """The timeout of the step that begins now. Raises `error` where no time is left."""
-    if not isinstance(timeout, Until):
-        return timeout
-    left = timeout.journey.deadline - time.monotonic()
-    if left <= 0:
-        raise error("the time of the exchange has ended")
-    return left

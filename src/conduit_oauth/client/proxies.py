@@ -9,12 +9,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigurationError
 from ..protocol.urls import DEFAULT_PORTS, is_loopback
+from ..runtime.process import undisturbed
 
 if TYPE_CHECKING:
     import httpx2
@@ -68,8 +70,11 @@ def proxy_for(url: str) -> Proxy | None:
     host = (parts.hostname or "").rstrip(".")
     if is_loopback(host):
         return None
-    # Here, because it loads TLS.
-    from urllib.request import getproxies
+    if _none_is_named():
+        return None
+    with undisturbed():
+        # Here, because it takes as long to load as a request over loopback.
+        from urllib.request import getproxies
 
     said = getproxies()
     kind = next((kind for kind in (parts.scheme, "all") if said.get(kind)), None)
@@ -77,6 +82,11 @@ def proxy_for(url: str) -> Proxy | None:
     if kind is None or _is_exempt(said.get("no", ""), parts.scheme, host, port):
         return None
     return _parse(said[kind].strip(), _variable(kind))
+
+
+def _none_is_named() -> bool:
+    """Whether the environment has no proxy, where that is the only place that could."""
+    return sys.platform not in ("darwin", "win32") and not any(name.lower().endswith("_proxy") for name in os.environ)
 
 
 def _is_exempt(no_proxy: str, scheme: str, host: str, port: int) -> bool:

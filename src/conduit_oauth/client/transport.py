@@ -10,6 +10,7 @@ import functools
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from importlib import import_module
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from .._version import __version__
 from ..errors import ConfigurationError, TransportError
-from ..identity.tls import TlsFiles, trusts_nobody
+from ..identity.tls import TlsFiles
 from ..masking import mask
 from ..protocol.grant import Request, Response
 from ..runtime.process import tell_end_of_thread, undisturbed
+from .network import Answer, Journey, is_local
 from .proxies import Proxy, proxy_for
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from .network import Journey
+    from .by_httpx2 import ByHttpx2
+    from .direct import Direct
 
 logger = logging.getLogger("conduit_oauth")
 MAX_BYTES = 1 << 20
@@ -56,22 +59,16 @@ def _load() -> None:
     """Import what a request may need, so that none of it is imported while a request is under way."""
     with undisturbed():
         for module in (
-            *(
-                "httpx2",
-                "conduit_oauth.client.network",
-                "http.cookiejar",
-                "urllib.request",
-                "importlib.util",
-            ),
+            "conduit_oauth.client.direct",
             *("encodings.idna", "encodings.utf_8_sig", "email.utils", "base64", "html"),
         ):
             import_module(module)
 
 
 class Transport:
-    """An HTTP client of our own, or one that the caller injected and keeps the ownership of."""
+    """Our own connections, or a client that the caller injected and keeps the ownership of."""
 
-    __slots__ = ("_clients", "_injected", "_lock", "_tls", "_transport", "_version")
+    __slots__ = ("_by_proxy", "_direct", "_injected", "_is_ours", "_lock", "_tls", "_version")
 
     def __init__(
         self,
@@ -85,61 +82,52 @@ class Transport:
                 "is given beside http_client or transport",
                 "Give it to that client instead.",
             )
+        self._is_ours = client is None
+        self._injected: ByHttpx2 | None = None
         if client is not None or transport is not None:
             _check_injected(client, transport)
-        self._injected = client
-        self._transport = transport
-        # By the proxy, and by whether there is TLS on the way.
-        self._clients: dict[tuple[Proxy | None, bool], httpx2.Client] = {}
+            import httpx2
+
+            from .by_httpx2 import ByHttpx2
+
+            self._injected = ByHttpx2(httpx2.Client(transport=transport) if client is None else client)
         self._tls = tls
         self._lock = threading.Lock()
+        self._direct: Direct | None = None
+        # Made anew where the files of TLS changed: a connection keeps what it had.
+        self._by_proxy: dict[Proxy, ByHttpx2] = {}
         self._version: tuple[int, ...] | None = None
 
     def in_child(self) -> Transport:
         """The transport of a forked child, which shares no socket with its parent."""
-        if self._injected is None and self._transport is None:
-            return Transport(tls=self._tls)
-        return _Inherited()
+        return Transport(tls=self._tls) if self._injected is None else _Inherited()
 
     def prepare(self, url: str) -> None:
         """Load the HTTP client now: where a fleet waits for one process's answer, it should not wait for that."""
         _load()
-        self._client_for(url, self._proxy_for(url))
+        self._way(self._proxy_for(url))
+        if self._injected is None and url.startswith("https:"):
+            self._tls.context()
 
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
         _load()
         tell_end_of_thread()
-        import httpx2
-
-        from .network import Journey
+        from http.client import HTTPException, InvalidURL
 
         proxy = self._proxy_for(request.url)
+        way = self._way(proxy)
         journey = Journey(timeout, 0 if proxy is None else proxy.handshakes(request.url))
         _under_way[thread := threading.get_ident()] = journey
         try:
-            client = self._client_for(request.url, proxy)
-            # Built here and not by the client, so that an injected client's default headers add no second credential.
-            outgoing = httpx2.Request(
-                request.method,
-                request.url,
-                headers={**_HEADERS, **request.headers},
-                content=request.content or None,
-                extensions={"timeout": journey.limits(CONNECT_TIMEOUT)},
-            )
             began = time.monotonic()
-            answer = client.send(outgoing, stream=True, auth=None, follow_redirects=False)
-            try:
-                content = (
-                    _read(answer, request.url, journey.deadline) if request.reads_body(answer.status_code) else b""
-                )
-            finally:
-                answer.close()
-            tell_request(request.method, request.url, answer.status_code, began)
-            return Response(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, content)
-        except httpx2.InvalidURL:
+            with way.exchange(request, {**_HEADERS, **request.headers}, journey, CONNECT_TIMEOUT) as answer:
+                content = _read(answer, request.url, journey.deadline) if request.reads_body(answer.status) else b""
+            tell_request(request.method, request.url, answer.status, began)
+            return Response(answer.status, answer.headers, content)
+        except (InvalidURL, UnicodeError, *_kinds("InvalidURL")):
             raise ConfigurationError("URL", "is none that can be asked", f"Check {request.url}.") from None
-        except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+        except (HTTPException, OSError, *_kinds("HTTPError", "StreamError")) as error:
             failure = failure_of(request.url, error, journey, proxy)
         except RuntimeError as error:
             # What httpx2 raises where the client was closed by its owner: no use in trying again.
@@ -150,48 +138,42 @@ class Transport:
 
     def _proxy_for(self, url: str) -> Proxy | None:
         """The proxy for `url`; what was injected goes by proxies of its own."""
-        return proxy_for(url) if self._injected is None and self._transport is None else None
+        return proxy_for(url) if self._injected is None else None
 
-    def _client_for(self, url: str, proxy: Proxy | None) -> httpx2.Client:
-        """Our client for `url` by `proxy`, made anew where the files of TLS changed: a connection keeps what it had."""
+    def _way(self, proxy: Proxy | None) -> ByHttpx2 | Direct:
+        """What sends by `proxy`, or without one."""
         if self._injected is not None:
-            from .network import bounded
-
-            return bounded(self._injected)
-        is_secure = any(each.startswith("https:") for each in (url, "" if proxy is None else proxy.url))
+            return self._injected
         # A flight, a wider scope's flight and a question about a token may all come here at once.
         with self._lock:
+            if proxy is None:
+                from .direct import Direct
+
+                self._direct = self._direct or Direct(self._tls)
+                return self._direct
             if self._version != (version := self._tls.version()):
                 # A request that is under way on the old one fails, and is retried as any broken connection is.
-                self.close()
+                self._close_proxies()
                 self._version = version
-            if (client := self._clients.get((proxy, is_secure))) is None:
-                client = self._clients[proxy, is_secure] = self._new_client(proxy, is_secure)
-            return client
+            if proxy not in self._by_proxy:
+                with undisturbed():
+                    from .by_httpx2 import by_proxy
 
-    def _new_client(self, proxy: Proxy | None, is_secure: bool) -> httpx2.Client:
-        from http.cookiejar import CookieJar, DefaultCookiePolicy
+                    self._by_proxy[proxy] = by_proxy(proxy, self._tls.context())
+            return self._by_proxy[proxy]
 
-        import httpx2
-
-        from .network import bounded
-
-        if self._transport is not None:
-            return httpx2.Client(transport=self._transport)
-        # The platform's authorities take longer to load than a request over loopback.
-        verify = self._tls.context() if is_secure or self._tls.is_set else trusts_nobody()
-        # Each connection has a thread of its caller's: a limit would only let one server starve another.
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-        via = None if proxy is None else proxy.for_httpx2()
-        # One session at a server would tie the clients together that share these connections.
-        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-        return bounded(httpx2.Client(verify=verify, limits=limits, proxy=via, cookies=cookies, trust_env=False))
+    def _close_proxies(self) -> None:
+        for way in self._by_proxy.values():
+            way.close()
+        self._by_proxy.clear()
 
     def close(self) -> None:
-        """Close the clients that are ours."""
-        for client in self._clients.values():
-            client.close()
-        self._clients.clear()
+        """Close the connections that are ours."""
+        if self._injected is not None and self._is_ours:
+            self._injected.close()
+        if self._direct is not None:
+            self._direct.close()
+        self._close_proxies()
 
 
 # The exchange that each thread is at.
@@ -290,6 +272,12 @@ class _Inherited(Transport):
         )
 
 
+def _kinds(*names: str) -> list[type[Exception]]:
+    """The errors of httpx2 with these names, none where nobody uses it."""
+    client = sys.modules.get("httpx2")
+    return [] if client is None else [getattr(client, name) for name in names]
+
+
 _SLOW = {
     "name": "the name is not resolved",
     "connection": "no connection",
@@ -302,35 +290,35 @@ _SLOW = {
 def failure_of(url: str, error: Exception, journey: Journey, proxy: Proxy | None) -> TransportError:
     """What went wrong with a request and when, without a word that the peer may have put into it."""
     import ssl
-
-    import httpx2
-
-    from .network import is_local
+    from http.client import HTTPException, RemoteDisconnected
 
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     took = f" ({journey})" if str(journey) else ""
+    is_late = isinstance(error, (TimeoutError, *_kinds("TimeoutException")))
     # A connection that is cut in a handshake says nothing of certificates.
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return _tls_failure(url, cause)
-    if isinstance(error, httpx2.ProxyError):
+    if isinstance(error, tuple(_kinds("ProxyError"))):
         # Its words are the proxy's; a status is what they begin with.
         status = str(error).partition(" ")[0]
         problem = f"{proxy or 'the proxy'} does not connect ({status if status.isdigit() else 'no reason given'})"
         return TransportError(url, problem + took, "Check its user, its password and its rules.", local=True)
     if proxy is not None and journey.phase in ("name", "connection"):
-        reason = "does not answer" if isinstance(error, httpx2.TimeoutException) else f"is down: {mask(str(error), ())}"
+        reason = "does not answer" if is_late else f"is down: {mask(str(error), ())}"
         return TransportError(
             url, f"{proxy} {reason}{took}", f"Check the proxy, or unset {proxy.variable}.", local=True
         )
-    if isinstance(error, httpx2.TimeoutException):
+    if is_late:
         problem = _SLOW.get(journey.phase, "no whole answer")
         return TransportError(url, f"{problem} within {journey.elapsed:.1f} s{took}")
-    if isinstance(error, httpx2.ProtocolError) and not str(error).startswith("Server disconnected"):
+    is_gone = isinstance(error, RemoteDisconnected) or str(error).startswith("Server disconnected")
+    if isinstance(error, (HTTPException, *_kinds("ProtocolError"))) and not is_gone:
         # The client's message quotes what came, and an echo brings the credential back.
         return TransportError(url, "the answer is not HTTP")
-    return TransportError(url, mask(f"{type(error).__name__}: {error}".rstrip(": "), ()) + took, local=is_local(error))
+    said = str(error.strerror or error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    return TransportError(url, mask(said.rstrip(": "), ()) + took, local=is_local(error))
 
 
 def _tls_failure(url: str, error: ssl.SSLError) -> TransportError:
@@ -352,25 +340,23 @@ def _tls_failure(url: str, error: ssl.SSLError) -> TransportError:
     )
 
 
-def _read(answer: httpx2.Response, url: str, give_up_at: float) -> bytes:
-    import httpx2
-
+def _read(answer: Answer, url: str, give_up_at: float) -> bytes:
     if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
         # A few bytes can grow to gigabytes, and were not asked for.
         raise TransportError(
             url,
-            f"the answer ({answer.status_code}) is compressed, which nobody asked for",
+            f"the answer ({answer.status}) is compressed, which nobody asked for",
             "Switch compression off for this URL, at the server or at the proxy before it.",
-            retryable=answer.status_code >= 500,
+            retryable=answer.status >= 500,
         )
     chunks: list[bytes] = []
     size = 0
-    for chunk in answer.iter_bytes():
+    for chunk in answer.chunks:
         size += len(chunk)
         if size > MAX_BYTES:
             raise TransportError(url, f"the answer is larger than {MAX_BYTES} bytes")
         # An injected client's timeout counts from byte to byte: a server that drips would never meet it.
         if time.monotonic() > give_up_at:
-            raise httpx2.ReadTimeout("the time of the exchange has ended")
+            raise TimeoutError("the time of the exchange has ended")
         chunks.append(chunk)
     return b"".join(chunks)
