@@ -66,6 +66,12 @@ _REPEATABLE = frozenset(
         "tools/list",
     }
 )
+# Seconds until a server of the old transport says where it takes messages.
+_FIRST_EVENT = 5.0
+_OLD_TRANSPORT = (
+    "the gateway speaks HTTP+SSE, the MCP transport of 2024, which the bridge does not. "
+    "Set mcp_url to its Streamable HTTP endpoint, which often ends in /mcp"
+)
 _INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 
 Headers = dict[str, str]
@@ -214,7 +220,26 @@ class Gateway:
             return _failure(question, "the gateway refuses the tokens that the authorization server gives this client")
         if answer.is_success:
             self._remember(session, question, answer)
+        elif (
+            answer.status in (400, 404, 405)
+            and question.message.get("method") == "initialize"
+            and await self._speaks_old_transport(question.url)
+        ):
+            answer.close()
+            return _failure(question, _OLD_TRANSPORT)
         return answer
+
+    async def _speaks_old_transport(self, url: str) -> bool:
+        """Whether it is a server of before 2025 (MCP, transports: backwards compatibility)."""
+        try:
+            async with asyncio.timeout(_FIRST_EVENT):
+                answer = Answer(await self._begun(Question("GET", url, {"accept": "text/event-stream"}, b"")))
+                try:
+                    return answer.is_stream and (await answer.peek(16)).startswith(b"event: endpoint")
+                finally:
+                    answer.close()
+        except (OAuthError, aiohttp.ClientError, OSError):
+            return False
 
     async def _in_session(self, session: Session, question: Question) -> Answer:
         used = question.headers[SESSION] = session.current
