@@ -23,6 +23,8 @@ from mcp.types import (
     EmbeddedResource,
     EmptyResult,
     ImageContent,
+    ListPromptsResult,
+    PaginatedRequestParams,
     SamplingMessage,
     SetLevelRequestParams,
     SubscribeRequestParams,
@@ -164,6 +166,46 @@ async def test_elicitation_sep1330_enums(context: Context) -> str:
     return await elicited(context, "enums", properties)
 
 
+@server.tool(description="structured content")
+def test_structured() -> dict[str, int]:
+    return {"six": 6, "seven": 7}
+
+
+@server.tool(description="roots")
+async def test_roots(context: Context) -> str:
+    return ", ".join(str(root.uri) for root in (await context.session.list_roots()).roots)
+
+
+@server.tool(description="says what it is told")
+def test_repeat(said: str) -> str:
+    return said
+
+
+cancelled = asyncio.Event()
+
+
+@server.tool(description="ends when it is cancelled")
+async def test_slow() -> str:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        cancelled.set()
+    return "unreachable"
+
+
+@server.tool(description="waits for the cancellation")
+async def test_cancelled() -> str:
+    await asyncio.wait_for(cancelled.wait(), 20)
+    cancelled.clear()
+    return "cancelled"
+
+
+@server.tool(description="tells who subscribed that a resource changed")
+async def test_touch(uri: str, context: Context) -> str:
+    await context.session.send_resource_updated(uri)
+    return "touched"
+
+
 @server.resource("test://static-text", mime_type="text/plain")
 def static_text() -> str:
     return "This is the content of the static text resource."
@@ -210,6 +252,13 @@ async def complete(reference: Any, argument: Any, context: Any) -> Completion:
     return Completion(values=["paris", "park", "party"], total=3, has_more=False)
 
 
+async def pages(context: Any, parameters: Any) -> ListPromptsResult:
+    every = await server.list_prompts()
+    begun = int(parameters.cursor or 0) if parameters is not None else 0
+    end = begun + 3
+    return ListPromptsResult(prompts=every[begun:end], next_cursor=str(end) if end < len(every) else None)
+
+
 async def done(context: Any, parameters: Any) -> EmptyResult:
     return EmptyResult()
 
@@ -221,8 +270,9 @@ for method, kind in (
     ("logging/setLevel", SetLevelRequestParams),
 ):
     server._lowlevel_server.add_request_handler(method, kind, done)
+server._lowlevel_server.add_request_handler("prompts/list", PaginatedRequestParams, pages)
 
 print(f"{url}/mcp", flush=True)
-app = server.streamable_http_app(**dict.fromkeys(sys.argv[2:], True))
+app = server.streamable_http_app(**dict.fromkeys(sys.argv[2:], True), max_request_body_size=1 << 25)
 config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
 uvicorn.Server(config).run(sockets=[listener])
