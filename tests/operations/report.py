@@ -8,6 +8,7 @@ import platform
 from tests.operations.fleet import ROOT
 from tests.operations.programs import Ran
 from tests.operations.rows import Measured
+from tests.operations.soak import Soaked
 
 PAGE = ROOT / "docs" / "fleet-report.md"
 
@@ -43,6 +44,19 @@ calls more. So two token requests are right.
 """
 
 
+SOAK = """
+## Agent and bridge
+
+An agent keeps the tokens of {providers:,} providers in files, in a cache of its own. {clients} MCP clients call a tool
+once a second, through the bridge. Tokens live for 60 s. Every 10 s one of these things happens: the gateway dies and
+is back after a second, all tokens are revoked, the token server answers 503 or drops connections, the configuration is
+written anew in place, or somebody deletes files.
+
+| Time | Reads | Expired | Missing | Calls | Longest call | Cut by {restarts} restarts | Errors | Agent | Bridge |
+| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+"""
+
+
 def row_of(measured: Measured) -> str:
     """A line of the first table."""
     seen = measured.seen
@@ -65,8 +79,22 @@ def program_of(ran: Ran) -> str:
     return f"| {' | '.join([ran.name, *map(str, counts)])} |"
 
 
-def write(measured: list[Measured], ran: list[Ran]) -> None:
+def soak_of(soaked: Soaked) -> str:
+    """The line of the third table; memory is the most in the first half, and in the second."""
+    cells = [
+        f"{soaked.seconds:.0f} s",
+        *(f"{count:,}" for count in (soaked.reads, soaked.expired, soaked.missing, soaked.calls)),
+        f"{soaked.longest:.1f} s",
+        *(str(count) for count in (soaked.cut, len(soaked.errors))),
+        *("{:.0f}, {:.0f} MiB".format(*soaked.halves(sizes)) for sizes in soaked.sizes.values()),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def write(measured: list[Measured], ran: list[Ran], soaked: Soaked) -> None:
     """Write the page."""
     head = HEAD.format(cores=os.cpu_count(), system=platform.system(), python=platform.python_version())
-    lines = [*map(row_of, measured), PROGRAMS.rstrip("\n"), *map(program_of, ran), ""]
+    lines = [*map(row_of, measured), PROGRAMS.rstrip("\n"), *map(program_of, ran)]
+    facts = {"providers": soaked.providers, "clients": soaked.clients, "restarts": soaked.restarts}
+    lines += [SOAK.format(**facts).rstrip("\n"), soak_of(soaked), ""]
     PAGE.write_text(head + "\n".join(lines))
