@@ -59,7 +59,9 @@ TESTS = {
     "landing": ["tests/runtime/test_landing.py", *FLIGHTS],
     "gate": ["tests/sharing/test_gate.py", "tests/lifecycle/test_patience.py"],
     "sealing": ["tests/sharing/test_sealing.py"],
+    "leases": SHARING,
     "share": SHARING,
+    "subscribers": SHARING,
     "tier": SHARING,
 }
 # Slow to import, and the same for every change.

@@ -13,8 +13,9 @@ from conduit_oauth import TokenRequestError, TransportError
 from conduit_oauth.identity.credentials import Credentials
 from conduit_oauth.protocol.pauses import REFUSAL_MEMORY
 from conduit_oauth.sharing.gate import Busy, Refused
+from conduit_oauth.sharing.leases import FIRST_LEASE, LEASE
 from conduit_oauth.sharing.share import Share
-from conduit_oauth.sharing.tier import FIRST_LEASE, LEASE, Tier
+from conduit_oauth.sharing.tier import Tier
 from conduit_oauth.stores import Entry, TokenStore
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.token import NO_TOKEN, AccessToken
@@ -318,7 +319,7 @@ class TestWaiting:
 
 def tell(share: Share, entry: Entry) -> None:
     """As the tier's thread does with what it hears."""
-    line(share)._told[share._key] = entry
+    line(share).subscribers._told[share._key] = entry
 
 
 def test_a_record_that_nobody_sealed_is_passed_over(fleet: Fleet) -> None:

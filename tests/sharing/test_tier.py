@@ -13,23 +13,20 @@ from typing import Any, ClassVar
 import pytest
 
 from conduit_oauth.clock import elapsed
+from conduit_oauth.sharing import leases
 from conduit_oauth.sharing import tier as tier_module
-from conduit_oauth.sharing.tier import (
-    EXTRA_LEASE,
-    FIRST_LEASE,
-    LEASE,
-    LEASE_CAP,
-    LOCAL,
-    LONGEST_LEASE,
-    PING,
-    Tier,
-    local_tier,
-    tier_of,
-)
+from conduit_oauth.sharing.leases import EXTRA_LEASE, FIRST_LEASE, LEASE, LEASE_CAP, LONGEST_LEASE
+from conduit_oauth.sharing.tier import LOCAL, PING, Tier, local_tier, tier_of
 from conduit_oauth.stores import NOTHING, Entry, Known, News, StoreError
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.stores.sqlite import SqliteStore
 from tests.conftest import FakeClock
+
+
+def stand_still(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+    """Have the time of a tier stand still."""
+    for module in (tier_module, leases):
+        monkeypatch.setattr(module, "elapsed", clock)
 
 
 def fail(store: Any) -> None:
@@ -114,7 +111,7 @@ def store(clock: FakeClock) -> Store:
 @pytest.fixture
 def tier(store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Tier:
     """A tier that is up, whose thread is the test."""
-    monkeypatch.setattr(tier_module, "elapsed", clock)
+    stand_still(monkeypatch, clock)
     tier = Tier(store, 5.0)
     tier.watch(0.0)
     store.asked.clear()
@@ -131,7 +128,7 @@ class TestBounds:
     def test_a_store_may_hesitate_unless_an_operation_just_failed(
         self, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tier_module, "elapsed", clock)
+        stand_still(monkeypatch, clock)
         # Far more than operations take here.
         tier = Tier(SqliteStore(tmp_path / "tokens.sqlite3"), 5.0)
         user = object()
@@ -366,7 +363,7 @@ class TestLostAnswers:
     def test_a_grant_that_comes_too_late_is_given_back(
         self, store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, *, is_granted: bool
     ) -> None:
-        monkeypatch.setattr(tier_module, "elapsed", clock)
+        stand_still(monkeypatch, clock)
         tier = Tier(store, 0.05)
         tier.watch(0.0)
         if not is_granted:
@@ -443,7 +440,7 @@ class TestBlame:
         self, store: Store, tier: Tier, caplog: pytest.LogCaptureFixture
     ) -> None:
         listener = Listener()
-        tier.tell("key", listener, "")
+        tier.subscribers.subscribe("key", listener, "")
         tier.call("bad", fail)
         store.fails = lambda operation, key: operation == "claim"
         pauses = [tier.watch(0.0)]
@@ -515,7 +512,7 @@ class TestClocks:
         self, store: Store, tier: Tier, clock: FakeClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         listener = Listener()
-        tier.tell("key", listener, "")
+        tier.subscribers.subscribe("key", listener, "")
         # The answer takes a second each way: by that much nobody knows better.
         store.took = lambda: clock.step(1)
         tier.watch(0.0)
@@ -538,47 +535,47 @@ class TestClocks:
 class TestNews:
     def test_they_reach_who_wants_them(self, store: Store, tier: Tier) -> None:
         one, other = Listener(), Listener()
-        tier.tell("one", one, "")
-        tier.tell("other", other, "")
-        ticket, foreign = tier.ticket("one"), tier.ticket("other")
+        tier.subscribers.subscribe("one", one, "")
+        tier.subscribers.subscribe("other", other, "")
+        ticket, foreign = tier.subscribers.ticket("one"), tier.subscribers.ticket("other")
         entry = Entry(b"sealed", 7)
         store.tell("one", entry)
         assert tier.watch(0.0) == 0.0
         assert (one.heard_of, other.heard_of) == ([entry], [])
         assert ticket.is_set()
         assert not foreign.is_set()
-        assert tier.told("one") == entry
-        assert tier.told("other") is None
+        assert tier.subscribers.told("one") == entry
+        assert tier.subscribers.told("other") is None
         # With the next ticket it is old.
-        assert not tier.ticket("one").is_set()
-        assert tier.told("one") is None
+        assert not tier.subscribers.ticket("one").is_set()
+        assert tier.subscribers.told("one") is None
 
     def test_only_a_value_is_told_and_only_to_who_waits(self, store: Store, tier: Tier) -> None:
-        tier.ticket("key")
+        tier.subscribers.ticket("key")
         store.tell("key", Entry(floor=7))
         store.tell("nobody", Entry(b"sealed", 7))
         tier.watch(0.0)
-        assert tier.told("key") is None
-        assert tier.told("nobody") is None
+        assert tier.subscribers.told("key") is None
+        assert tier.subscribers.told("nobody") is None
 
     def test_one_ticket_serves_all_who_wait(self, tier: Tier) -> None:
-        assert tier.ticket("key") is tier.ticket("key")
+        assert tier.subscribers.ticket("key") is tier.subscribers.ticket("key")
 
     def test_where_hearing_begins_all_look(self, store: Store, tier: Tier) -> None:
         listener = Listener()
-        tier.tell("key", listener, "")
-        tickets = [tier.ticket("key"), tier.ticket("other")]
+        tier.subscribers.subscribe("key", listener, "")
+        tickets = [tier.subscribers.ticket("key"), tier.subscribers.ticket("other")]
         store.tell("", Entry())
         tier.watch(0.0)
         assert all(ticket.is_set() for ticket in tickets)
         assert listener.looks == [False]
-        assert not tier.ticket("key").is_set()
+        assert not tier.subscribers.ticket("key").is_set()
 
     def test_who_changed_the_key_hears_of_the_new_one_only(self, store: Store, tier: Tier) -> None:
         listener, other = Listener(), Listener()
-        tier.tell("old", listener, "")
-        tier.tell("old", other, "")
-        tier.tell("new", listener, "old")
+        tier.subscribers.subscribe("old", listener, "")
+        tier.subscribers.subscribe("old", other, "")
+        tier.subscribers.subscribe("new", listener, "old")
         for key in ("old", "new"):
             store.tell(key, Entry(last=len(key)))
         store.tell("old", Entry(floor=7))
@@ -588,18 +585,19 @@ class TestNews:
 
     def test_who_is_gone_leaves_nothing_behind(self, store: Store, tier: Tier) -> None:
         kept = Listener()
-        tier.tell("kept", kept, "")
-        tier.ticket("kept")
+        tier.subscribers.subscribe("kept", kept, "")
+        tier.subscribers.ticket("kept")
         many = [Listener() for _ in range(300)]
         for number, listener in enumerate(many):
-            tier.tell(f"many-{number}", listener, "")
+            tier.subscribers.subscribe(f"many-{number}", listener, "")
         for number in range(10_000):
-            tier.tell(f"key-{number}", Listener(), "")
-            tier.ticket(f"key-{number}")
+            tier.subscribers.subscribe(f"key-{number}", Listener(), "")
+            tier.subscribers.ticket(f"key-{number}")
             store.tell(f"key-{number}", Entry(b"sealed", 7))
             tier.watch(0.0)
         gc.collect()
-        assert len(tier._listeners) + len(tier._tickets) + len(tier._told) < 3000
+        each = tier.subscribers
+        assert sum(map(len, (each._listeners, each._tickets, each._told))) < 3000
         store.tell("kept", Entry(b"sealed", 7))
         tier.watch(0.0)
         assert len(kept.heard_of) == 1
@@ -609,8 +607,8 @@ class TestNews:
     ) -> None:
         broken, well = Listener(), Listener()
         broken.error = ValueError("a fault of ours")
-        tier.tell("broken", broken, "")
-        tier.tell("well", well, "")
+        tier.subscribers.subscribe("broken", broken, "")
+        tier.subscribers.subscribe("well", well, "")
         store.tell("broken", Entry(floor=7))
         assert tier.watch(0.0) == 1.0
         (said,) = lines(caplog)
@@ -626,7 +624,7 @@ class TestNews:
         self, store: Store, tier: Tier, caplog: pytest.LogCaptureFixture, error: Exception, said: str
     ) -> None:
         listener = Listener()
-        tier.tell("key", listener, "")
+        tier.subscribers.subscribe("key", listener, "")
         store.deaf = error
         assert [tier.watch(0.0) for _ in range(3)] == [1.0] * 3
         assert listener.looks == [False] * 3

@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 from conduit_oauth.sharing.share import Share
+from conduit_oauth.sharing.subscribers import Subscribers
 from conduit_oauth.sharing.tier import Tier
 from conduit_oauth.stores import Entry, Known
 from conduit_oauth.stores.row import Row
@@ -52,7 +53,7 @@ def _never_back(original: Callable[..., object]) -> Callable[..., object]:
     def claim(self: Tier, key: str, known: Known, seconds: float, owner: str = "") -> Entry | None:
         entry = self.call(key, lambda store: store.claim(key, known, seconds, owner))
         if entry is not None and entry.lease:
-            self._leases[key, owner] = math.inf
+            self._leases._held[key, owner] = math.inf
         return entry
 
     return claim
@@ -85,7 +86,7 @@ BREAKS: dict[str, tuple[type, str, Callable[..., Any], tuple[str, ...]]] = {
     "the store counts the end from the write": (Row, "write", _end_by_the_write, ()),
     "floors and fences are compared across generations": (Share, "_take_in", _same_generation, ()),
     "no token is remembered as void, only fences": (Share, "is_void", _fences_only, ()),
-    "nobody looks again after a break of hearing": (Tier, "_resync", _nothing, _DEAF),
+    "nobody looks again after a break of hearing": (Subscribers, "resync", _nothing, _DEAF),
     "a clock that goes back is not noticed": (Tier, "_compare_clocks", _nothing, _CLOCKS),
     "lost data and clocks are not noticed by the store": (Row, "is_sound", _unchecked, ()),
     "a lease that nobody heard of is not given back": (Tier, "claim", _never_back, _STALLS),

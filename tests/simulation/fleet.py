@@ -15,7 +15,8 @@ from typing import Any
 from conduit_oauth import TokenProvider
 from conduit_oauth.errors import OAuthError, TransportError
 from conduit_oauth.identity.credentials import Credentials
-from conduit_oauth.sharing.tier import LEASE, Tier
+from conduit_oauth.sharing.leases import LEASE
+from conduit_oauth.sharing.tier import Tier
 from conduit_oauth.stores import Entry, Known, News, StoreError
 from conduit_oauth.stores.row import Row
 from conduit_oauth.token import AccessToken, moments

@@ -18,7 +18,7 @@ import greenlet
 
 from conduit_oauth.lifecycle import control, flight
 from conduit_oauth.runtime import landing
-from conduit_oauth.sharing import gate, operations, share, tier
+from conduit_oauth.sharing import gate, leases, operations, share, tier
 
 # A world that does more than this turns in circles.
 _MOST_STEPS = 400_000
@@ -182,6 +182,7 @@ class World:
             (control, "_thread", SimpleNamespace(start_new_thread=start)),
             (tier, "threading", threads),
             (tier, "elapsed", lambda: world.now),
+            (leases, "elapsed", lambda: world.now),
             (operations, "threading", threads),
             (operations, "_thread", SimpleNamespace(start_new_thread=start)),
             (operations, "elapsed", lambda: world.now),

@@ -346,12 +346,12 @@ def test_news_are_as_old_as_the_last_look_of_who_waits_for_them_and_no_use_to_ot
         return Entry(sealed, fence, now + 3600.0, generation=generation, now=now)
 
     # Nobody waited when they came: what they tell of the token's age would be wrong.
-    share.tier._told[share._key] = news()
+    share.tier.subscribers._told[share._key] = news()
     clock.step(1000)
     store.claim(share._key, NOTHING, 60.0, "another")
     assert isinstance(share.look(NO_TOKEN), Busy)
     waiting_since = clock()
-    share.tier._told[share._key] = news()
+    share.tier.subscribers._told[share._key] = news()
     # A sleep.
     clock.step(1000)
     found = share.look(NO_TOKEN)

@@ -229,7 +229,7 @@ def test_a_listener_that_breaks_down_and_news_of_another_format_leave_the_others
         def resync(self, *, distrust: bool = False) -> None: ...
 
     tier, broken = other.control.share.tier, Broken()  # pyright: ignore
-    tier.tell("another", broken, "")
+    tier.subscribers.subscribe("another", broken, "")
     for told in (
         "",
         "conduit-oauth:{another} generation 1 2 -",
@@ -307,7 +307,7 @@ def test_a_dead_leader_is_replaced_soon_in_a_process_with_many_clients(
     assert share is not None
     for number in range(1000):
         # Of clients that looked once, and found what they wanted.
-        share.tier.ticket(f"another-{number}")
+        share.tier.subscribers.ticket(f"another-{number}")
     provider.invalidate()
     provider.control.settle(None)
     # A process that took the lease and died.

@@ -104,7 +104,7 @@ class Gate:
             return told
         # The process's own memory stands in for a store that is out of reach.
         self._tier = self._shared if self._shared is not None and self._shared.up else self._local
-        ticket = self._tier.ticket(self._key)
+        ticket = self._tier.subscribers.ticket(self._key)
         if (told := self._refusal(self._tier)) is not None:
             return told
         if not self._failures or self._take():

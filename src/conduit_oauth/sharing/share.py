@@ -21,10 +21,12 @@ from ..runtime.landing import LateLock
 from ..stores import Entry, Known
 from ..token import NO_TOKEN, AccessToken
 from .gate import Busy, Refused, recalled, remembered
+from .leases import FIRST_LEASE
 from .notes import Notes
 from .record import lasting, token_in
 from .sealing import Seal
-from .tier import FIRST_LEASE, Listener, Tier
+from .subscribers import Listener
+from .tier import Tier
 
 # How many invalidated tokens a process remembers for one key; each until its end.
 MOST_VOID = 64
@@ -134,9 +136,9 @@ class Share:
         tier = self.tier
         # What this process may pass over: the token that it has.
         known = self.fence_of(held)
-        told = tier.told(self._key) if self._waiting else None
+        told = tier.subscribers.told(self._key) if self._waiting else None
         # Taken before the look, so that what is told in between is not missed.
-        ticket = tier.ticket(self._key)
+        ticket = tier.subscribers.ticket(self._key)
         while True:
             now = self._clock()
             if self._refused is not None and (wait := self._refused_until - now) > 0 and now >= self._forgiven_until:
@@ -330,7 +332,7 @@ class Share:
         # Not while `tell` is at it: the floor of one entry is not another's.
         with self._lock:
             self.leave()
-            self.tier.tell(seal.name, self._listener, self._key)
+            self.tier.subscribers.subscribe(seal.name, self._listener, self._key)
             self._key, self._seal, self._known = seal.name, seal, Known()
             self._floor = self._fence = self._forgotten = 0
             self._doubt = 0, -math.inf

@@ -23,26 +23,17 @@ from ..runtime.landing import Flag
 from ..runtime.process import LockOfProcess, Rank, Resident, enter, is_ending, tell_end_of_thread
 from ..stores import NOTHING, Entry, Known, StoreError, TokenStore, open_store
 from ..stores.memory import MemoryStore
+from .leases import FIRST_LEASE, LEASE, Leases
 from .operations import CONNECTING, Operations, patiently
+from .subscribers import Subscribers
 
 T = TypeVar("T")
 
 logger = logging.getLogger("conduit_oauth")
 
-# Seconds until a leader that died is replaced; one that lives renews its lease three times in between.
-LEASE = 3.0
-# The same until it renews its lease for the first time, at the next look of the thread: many die as they begin.
-FIRST_LEASE = LEASE / 2
-# Seconds more for each lease that a process holds already, and how many in all.
-EXTRA_LEASE = 0.05
-LEASE_CAP = 12.0
-# Seconds for which a lease is renewed at most: a request that never ends must not keep others from theirs.
-LONGEST_LEASE = 60.0
 _LISTEN = 0.25
 _RETRY_FIRST = 0.1
 _RETRY_CAP = 2.0
-# From so many keys on, those that nobody listens to any more are dropped now and then.
-_SWEEP = 256
 # Where more than that wait, each looks less often: the news tell of a token, a look of a dead leader.
 _LOOKS = 20
 # Seconds between two looks at most.
@@ -53,20 +44,10 @@ STEP = 0.5
 # One that works may hesitate: where no operation failed in the last seconds, one is waited for longer by that.
 _HESITATION = 2
 _WARY = 1.0
+# So many keys that failed are remembered.
+_MOST_SICK = 256
 # One shard of a cluster may be down, and the rest work: before a store counts as down, so many keys were tried.
 _PROBES = 6
-
-
-class Listener(Protocol):
-    """Who wants to know of a key."""
-
-    def heard(self, entry: Entry) -> None:
-        """What another process told of the key."""
-        ...
-
-    def resync(self, *, distrust: bool = False) -> None:
-        """Look again: the store, or its news, are back. `distrust` where the store's clock went back."""
-        ...
 
 
 class Teller(Protocol):
@@ -93,27 +74,17 @@ class Tier(Resident):
         self._ending: threading.Thread | None = None
         self._users: set[int] = set()
         self._said_down = self._said_deaf = False
-        self._renewed = elapsed()
         self._tried = Flag()
         self._closed = Flag()
-        # The leases of this process, by key and owner, and until when they are renewed; and those that may be granted
-        # though nobody hears of it, and until when.
-        self._leases: dict[tuple[str, str], float] = {}
-        # Those that have not been renewed yet.
-        self._new_leases: set[tuple[str, str]] = set()
-        self._orphans: dict[tuple[str, str], float] = {}
+        self._leases = Leases()
         self._tellers: weakref.WeakSet[Teller] = weakref.WeakSet()
         self._pepper: bytes | None = None
         # By how much each clock of the store was ahead of ours at most.
         self._ahead: dict[str, float] = {}
         self._pinged = elapsed()
-        self._tickets: dict[str, Flag] = {}
+        self.subscribers = Subscribers()
         # Who waits for another process's answer.
         self.waiting: set[int] = set()
-        # What the news told to those who hold a ticket.
-        self._told: dict[str, Entry] = {}
-        self._listeners: dict[str, weakref.WeakSet[Listener]] = {}
-        self._sweep_at = _SWEEP
         self._operations = Operations(store, timeout)
         # Keys that failed: the moment of the next try, and the pause after that.
         self._sick: dict[str, tuple[float, float]] = {}
@@ -179,8 +150,7 @@ class Tier(Resident):
         """As `TokenStore.claim`; a lease is renewed from now on, and one whose grant came too late is given back."""
 
         if seconds > 0 and self._remote:
-            # Each of them is renewed in turn, which takes its time.
-            seconds = min(seconds, FIRST_LEASE) + min(EXTRA_LEASE * len(self._leases), LEASE_CAP)
+            seconds = min(seconds, FIRST_LEASE) + self._leases.extra
 
         def give_back(late: Entry) -> None:
             if late.lease:
@@ -188,13 +158,11 @@ class Tier(Resident):
 
         def disown() -> None:
             if seconds > 0:
-                self._disown(key, owner)
+                self._leases.disown(key, owner)
 
         entry = self.call(key, lambda store: store.claim(key, known, seconds, owner), late=give_back, lost=disown)
         if entry is not None and entry.lease:
-            with self._lock:
-                self._leases[key, owner] = elapsed() + LONGEST_LEASE
-                self._new_leases.add((key, owner))
+            self._leases.granted(key, owner)
         return entry
 
     def pepper(self) -> bytes | None:
@@ -214,67 +182,35 @@ class Tier(Resident):
     def _blame(self, key: str, error: StoreError) -> None:
         """Leave `key` alone for a while, and have the tier's thread see what else is wrong."""
         _, pause = self._sick.get(key, (0.0, _RETRY_FIRST))
-        if len(self._sick) > _SWEEP:
+        if len(self._sick) > _MOST_SICK:
             self._sick.clear()
         self._sick[key] = elapsed() + pause, min(_RETRY_CAP, 2 * pause)
         self._is_in_doubt = True
         self._failed_at = elapsed()
         logger.info("store_failed: %s", error)
 
-    def ticket(self, key: str) -> Flag:
-        """Set when something is heard of `key`; taken before one looks, so that nothing is missed in between."""
-        with self._lock:
-            self._told.pop(key, None)
-            return self._tickets.setdefault(key, Flag())
-
-    def told(self, key: str) -> Entry | None:
-        """What was written under `key` since the last ticket was taken, where the store told that."""
-        with self._lock:
-            return self._told.get(key)
-
     def drop(self, key: str, owner: str) -> None:
         """Renew the lease of `owner` no more."""
-        with self._lock:
-            self._leases.pop((key, owner), None)
+        self._leases.drop(key, owner)
 
     def release(self, key: str, owner: str) -> None:
         """End the lease of `owner`; where the store does not answer, as soon as it does."""
         self.drop(key, owner)
         if self.call(key, lambda store: store.release(key, owner) or True) is None:
-            self._disown(key, owner)
+            self._leases.disown(key, owner)
 
     def remind(self, teller: Teller) -> None:
         """Have `teller` try again, as soon as the store answers."""
         with self._lock:
             self._tellers.add(teller)
 
-    def _disown(self, key: str, owner: str) -> None:
-        with self._lock:
-            if len(self._orphans) < _SWEEP:
-                self._orphans[key, owner] = math.inf
-
-    def tell(self, key: str, listener: Listener, before: str) -> None:
-        """Let `listener` know of changes to `key`, and of `before` no more, for as long as another part keeps it."""
-        with self._lock:
-            if (others := self._listeners.get(before)) is not None:
-                others.discard(listener)
-            self._listeners.setdefault(key, weakref.WeakSet()).add(listener)
-            if len(self._listeners) >= self._sweep_at:
-                self._listeners = {key: listeners for key, listeners in self._listeners.items() if listeners}
-                self._tickets = {key: ticket for key, ticket in self._tickets.items() if key in self._listeners}
-                self._told = {key: entry for key, entry in self._told.items() if key in self._listeners}
-                self._sweep_at = 2 * len(self._listeners) + _SWEEP
-
     def after_fork_in_child(self) -> None:
         """Begin anew, with the parent's thread, locks and leases gone; who listened still does."""
         self._lock = threading.RLock()
         self._thread = self._ending = None
-        self._leases.clear()
-        self._new_leases.clear()
-        self._orphans.clear()
-        self._tickets = {}
+        self._leases.begin_anew()
+        self.subscribers.begin_anew()
         self.waiting.clear()
-        self._told = {}
         self._sick.clear()
         self._operations.begin_anew()
         self.store.after_fork_in_child()
@@ -331,17 +267,12 @@ class Tier(Resident):
                 tellers, self._tellers = list(self._tellers), weakref.WeakSet()
             for teller in tellers:
                 teller.tell()
-            with self._lock:
-                due, self._new_leases = self._new_leases, set()
-                if elapsed() - self._renewed > self.lease / 4:
-                    self._renewed = elapsed()
-                    due = set(self._leases)
-            self._renew(due)
+            self._renew()
             if elapsed() - self._pinged > PING:
                 self._pinged = elapsed()
                 self._compare_clocks()
             if not heard:
-                self._resync()
+                self.subscribers.resync()
         except StoreError as error:
             self._fail(error)
             return min(_RETRY_CAP, max(_RETRY_FIRST, 2 * pause))
@@ -366,31 +297,23 @@ class Tier(Resident):
                 if not left:
                     raise
 
-    def _renew(self, due: set[tuple[str, str]]) -> None:
-        now = elapsed()
-        seconds = self.lease + min(EXTRA_LEASE * len(self._leases), LEASE_CAP)
-        for key, owner in due & self._leases.keys():
-            if now < self._leases.get((key, owner), 0.0):
-                try:
-                    self._ask(lambda store, key=key, owner=owner: store.renew(key, owner, seconds), self.bound)
-                except StoreError as error:
-                    self._blame(key, error)
-            else:
-                self.drop(key, owner)
+    def _renew(self) -> None:
+        seconds = self.lease + self._leases.extra
+        for key, owner in self._leases.due(self.lease / 4):
+            try:
+                self._ask(lambda store, key=key, owner=owner: store.renew(key, owner, seconds), self.bound)
+            except StoreError as error:
+                self._blame(key, error)
 
     def _give_back(self) -> None:
         """Release what may have been granted though nobody heard of it, as long as that may still happen."""
-        for (key, owner), until in self._orphans.copy().items():
+        for key, owner in self._leases.orphans():
             try:
                 self._ask(lambda store, key=key, owner=owner: store.release(key, owner), self.bound)
             except StoreError:
-                # What was asked for is on the way still, perhaps.
-                until = math.inf
-            now = elapsed()
-            if now > until:
-                self._orphans.pop((key, owner), None)
+                self._leases.kept((key, owner))
             else:
-                self._orphans[key, owner] = min(until, now + self.lease)
+                self._leases.given_back((key, owner), self.lease)
 
     def _compare_clocks(self) -> None:
         """See whether a clock of the store went back: then what it has looks younger than it is."""
@@ -407,13 +330,7 @@ class Tier(Resident):
             self._ahead[name] = max(self._ahead.get(name, -math.inf), least)
         if went_back:
             logger.warning("store_clock_went_back: what it has is asked for anew")
-            self._resync(distrust=True)
-
-    def _resync(self, *, distrust: bool = False) -> None:
-        with self._lock:
-            listeners = [listener for each in self._listeners.values() for listener in each]
-        for listener in listeners:
-            listener.resync(distrust=distrust)
+            self.subscribers.resync(distrust=True)
 
     def _listen(self) -> bool:
         """Hear and spread the news; False where the store works and only its news cannot be had."""
@@ -430,20 +347,7 @@ class Tier(Resident):
             self._said_deaf = False
             logger.warning("store_heard: other processes' changes are heard again")
         for key, entry in news:
-            with self._lock:
-                if entry.value is not None and key in self._tickets:
-                    self._told[key] = entry
-                if key:
-                    tickets = [self._tickets.pop(key)] if key in self._tickets else []
-                else:
-                    tickets, self._tickets = list(self._tickets.values()), {}
-                listeners = list(self._listeners.get(key, ()))
-            for ticket in tickets:
-                ticket.set()
-            for listener in listeners:
-                listener.heard(entry)
-            if not key:
-                self._resync()
+            self.subscribers.tell(key, entry)
         return True
 
     def _rise(self) -> None:
@@ -455,7 +359,7 @@ class Tier(Resident):
         if self._said_down:
             self._said_down = False
             logger.warning("store_up: the token store is in use again")
-        self._resync()
+        self.subscribers.resync()
 
     def _fail(self, error: StoreError) -> None:
         with self._lock:
