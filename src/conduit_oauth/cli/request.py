@@ -18,9 +18,10 @@ from rich.markup import escape
 from rich.text import Text
 
 from ..client.by_httpx2 import bounded, limits
+from ..client.failures import failure_of
 from ..client.network import Journey
 from ..client.proxies import Proxy, proxy_for
-from ..client.transport import CONNECT_TIMEOUT, failure_of
+from ..client.transport import CONNECT_TIMEOUT
 from ..errors import ConfigurationError, TransportError
 from ..identity.tls import trusted
 from ..masking import clean
