@@ -7,15 +7,11 @@ twice.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -25,14 +21,12 @@ from ..client.proxies import proxy_for
 from ..clock import jitter
 from ..errors import ConfigurationError, OAuthError
 from ..identity.tls import trusted
-from ..protocol.grant import parse_json_object, parse_retry_after
+from ..protocol.grant import parse_retry_after
 from ..protocol.pauses import backoff
 from ..provider import TokenProvider
+from .exchange import LAST_EVENT, SESSION, VERSION, Answer, Question, failure, tells_of_no_session
 from .remembered import Session, Sessions
 
-SESSION = "mcp-session-id"
-LAST_EVENT = "last-event-id"
-VERSION = "mcp-protocol-version"
 # Bytes. Held in memory whole: a request, so that it can be sent again with another token, and an answer over stdio.
 LARGEST_MESSAGE = 32 << 20
 # Seconds for which an idle connection is used again, less than servers keep one (5 s and more). What could do its work
@@ -44,28 +38,6 @@ _QUICKLY_PARSED = 1 << 16
 _FIRST_BYTE, _FIRST_BYTE_OF_EFFECTS = 60.0, 600.0
 # Seconds after which a peer that acknowledges nothing is taken for gone, and between two probes of an idle one.
 _SILENCE, _PROBE = 20, 10
-_INTERNAL_ERROR = -32603
-# How much of a refusal is looked at for what it refuses.
-_LONGEST_REFUSAL = 4096
-# What may be asked again though an answer was lost: it changes nothing, or the same thing to the same value.
-_REPEATABLE = frozenset(
-    {
-        "completion/complete",
-        "initialize",
-        "logging/setLevel",
-        "notifications/initialized",
-        "ping",
-        "prompts/get",
-        "prompts/list",
-        "resources/list",
-        "resources/read",
-        "resources/subscribe",
-        "resources/templates/list",
-        "resources/unsubscribe",
-        "server/discover",
-        "tools/list",
-    }
-)
 # Seconds until a server of the old transport says where it takes messages.
 _FIRST_EVENT = 5.0
 _OLD_TRANSPORT = (
@@ -73,96 +45,6 @@ _OLD_TRANSPORT = (
     "Set mcp_url to its Streamable HTTP endpoint, which often ends in /mcp"
 )
 _INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
-
-Headers = dict[str, str]
-
-
-@dataclass(slots=True)
-class Question:
-    """A request to the gateway; header names in lower case."""
-
-    method: str
-    url: str
-    headers: Headers
-    content: bytes
-    # Which life of its session it continues, where it resumes a stream of one.
-    life: int | None = None
-
-    @property
-    def message(self) -> dict[str, Any]:
-        """The JSON-RPC message in it; empty where it has none."""
-        return (parse_json_object(self.content) or {}) if self.method == "POST" else {}
-
-    @property
-    def is_repeatable(self) -> bool:
-        """Whether it may be sent again though its answer was lost."""
-        return self.method != "POST" or self.message.get("method") in _REPEATABLE
-
-
-class Answer:
-    """The gateway's answer, its body still to come, or one of our own. Close it, unless it was read to its end."""
-
-    __slots__ = ("_body", "_response", "headers", "life", "session", "status")
-
-    def __init__(self, response: aiohttp.ClientResponse | None, *, status: int = 0, body: bytes = b"") -> None:
-        self._response = response
-        # What is known of the body already.
-        self._body = body
-        # Which life of its session it is from.
-        self.life = 0
-        self.status = status if response is None else response.status
-        self.headers: Sequence[tuple[bytes, bytes]] = (
-            ((b"content-type", b"application/json"),) if response is None else response.raw_headers
-        )
-        self.session = None if response is None else response.headers.get(SESSION)
-
-    def header(self, name: bytes) -> str | None:
-        """A header's first value; `name` in lower case."""
-        return next((value.decode("latin-1") for key, value in self.headers if key.lower() == name), None)
-
-    @property
-    def is_success(self) -> bool:
-        """Whether the status is one of 2xx."""
-        return 200 <= self.status < 300
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether it is a stream of events."""
-        return self.is_success and (self.header(b"content-type") or "").lower().startswith("text/event-stream")
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, as it comes. Raises `aiohttp.ClientError` where it breaks off."""
-        if self._body:
-            yield self._body
-        if self._response is not None:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-
-    async def peek(self, size: int) -> bytes:
-        """The first bytes of the body, which stay in it; `size` of them at least, where there are so many."""
-        if self._response is not None:
-            with contextlib.suppress(aiohttp.ClientError):
-                while len(self._body) < size and (chunk := await self._response.content.readany()):
-                    self._body += chunk
-        return self._body
-
-    async def drain(self) -> None:
-        """Read it to its end, so that whoever answers is not taken to have been left."""
-        with contextlib.suppress(aiohttp.ClientError):
-            async for _ in self.chunks():
-                pass
-
-    def close(self) -> None:
-        """Be done with it, whether it was read or not."""
-        if self._response is not None:
-            self._response.close()
-
-    def rename(self, session: str) -> None:
-        """Call the session by the name that the client knows."""
-        self.headers = [
-            (name, session.encode("latin-1") if name.lower() == SESSION.encode() else value)
-            for name, value in self.headers
-        ]
 
 
 class Gateway:
@@ -217,7 +99,7 @@ class Gateway:
         answer = await (self._reached(question) if session is None else self._in_session(session, question))
         if answer.status == 401:
             answer.close()
-            return _failure(question, "the gateway refuses the tokens that the authorization server gives this client")
+            return failure(question, "the gateway refuses the tokens that the authorization server gives this client")
         if answer.is_success:
             self._remember(session, question, answer)
         elif (
@@ -226,7 +108,7 @@ class Gateway:
             and await self._speaks_old_transport(question.url)
         ):
             answer.close()
-            return _failure(question, _OLD_TRANSPORT)
+            return failure(question, _OLD_TRANSPORT)
         return answer
 
     async def _speaks_old_transport(self, url: str) -> bool:
@@ -245,12 +127,12 @@ class Gateway:
         used = question.headers[SESSION] = session.current
         if session.is_of_another_life(question.life, resumes=LAST_EVENT in question.headers):
             # The server that had the rest of it is gone: its successor would never answer.
-            return _failure(question, "the gateway restarted, and what it was to answer is lost", 404)
+            return failure(question, "the gateway restarted, and what it was to answer is lost", 404)
         answer = await self._reached(question)
         # A GET may be answered so where there is no stream of events.
         if (
             question.method == "POST"
-            and await _tells_of_no_session(answer)
+            and await tells_of_no_session(answer)
             and await self._revive(session, used, question)
         ):
             answer.close()
@@ -280,16 +162,16 @@ class Gateway:
                 answer.close()
                 problem = f"it answers {answer.status}"
             except OAuthError as error:
-                return _failure(question, str(error))
+                return failure(question, str(error))
             except aiohttp.ClientConnectorCertificateError as error:
                 reason = (
                     getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
                 )
-                return _failure(question, f"the certificate of {self._host} is refused ({reason})")
+                return failure(question, f"the certificate of {self._host} is refused ({reason})")
             except aiohttp.ClientConnectorSSLError as error:
-                return _failure(question, f"TLS with {self._host} fails ({_cause(error)})")
+                return failure(question, f"TLS with {self._host} fails ({_cause(error)})")
             except aiohttp.ClientHttpProxyError as error:
-                return _failure(question, f"{self._proxy} does not connect ({error.status})")
+                return failure(question, f"{self._proxy} does not connect ({error.status})")
             except aiohttp.ClientProxyConnectionError:
                 problem = f"{self._proxy} is down"
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -297,13 +179,13 @@ class Gateway:
             except (aiohttp.ClientError, OSError) as error:
                 if isinstance(error, ssl.SSLError):
                     # In TLS 1.3 a server refuses the client's certificate after the handshake.
-                    return _failure(question, f"TLS with {self._host} fails ({error.reason or 'no reason given'})")
+                    return failure(question, f"TLS with {self._host} fails ({error.reason or 'no reason given'})")
                 if not question.is_repeatable:
-                    return _failure(question, f"the answer was lost on the way ({type(error).__name__})")
+                    return failure(question, f"the answer was lost on the way ({type(error).__name__})")
                 problem = type(error).__name__
             attempt += 1
             if time.monotonic() + pause > give_up_at:
-                return _failure(question, f"the gateway cannot be reached ({problem})")
+                return failure(question, f"the gateway cannot be reached ({problem})")
             await asyncio.sleep(pause)
 
     async def _begun(self, question: Question) -> aiohttp.ClientResponse:
@@ -347,19 +229,6 @@ class Gateway:
             self._sessions.keep(session, question.message, question.content)
 
 
-async def _tells_of_no_session(answer: Answer) -> bool:
-    """Whether a server says that it knows of no such session, as one that was restarted does.
-
-    By 404 (MCP, transports), or as the SDK's examples do, by 400 and words.
-    """
-    if answer.status != 400:
-        return answer.status == 404
-    told = parse_json_object(await answer.peek(_LONGEST_REFUSAL)) or {}
-    error = told.get("error")
-    message = cast("dict[str, Any]", error).get("message") if isinstance(error, dict) else None
-    return isinstance(message, str) and "session" in message.lower()
-
-
 def _cause(error: BaseException) -> str:
     cause = error.__cause__
     return str(getattr(cause, "reason", None) or type(cause).__name__)
@@ -378,10 +247,3 @@ def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
         if hasattr(socket, option):
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return made
-
-
-def _failure(question: Question, problem: str, status: int = 502) -> Answer:
-    """What the client is told where the gateway itself told nothing of use."""
-    error = {"code": _INTERNAL_ERROR, "message": f"conduit-oauth bridge: {problem}"}
-    body = json.dumps({"jsonrpc": "2.0", "id": question.message.get("id"), "error": error}).encode()
-    return Answer(None, status=status, body=body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, cast
 
-from .gateway import VERSION
+from .exchange import VERSION
 
 # How a tool's schema names a parameter that has a header of its own.
 MIRRORED = "x-mcp-header"

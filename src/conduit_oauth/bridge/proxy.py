@@ -14,7 +14,8 @@ import aiohttp
 
 from ..serving.access import Access, RawHeaders
 from ..serving.listening import Message, Receive, Send
-from .gateway import Gateway, Question
+from .exchange import Question
+from .gateway import Gateway
 
 logger = logging.getLogger("conduit_oauth.bridge")
 

@@ -20,7 +20,8 @@ import aiohttp
 
 from ..masking import mask
 from .events import ServerEvent, TooLargeError, server_events
-from .gateway import LAST_EVENT, SESSION, VERSION, Answer, Gateway, Question
+from .exchange import LAST_EVENT, SESSION, VERSION, Answer, Question
+from .gateway import Gateway
 from .mirror import MIRRORED, Message, Mirror, header_text, table
 
 logger = logging.getLogger("conduit_oauth.bridge")
