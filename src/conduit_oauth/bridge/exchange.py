@@ -13,13 +13,15 @@ from typing import Any, cast
 
 import aiohttp
 
+from ..masking import mask
 from ..protocol.grant import parse_json_object
+from .events import TooLargeError
+from .messages import INTERNAL_ERROR, table
 
 SESSION = "mcp-session-id"
 LAST_EVENT = "last-event-id"
 VERSION = "mcp-protocol-version"
-_INTERNAL_ERROR = -32603
-# How much of a refusal is looked at for what it refuses.
+# How much of a refusal is looked at for what it refuses, and why.
 _LONGEST_REFUSAL = 4096
 # What may be asked again though an answer was lost: it changes nothing, or the same thing to the same value.
 _REPEATABLE = frozenset(
@@ -145,8 +147,40 @@ async def tells_of_no_session(answer: Answer) -> bool:
     return isinstance(message, str) and "session" in message.lower()
 
 
+async def content_of(answer: Answer, largest: int) -> bytes:
+    """A whole body. Raises `TooLargeError`."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in answer.chunks():
+        size += len(chunk)
+        if size > largest:
+            raise TooLargeError
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def reason_of(answer: Answer) -> str:
+    """The status of a refusal, and what it says for people."""
+    try:
+        return f"{answer.status}{reason_in(await answer.peek(_LONGEST_REFUSAL))}"
+    finally:
+        answer.close()
+
+
+def reason_in(content: bytes) -> str:
+    """What a refusal says for people: its `error` and `error_description`, else its first characters."""
+    try:
+        text = content[:_LONGEST_REFUSAL].decode()
+        body = table(json.loads(text))
+    except (ValueError, RecursionError):
+        body, text = {}, content[:_LONGEST_REFUSAL].decode("utf-8", "replace")
+    said = [value for name in ("error", "error_description", "message") if isinstance(value := body.get(name), str)]
+    reason = mask(": ".join(said) or text, ())
+    return f" ({reason})" if reason else ""
+
+
 def failure(question: Question, problem: str, status: int = 502) -> Answer:
     """What the client is told where the gateway itself told nothing of use."""
-    error = {"code": _INTERNAL_ERROR, "message": f"conduit-oauth bridge: {problem}"}
+    error = {"code": INTERNAL_ERROR, "message": f"conduit-oauth bridge: {problem}"}
     body = json.dumps({"jsonrpc": "2.0", "id": question.message.get("id"), "error": error}).encode()
     return Answer(None, status=status, body=body)

@@ -6,15 +6,14 @@ The revisions with a handshake have none. What a header has to look like is the 
 from __future__ import annotations
 
 import contextlib
-from typing import Any, cast
+from typing import cast
 
 from .exchange import VERSION
+from .messages import Message, table
 
 # How a tool's schema names a parameter that has a header of its own.
 MIRRORED = "x-mcp-header"
 _VERSION_IN_MESSAGE = "io.modelcontextprotocol/protocolVersion"
-
-Message = dict[str, Any]
 
 
 class Mirror:
@@ -54,11 +53,6 @@ class Mirror:
             name, schema = table(tool).get("name"), table(tool).get("inputSchema")
             if isinstance(name, str) and inbound.find_invalid_x_mcp_header(schema) is None:
                 self._tools[name] = inbound.x_mcp_header_map(schema)
-
-
-def table(value: object) -> dict[str, Any]:
-    """`value`, if it is a JSON object; else an empty one."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def header_text(value: object) -> str | None:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import math
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -20,9 +19,20 @@ import aiohttp
 
 from ..masking import mask
 from .events import ServerEvent, TooLargeError, server_events
-from .exchange import LAST_EVENT, SESSION, VERSION, Answer, Question
+from .exchange import LAST_EVENT, SESSION, VERSION, Answer, Question, content_of, reason_in, reason_of
 from .gateway import Gateway
-from .mirror import MIRRORED, Message, Mirror, header_text, table
+from .messages import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    Message,
+    RequestId,
+    fault_of,
+    id_of,
+    refuse_constant,
+    table,
+)
+from .mirror import MIRRORED, Mirror, header_text
 
 logger = logging.getLogger("conduit_oauth.bridge")
 
@@ -34,12 +44,6 @@ _GOODBYE = 2.0
 _IN_ORDER = 5.0
 # Seconds until a stream that ended is opened again, where the gateway says nothing of it.
 _RECONNECT, _LONGEST_RECONNECT = 1.0, 60.0
-_PARSE_ERROR, _INVALID_REQUEST, _INTERNAL_ERROR = -32700, -32600, -32603
-# How much of an answer that is no message is looked at for a reason.
-_LONGEST_REASON = 4096
-
-# What names a request.
-RequestId = str | int | float
 
 
 @dataclass(slots=True)
@@ -72,7 +76,7 @@ class LineSession:
         try:
             async for line in lines:
                 if line is None:
-                    await self._refuse(None, _INVALID_REQUEST, self._too_large("a message"))
+                    await self._refuse(None, INVALID_REQUEST, self._too_large("a message"))
                 elif line.strip():
                     await self._take(line)
             if waiting := [asked.task for asked in self._asked.values() if asked.task is not None]:
@@ -81,9 +85,7 @@ class LineSession:
             # First, so that none has two answers.
             await self._cancel(waiting)
             for request_id in unanswered:
-                await self._refuse(
-                    request_id, _INTERNAL_ERROR, f"no answer within {LAST_WORDS:g} s of the end of input"
-                )
+                await self._refuse(request_id, INTERNAL_ERROR, f"no answer within {LAST_WORDS:g} s of the end of input")
         finally:
             await self._cancel(self._tasks)
             await self._leave()
@@ -97,16 +99,16 @@ class LineSession:
     async def _take(self, line: bytes) -> None:
         """A message of the client's. A request is left to a task; what has no answer goes in order."""
         try:
-            message: object = json.loads(line.decode(), parse_constant=_refuse_constant)
+            message: object = json.loads(line.decode(), parse_constant=refuse_constant)
         except (ValueError, RecursionError):
-            await self._refuse(None, _PARSE_ERROR, "that is no JSON")
+            await self._refuse(None, PARSE_ERROR, "that is no JSON")
             return
-        fault = _fault(message)
+        fault = fault_of(message)
         if fault is not None:
-            await self._refuse(_id_of(message), _INVALID_REQUEST, fault)
+            await self._refuse(id_of(message), INVALID_REQUEST, fault)
             return
         message = cast("Message", message)
-        method, request_id = message.get("method"), _id_of(message)
+        method, request_id = message.get("method"), id_of(message)
         mirrored = self._mirror.headers(message)
         question = Question("POST", self._url, self._headers() | mirrored, line)
         if method is None or request_id is None:
@@ -148,7 +150,7 @@ class LineSession:
         """Send what has no answer."""
         answer = await self._gateway.send(question)
         if not answer.is_success:
-            reason = await _reason(answer)
+            reason = await reason_of(answer)
             logger.warning("the gateway does not take %s: %s", mask(str(method or "an answer"), ()), reason)
         else:
             await answer.drain()
@@ -162,12 +164,12 @@ class LineSession:
             await self._answered(question, request_id, asked)
         except aiohttp.ClientError as error:
             problem = f"the answer was lost on the way ({type(error).__name__})"
-            await self._refuse(request_id, _INTERNAL_ERROR, problem)
+            await self._refuse(request_id, INTERNAL_ERROR, problem)
         except TooLargeError:
-            await self._refuse(request_id, _INTERNAL_ERROR, self._too_large("an answer"))
+            await self._refuse(request_id, INTERNAL_ERROR, self._too_large("an answer"))
         except Exception as error:  # a fault of ours must not leave the client waiting
             logger.error("a request failed\n%s", traceback.format_exc())
-            await self._refuse(request_id, _INTERNAL_ERROR, f"the bridge failed ({type(error).__name__})")
+            await self._refuse(request_id, INTERNAL_ERROR, f"the bridge failed ({type(error).__name__})")
         finally:
             # A client may have used its id again meanwhile.
             if self._asked.get((type(request_id), request_id)) is asked:
@@ -182,7 +184,7 @@ class LineSession:
             if answer.is_success and kind == "text/event-stream":
                 await self._answered_by_events(answer, request_id, asked)
                 return
-            content = await _content(answer, self._gateway.largest)
+            content = await content_of(answer, self._gateway.largest)
             if await self._pass_back(content, request_id, asked):
                 return
         finally:
@@ -193,8 +195,8 @@ class LineSession:
         elif 300 <= answer.status < 400:
             problem += f", to {mask(answer.header(b'location') or 'nowhere', ())}"
         else:
-            problem += _reason_in(content)
-        await self._refuse(request_id, _INTERNAL_ERROR, problem)
+            problem += reason_in(content)
+        await self._refuse(request_id, INTERNAL_ERROR, problem)
 
     async def _pass_back(self, content: bytes, request_id: RequestId, asked: _Asked) -> bool:
         """Give the client `content`, if it is an answer to its request."""
@@ -244,14 +246,14 @@ class LineSession:
             finally:
                 answer.close()
             if last_id is None:
-                await self._refuse(request_id, _INTERNAL_ERROR, f"the stream of the answer {problem}")
+                await self._refuse(request_id, INTERNAL_ERROR, f"the stream of the answer {problem}")
                 return
             await asyncio.sleep(min(retry, _LONGEST_RECONNECT))
             answer = await self._open_stream(last_id, answer.life)
             if not answer.is_stream:
                 problem = f"the stream of the answer {problem}, and is not resumed ({answer.status})"
                 answer.close()
-                await self._refuse(request_id, _INTERNAL_ERROR, problem)
+                await self._refuse(request_id, INTERNAL_ERROR, problem)
                 return
 
     async def _pass_event(self, event: ServerEvent, request_id: RequestId | None, asked: _Asked | None) -> bool:
@@ -334,64 +336,3 @@ class LineSession:
         """One message on one line. JSON has line breaks between its parts only."""
         flat = message.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b" ").replace(b"\n", b" ").strip()
         await self._write_line(flat + b"\n")
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _fault(message: object) -> str | None:
-    """What keeps a JSON value from being a message (JSON-RPC 2.0 §4, §5)."""
-    if isinstance(message, list):
-        return "MCP has no batches"
-    if not isinstance(message, dict):
-        return "a message is an object"
-    message = cast("Message", message)
-    if message.get("jsonrpc") != "2.0":
-        return 'a message has "jsonrpc": "2.0"'
-    if "method" not in message:
-        return None if "result" in message or "error" in message else "a message has a method, a result or an error"
-    if not isinstance(message["method"], str):
-        return "method is no string"
-    if not isinstance(message.get("params", {}), dict):
-        return "params is no object"
-    return "id is neither a string nor a number" if "id" in message and _id_of(message) is None else None
-
-
-def _id_of(message: object) -> RequestId | None:
-    request_id = table(message).get("id")
-    if isinstance(request_id, bool) or not isinstance(request_id, str | int | float):
-        return None
-    # A number may be too large for JSON to say it again.
-    return None if isinstance(request_id, float) and not math.isfinite(request_id) else request_id
-
-
-async def _content(answer: Answer, largest: int) -> bytes:
-    """A whole body. Raises `TooLargeError`."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in answer.chunks():
-        size += len(chunk)
-        if size > largest:
-            raise TooLargeError
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-async def _reason(answer: Answer) -> str:
-    try:
-        return f"{answer.status}{_reason_in(await answer.peek(_LONGEST_REASON))}"
-    finally:
-        answer.close()
-
-
-def _reason_in(content: bytes) -> str:
-    """What a refusal says for people: its `error` and `error_description`, else its first characters."""
-    try:
-        text = content[:_LONGEST_REASON].decode()
-        body = table(json.loads(text))
-    except (ValueError, RecursionError):
-        body, text = {}, content[:_LONGEST_REASON].decode("utf-8", "replace")
-    said = [value for name in ("error", "error_description", "message") if isinstance(value := body.get(name), str)]
-    reason = mask(": ".join(said) or text, ())
-    return f" ({reason})" if reason else ""
