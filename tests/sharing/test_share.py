@@ -398,6 +398,30 @@ class TestVoid:
         assert share.floor > 0
         assert not share.is_void(fleet.token("from elsewhere"))
 
+    def test_one_that_is_invalidated_while_its_successor_lands_takes_it_not_along(self, fleet: Fleet) -> None:
+        class Slow(str):
+            """Another thread gets the processor while this is compared."""
+
+            __slots__ = ()
+
+            def __eq__(self, other: object) -> bool:
+                if meanwhile:
+                    meanwhile.pop()()
+                return str.__eq__(self, other)
+
+            __hash__ = str.__hash__
+
+        share, token = fleet.published("token", 100)
+        fleet.clock.step(60)
+        assert share.look(token) is None
+        successor = fleet.token("successor")
+        meanwhile: list[Callable[[], object]] = [lambda: share.landed(successor)]
+        share.forget(AccessToken(Slow("token"), token.refresh_at, token.expires_at), everything=False)
+        assert not meanwhile
+        assert not share.is_void(successor)
+        share.publish(successor)
+        assert seen(fleet.process().look(NO_TOKEN)) == "successor"
+
     def test_everything(self, fleet: Fleet) -> None:
         share, token = fleet.published("token")
         other = fleet.process()

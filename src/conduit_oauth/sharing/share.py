@@ -41,7 +41,6 @@ class Share:
         "__weakref__",
         "_clock",
         "_doubt",
-        "_fence",
         "_floor",
         "_forget_all",
         "_forgiven_until",
@@ -61,8 +60,8 @@ class Share:
         "_refused_until",
         "_requester",
         "_seal",
+        "_stored",
         "_untold",
-        "_value",
         "_void",
         "_waiting",
         "_waits_since",
@@ -92,9 +91,9 @@ class Share:
         self._owner: str = ""
         # The store's clock, and ours at a moment that was not before.
         self._reading: tuple[float, float] = 0.0, 0.0
-        # The token that this process holds, and the fence it has in the store; 0 where it has none.
-        self._value: str = ""
-        self._fence: int = 0
+        # The token that this process holds, and the fence it has in the store; 0 where it has none. One value: other
+        # threads look at it while a token lands.
+        self._stored: tuple[str, int] = "", 0
         # The tokens that were invalidated, and their ends by our clock; those that the store has yet to be told of.
         self._void: dict[str, float] = {}
         self._untold: dict[str, float] = {}
@@ -169,7 +168,7 @@ class Share:
             if (read := self._read(entry, self._looked[0])) is not None:
                 token, fence = read
                 if token.value == held.value or token.expires_at > held.expires_at:
-                    self._value, self._fence = token.value, fence
+                    self._stored = token.value, fence
                     if token.value != held.value:
                         return token
 
@@ -180,7 +179,7 @@ class Share:
 
     def landed(self, token: AccessToken) -> bool:
         """Whether the token that this process asked for may be used: nobody forgot all while it was asked for."""
-        self._value, self._fence = token.value, self._lease
+        self._stored = token.value, self._lease
         return not self._lease or self._lease > self.floor
 
     def publish(self, token: AccessToken) -> None:
@@ -274,7 +273,8 @@ class Share:
 
     def fence_of(self, token: AccessToken) -> int:
         """The fence that `token` has in the store, 0 where it has none."""
-        return self._fence if token.value == self._value else 0
+        value, fence = self._stored
+        return fence if token.value == value else 0
 
     def forget(self, token: AccessToken, *, everything: bool) -> None:
         """Void `token`, or everything, for the fleet: at once for us, for the others by `tell`."""
@@ -334,7 +334,8 @@ class Share:
             self.leave()
             self.tier.subscribers.subscribe(seal.name, self._listener, self._key)
             self._key, self._seal, self._known = seal.name, seal, Known()
-            self._floor = self._fence = self._forgotten = 0
+            self._floor = self._forgotten = 0
+            self._stored = "", 0
             self._doubt = 0, -math.inf
             self._void, self._untold = {}, {}
             self._made_of = made_of
@@ -363,9 +364,9 @@ class Share:
                 self._untold = {**ours, **self._untold}
                 self.tier.remind(self)
             self._known = Known(entry.generation)
-            self._floor = self._fence = self._forgotten = 0
+            self._floor = self._forgotten = 0
+            self._stored = "", 0
             self._doubt = 0, -math.inf
-            self._value = ""
         last = max(self._known.last, entry.last, entry.fence)
         self._known = Known(entry.generation, 0, last, max(self._known.seen, entry.now))
         self._floor = max(self._floor, entry.floor)
@@ -386,7 +387,7 @@ class Share:
         sealed = self._seal.close(json.dumps(record).encode(), generation, lease, expires)
         if self.tier.call(key, lambda store: store.write(key, sealed, lease, expires, generation), patient=True):
             if "refused" not in record:
-                self._value, self._fence = record["token"]["value"], lease
+                self._stored = record["token"]["value"], lease
             self._lease = 0
             self.tier.drop(key, self._owner)
             # What was invalidated while it was being written.
