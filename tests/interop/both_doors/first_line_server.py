@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 from typing import Any
@@ -40,8 +39,6 @@ async def count(context: Context) -> str:
     for number in (1, 2, 3):
         await context.report_progress(number, 3, f"at {number}")
         await context.info(f"log {number}")
-        # The TypeScript SDK drops the progress of a call whose result is there when it looks.
-        await asyncio.sleep(0.05)
     return "done"
 
 
