@@ -186,6 +186,27 @@ class TestConnections:
         assert servers[0].closed.acquire(timeout=10)
         assert not servers[-1].closed.acquire(blocking=False)
 
+    def test_one_that_is_taken_while_another_is_put_back_stays_open(self, serve: Serve, transport: Transport) -> None:
+        one, other = serve(PLAIN), serve(PLAIN)
+        ask(transport, one)
+        pool: Any = transport._direct
+        ((origin, _),) = pool._idle
+        taken: list[Any] = []
+
+        class Lock:
+            """Another thread gets the processor when it is let go."""
+
+            def __enter__(self) -> None: ...
+
+            def __exit__(self, *_: object) -> None:
+                if len(pool._idle) == 2 and not taken:
+                    taken.append(pool._take(origin))
+
+        pool._lock = Lock()
+        ask(transport, other)
+        assert taken[0].is_alive()
+        taken[0].close()
+
     def test_none_is_kept_after_the_end(self, serve: Serve, transport: Transport) -> None:
         server = serve(PLAIN)
         ask(transport, server)

@@ -104,9 +104,9 @@ class Direct:
         with self._lock:
             idle = [*self._idle, (origin, connection)]
             self._idle = [each for each in idle[-_MOST_IDLE:] if each[1].is_fresh()]
-        for each in idle:
-            if each not in self._idle:
-                each[1].close()
+            dropped = [each for each in idle if each not in self._idle]
+        for _, each in dropped:
+            each.close()
 
     def _connect(self, origin: Origin, journey: Journey, seconds: float) -> _Connection:
         scheme, host, port = origin
@@ -160,8 +160,10 @@ class _Connection(io.RawIOBase):
         if request.content or request.method == "POST":
             client.putheader("Content-Length", str(len(request.content)))
         client.endheaders(request.content or None)
+        left = memoryview(b"".join(self._outgoing))
         try:
-            self._step("request").sendall(b"".join(self._outgoing))
+            while left:
+                left = left[self._step("request").send(left) :]
         except TimeoutError:
             raise
         except OSError:
