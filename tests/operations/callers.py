@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import anyio
 import anyio.to_thread
@@ -59,7 +59,7 @@ async def main(url: str, clients: int) -> None:
             group.start_soon(client, url, number, ended, heard)
         await anyio.to_thread.run_sync(sys.stdin.read)
         ended.set()
-    print(json.dumps(asdict(heard)))
+    print(json.dumps(vars(heard)))
 
 
 if __name__ == "__main__":

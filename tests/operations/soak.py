@@ -25,8 +25,12 @@ COMMAND = Path(sys.executable).with_name("conduit-oauth")
 # Seconds.
 LIFETIME = 60.0
 BETWEEN_FAULTS = 10.0
-# The agent looks at its outputs every 5 s.
-WRITTEN_AGAIN = 8.0
+# The agent looks at its outputs every 5 s, and at thousands of them takes its time.
+WRITTEN_AGAIN = 10.0
+# What a call says whose gateway died: before its answer began, or in its midst.
+_CUT = ("lost on the way", "SSE stream ended without a response")
+# What an agent says of trouble with its own cache, or of a fault of ours.
+_TROUBLE = ("store_down", "store_up", "store_deaf", "Traceback")
 # MiB by which a process may grow between the first half and the second: caches of Python and of libraries.
 GROWTH = 8.0
 
@@ -134,7 +138,7 @@ class Agent:
         """End it; what it said of trouble that nobody made."""
         self._process.terminate()
         self._process.wait(60)
-        return [line for line in self._log.read_text().splitlines() if "store_" in line or "Traceback" in line]
+        return [line for line in self._log.read_text().splitlines() if any(word in line for word in _TROUBLE)]
 
 
 class Callers:
@@ -215,7 +219,7 @@ def measure(providers: int = 2000, clients: int = 50, seconds: float = 600.0) ->
         heard = callers.stop()
         soaked.calls, soaked.longest, soaked.restarts = heard["calls"], heard["longest"], callers.restarts
         for error, count in heard["errors"].items():
-            if "lost on the way" in error:
+            if any(words in error for words in _CUT):
                 soaked.cut += count
             else:
                 soaked.errors += [error] * count
