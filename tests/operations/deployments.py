@@ -167,6 +167,9 @@ class Cluster(Deployment):
             _until(lambda replica=replica, identity=identity: _replicates(replica, identity))
         for server in self.servers:
             _until(lambda server=server: "cluster_state:ok" in _about(server))
+        # One that never had its master's data does not take over.
+        for replica in self.servers[3:]:
+            _until(lambda replica=replica: replica.client.info("replication")["master_link_status"] == "up")
         # The first one is down, as in a list that nobody kept.
         places = ",".join(f"127.0.0.1:{port}" for port in (free_port(), *(server.port for server in self.servers)))
         self.url = f"redis+cluster://{places}"
