@@ -239,7 +239,7 @@ class TestWaiting:
     def test_one_looks_when_the_leader_may_be_gone_and_often_after_that(self, fleet: Fleet, clock: FakeClock) -> None:
         asks, waits = fleet.process(), fleet.process()
         asks.look(NO_TOKEN)
-        line(asks).store.renew(asks._key, asks._owner, 60.0)
+        line(asks).store.renew(asks._key, asks._lease.owner, 60.0)
 
         def pause() -> float:
             found = waits.look(NO_TOKEN)
@@ -542,7 +542,7 @@ class TestMadeUpFloors:
         share = fleet.process()
         share.look(NO_TOKEN)
         clock.step(1)
-        share.hear(Entry(floor=share._lease, generation=fleet.row().generation))
+        share.hear(Entry(floor=share._lease.fence, generation=fleet.row().generation))
         assert not share.landed(fleet.token("token"))
         clock.step(1)
         share.make_sure()
@@ -553,7 +553,7 @@ class TestMadeUpFloors:
         share.look(NO_TOKEN)
         calls = len(line(share).patient)
         share.make_sure()
-        share.hear(Entry(floor=share._lease - 1, generation=fleet.row().generation))
+        share.hear(Entry(floor=share._lease.fence - 1, generation=fleet.row().generation))
         share.make_sure()
         share.leave()
         calls += 1
@@ -566,7 +566,7 @@ class TestMadeUpFloors:
         share = fleet.process()
         share.look(NO_TOKEN)
         clock.step(LEASE)
-        share.hear(Entry(floor=share._lease, generation=fleet.row().generation))
+        share.hear(Entry(floor=share._lease.fence, generation=fleet.row().generation))
         share.make_sure()
         assert fleet.may_ask()
 
@@ -586,6 +586,15 @@ class TestPublishing:
         other.tell()
         share.look_again(token, offer=False, distrust=False)
         assert share.is_void(token)
+
+    def test_a_lease_that_a_flight_gets_meanwhile_is_kept(self, fleet: Fleet) -> None:
+        share, token = fleet.process(), fleet.token("token")
+        share.look(NO_TOKEN)
+        share.landed(token)
+        line(share).meanwhile = lambda: share._claim(fleet.row().fence)
+        share.publish(token)
+        assert share.look(token) is None
+        assert isinstance(fleet.process().look(token), Busy)
 
     def test_without_the_store_it_does_nothing(self, fleet: Fleet) -> None:
         share, token = fleet.process(), fleet.token("token")

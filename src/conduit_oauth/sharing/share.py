@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..client.requester import Requester
 from ..clock import Clock
@@ -34,6 +34,17 @@ MOST_VOID = 64
 NEVER = 2**53
 
 
+class _Lease(NamedTuple):
+    """The fence of a lease (0: none), its generation, and the name that it was asked for by."""
+
+    fence: int = 0
+    generation: str = ""
+    owner: str = ""
+
+
+_NO_LEASE = _Lease()
+
+
 class Share:
     """Guarded by the flight, of which there is one at a time; what is void grows and is read by anybody."""
 
@@ -48,13 +59,11 @@ class Share:
         "_key",
         "_known",
         "_lease",
-        "_lease_of",
         "_listener",
         "_lock",
         "_looked",
         "_looked_at",
         "_made_of",
-        "_owner",
         "_reading",
         "_refused",
         "_refused_until",
@@ -85,10 +94,8 @@ class Share:
         self._floor: int = 0
         # What the news tell to be void, and when: whoever may publish can make it up, so the next look decides.
         self._doubt: tuple[int, float] = 0, -math.inf
-        # The fence of our lease, its generation, and the name that it was asked for by.
-        self._lease: int = 0
-        self._lease_of: str = ""
-        self._owner: str = ""
+        # One value, as `_stored` is: the tier's thread looks at it, too.
+        self._lease = _NO_LEASE
         # The store's clock, and ours at a moment that was not before.
         self._reading: tuple[float, float] = 0.0, 0.0
         # The token that this process holds, and the fence it has in the store; 0 where it has none. One value: other
@@ -121,7 +128,7 @@ class Share:
 
     def look(self, held: AccessToken) -> AccessToken | Refused | Busy | None:
         """A token that outlives `held`, why there is none, or None: ask the authorization server yourself."""
-        if self._lease:
+        if self._lease.fence:
             return None
         is_ready = self._prepare()
         if (inherited := self.inherited) is not None:
@@ -174,13 +181,14 @@ class Share:
 
     def make_sure(self) -> None:
         """Look whether what the news told to be void is, before what was just asked for is thrown away by it."""
-        if self._lease and self._lease <= self.floor:
+        if 0 < self._lease.fence <= self.floor:
             self._claim(0, lease=False)
 
     def landed(self, token: AccessToken) -> bool:
         """Whether the token that this process asked for may be used: nobody forgot all while it was asked for."""
-        self._stored = token.value, self._lease
-        return not self._lease or self._lease > self.floor
+        fence = self._lease.fence
+        self._stored = token.value, fence
+        return not fence or fence > self.floor
 
     def publish(self, token: AccessToken) -> None:
         """Store the token, with our lease or with one that is free."""
@@ -219,9 +227,9 @@ class Share:
         self._give_back()
 
     def _give_back(self) -> None:
-        if self._lease:
-            self._lease = 0
-            self.tier.release(self._key, self._owner)
+        lease, self._lease = self._lease, _NO_LEASE
+        if lease.fence:
+            self.tier.release(self._key, lease.owner)
 
     def look_again(self, held: AccessToken, *, offer: bool, distrust: bool) -> None:
         """See whether `held` is still good, after the store or its news were out of reach; `offer` it if it has none.
@@ -232,7 +240,7 @@ class Share:
             if not self._key:
                 return
             self.tell()
-            if self._lease:
+            if self._lease.fence:
                 return
             if distrust:
                 self._begin_generation()
@@ -308,7 +316,7 @@ class Share:
     def after_fork_in_child(self) -> None:
         """Share no lock and no lease with the parent; know what it knew."""
         self._lock = LateLock()
-        self._lease = 0
+        self._lease = _NO_LEASE
 
     def _remember(self, void: dict[str, float]) -> None:
         now = self._clock()
@@ -353,7 +361,7 @@ class Share:
             self._take_in(entry)
             self._looked_at = asked_at
             if entry.lease:
-                self._lease, self._lease_of, self._owner = entry.lease, entry.generation, owner
+                self._lease = _Lease(entry.lease, entry.generation, owner)
         return entry
 
     def _take_in(self, entry: Entry) -> None:
@@ -374,22 +382,24 @@ class Share:
 
     def _holds_lease(self) -> bool:
         """Whether this process has the lease, or got it now, since it was free."""
-        if self._lease and self._lease_of != self._known.generation:
+        lease = self._lease
+        if lease.fence and lease.generation != self._known.generation:
             self.leave()
-        return bool(self._lease) or ((entry := self._claim(self._known.last)) is not None and entry.lease > 0)
+        return self._lease.fence > 0 or ((entry := self._claim(self._known.last)) is not None and entry.lease > 0)
 
     def _put(self, record: dict[str, Any], end: float) -> None:
         """Store `record` until `end` by our clock, with our lease."""
         assert self._seal is not None  # noqa: S101 - `look` came before
         store_read, we_read = self._reading
         expires = store_read + (end - we_read)
-        key, lease, generation = self._key, self._lease, self._lease_of
+        key, (lease, generation, owner) = self._key, self._lease
         sealed = self._seal.close(json.dumps(record).encode(), generation, lease, expires)
         if self.tier.call(key, lambda store: store.write(key, sealed, lease, expires, generation), patient=True):
             if "refused" not in record:
                 self._stored = record["token"]["value"], lease
-            self._lease = 0
-            self.tier.drop(key, self._owner)
+            if self._lease.owner == owner:
+                self._lease = _NO_LEASE
+            self.tier.drop(key, owner)
             # What was invalidated while it was being written.
             self.tell()
         else:
