@@ -17,6 +17,7 @@ import pytest
 from conduit_oauth import ConfigurationError, TokenProvider, TransportError
 from conduit_oauth.client.locator import drive
 from conduit_oauth.client.transport import MAX_BYTES, Transport
+from conduit_oauth.identity.tls import TlsFiles
 from conduit_oauth.protocol.discovery import Steps
 from conduit_oauth.protocol.grant import Request, Response
 from conduit_oauth.testing import AuthorizationServer
@@ -317,3 +318,13 @@ def test_every_process_of_a_fleet_is_told_of_the_certificate(tmp_path: Path) -> 
             with pytest.raises(TransportError, match="the server's certificate is refused") as caught:
                 provider.get_token()
             assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_an_empty_variable_leaves_the_authorities_of_the_platform(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "")
+    assert TlsFiles().new_context().cert_store_stats()["x509_ca"] > 0

@@ -151,13 +151,15 @@ def _platform_context() -> ssl.SSLContext:
             if variable == "SSL_CERT_FILE":
                 _check_that_it_ends(Path(path))
         paths = ssl.get_default_verify_paths()
-        if files or sys.platform in ("darwin", "win32") or not (paths.cafile or paths.capath):
+        if files or sys.platform in ("darwin", "win32") or not Path(paths.openssl_cafile).is_file():
+            # It knows where else a platform may keep its authorities.
             import httpx2
 
             return httpx2.create_ssl_context()
         # As httpx2 does, which takes longer to load.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.set_default_verify_paths()
+        folder = paths.openssl_capath if Path(paths.openssl_capath).is_dir() else None
+        context.load_verify_locations(paths.openssl_cafile, folder)
         return context
     except OSError as error:
         variables = " or ".join(variable for variable, *_ in files) or "SSL_CERT_FILE"
