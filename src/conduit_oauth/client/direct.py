@@ -54,8 +54,8 @@ class Direct:
         self._lock = threading.Lock()
         # Those that were used last come last.
         self._idle: list[tuple[Origin, _Connection]] = []
-        # What was connected before the last change of it is used no more.
-        self._version: tuple[int, ...] = ()
+        # What was connected before the last change of it is used no more; nor is what was, before `close`.
+        self._version: tuple[int, ...] | None = None
 
     @contextlib.contextmanager
     def exchange(
@@ -82,9 +82,9 @@ class Direct:
             connection.close()
 
     def close(self) -> None:
-        """Close what idles."""
+        """Close what idles, and later what is in use."""
         with self._lock:
-            idle, self._idle = self._idle, []
+            idle, self._idle, self._version = self._idle, [], None
         for _, connection in idle:
             connection.close()
 
