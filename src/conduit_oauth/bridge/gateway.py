@@ -42,7 +42,7 @@ _SILENCE, _PROBE = 20, 10
 _FIRST_EVENT = 5.0
 _OLD_TRANSPORT = (
     "the gateway speaks HTTP+SSE, the MCP transport of 2024, which the bridge does not. "
-    "Set mcp_url to its Streamable HTTP endpoint, which often ends in /mcp"
+    "Give the bridge the URL of its Streamable HTTP endpoint, which often ends in /mcp"
 )
 _INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 
@@ -117,7 +117,9 @@ class Gateway:
             async with asyncio.timeout(_FIRST_EVENT):
                 answer = Answer(await self._begun(Question("GET", url, {"accept": "text/event-stream"}, b"")))
                 try:
-                    return answer.is_stream and (await answer.peek(16)).startswith(b"event: endpoint")
+                    return answer.is_stream and (await answer.peek(15)).startswith(
+                        (b"event: endpoint", b"event:endpoint")
+                    )
                 finally:
                     answer.close()
         except (OAuthError, aiohttp.ClientError, OSError):
