@@ -20,11 +20,12 @@ from tests.conftest import COMMAND
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts programs as another user")
 UNIT = Path(__file__).parents[2] / "packaging" / "systemd" / "conduit-oauth-agent.service"
-# Neither has an entry in the database of users; a group of readers has a name.
-AGENT, READER, READERS = 64998, 64997, grp.getgrnam("users").gr_gid
+# Neither has an entry in the database of users.
+AGENT, READER = 64998, 64997
 
 
 def test_the_unit_serves_readers_of_a_group(authorization_server: AuthorizationServer) -> None:
+    readers = grp.getgrnam("users").gr_gid
     # Others do not come to what pytest makes for root.
     with (
         tempfile.TemporaryDirectory(dir="/tmp") as folder,
@@ -71,7 +72,7 @@ def test_the_unit_serves_readers_of_a_group(authorization_server: AuthorizationS
                 continue
             return said
 
-        rights = ["setpriv", f"--reuid={AGENT}", f"--regid={AGENT}", f"--groups={READERS}"]
+        rights = ["setpriv", f"--reuid={AGENT}", f"--regid={AGENT}", f"--groups={readers}"]
         # The interpreter of this test may be where only root reads.
         reads = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
         command = [each.replace("/usr/bin/conduit-oauth", str(COMMAND)) for each in shlex.split(unit["ExecStart"])]
@@ -89,12 +90,12 @@ def test_the_unit_serves_readers_of_a_group(authorization_server: AuthorizationS
             try:
                 assert heard() == "READY=1"
                 token = root / "run" / "conduit-oauth" / "for-readers" / "token"
-                before = read_by_reader(token)
+                before = read_by_reader(token, readers)
                 config.write_text(config.read_text() + "\n[defaults]\ntimeout = 9\n")
                 reload = unit["ExecReload"].replace("$MAINPID", str(agent.pid))
                 subprocess.run(shlex.split(reload), check=True)
                 assert heard().startswith("RELOADING=1")
-                assert read_by_reader(token) == before
+                assert read_by_reader(token, readers) == before
                 agent.send_signal(signal.SIGTERM)
                 while heard() != "STOPPING=1":
                     continue
@@ -104,8 +105,8 @@ def test_the_unit_serves_readers_of_a_group(authorization_server: AuthorizationS
         assert [path.stat().st_uid for path in (root / "var" / "cache" / "conduit-oauth").iterdir()]
 
 
-def read_by_reader(token: Path) -> str:
+def read_by_reader(token: Path, readers: int) -> str:
     """What a user reads who is nothing but one of the group; the directory of the unit is the group's to pass."""
-    code = f"import os; os.setgroups([{READERS}, {AGENT}]); os.setgid({READER}); os.setuid({READER})"
+    code = f"import os; os.setgroups([{readers}, {AGENT}]); os.setgid({READER}); os.setuid({READER})"
     code += f"; print(open({str(token)!r}).read())"
     return subprocess.check_output([sys._base_executable, "-I", "-S", "-c", code], text=True, cwd="/").strip()
