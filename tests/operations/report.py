@@ -50,7 +50,7 @@ SOAK = """
 An agent keeps the tokens of {providers:,} providers in files, in a cache of its own. {clients} MCP clients call a tool
 once a second, through the bridge. Tokens live for 60 s. Every 10 s one of these things happens: the gateway dies and
 is back after a second, all tokens are revoked, the token server answers 503 or drops connections, the configuration is
-written anew in place, or somebody deletes files.
+written anew in place, or files are deleted before a SIGHUP.
 
 | Time | Reads | Expired | Missing | Calls | Longest call | Cut by {restarts} restarts | Errors | Agent | Bridge |
 | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
