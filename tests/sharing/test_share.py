@@ -84,6 +84,20 @@ class Fleet:
         share.publish(token)
         return share, token
 
+    def leader_and_waiter(self) -> tuple[Share, Share]:
+        """A process that asks, and one that waits for it."""
+        asks, waits = self.process(), self.process()
+        asks.look(NO_TOKEN)
+        assert isinstance(waits.look(NO_TOKEN), Busy)
+        return asks, waits
+
+    def landed(self) -> tuple[Share, AccessToken]:
+        """A process that got this token, and has not published it."""
+        share, token = self.process(), self.token("token")
+        share.look(NO_TOKEN)
+        share.landed(token)
+        return share, token
+
     def row(self) -> Any:
         (row,) = self.store._rows.values()
         return row
@@ -108,6 +122,21 @@ def line(share: Share) -> Any:
 def seen(found: Any) -> str:
     assert isinstance(found, AccessToken)
     return found.value
+
+
+def assert_told_once(share: Share) -> None:
+    """The store knows what is void, and is told no more."""
+    calls = len(line(share).patient)
+    share.tell()
+    assert len(line(share).patient) == calls
+
+
+def assert_voided_with_all(other: Share, share: Share, token: AccessToken) -> None:
+    """What `other` makes void with all else is void for `share`."""
+    other.forget(NO_TOKEN, everything=True)
+    other.tell()
+    share.look_again(token, offer=False, distrust=False)
+    assert share.is_void(token)
 
 
 def test_what_one_asked_for_serves_the_others_until_its_end(fleet: Fleet, clock: FakeClock) -> None:
@@ -263,17 +292,13 @@ class TestWaiting:
         assert pause() == 1.0
 
     def test_it_counts_as_waiting_until_it_leaves(self, fleet: Fleet) -> None:
-        asks, waits = fleet.process(), fleet.process()
-        asks.look(NO_TOKEN)
-        assert isinstance(waits.look(NO_TOKEN), Busy)
+        _, waits = fleet.leader_and_waiter()
         assert len(line(waits).waiting) == 1
         waits.leave()
         assert not line(waits).waiting
 
     def test_the_news_bring_the_token_without_a_look(self, fleet: Fleet, clock: FakeClock) -> None:
-        asks, waits = fleet.process(), fleet.process()
-        asks.look(NO_TOKEN)
-        assert isinstance(waits.look(NO_TOKEN), Busy)
+        asks, waits = fleet.leader_and_waiter()
         asks.landed(token := fleet.token("token"))
         asks.publish(token)
         row = fleet.row()
@@ -299,17 +324,13 @@ class TestWaiting:
         told = Entry(row.value, row.fence + 10_000_000, row.expires, generation=row.generation, now=row.expires - 3600)
         fleet.store.close()
         clock.step(1)
-        asks, waits = fleet.process(), fleet.process()
-        asks.look(NO_TOKEN)
-        assert isinstance(waits.look(NO_TOKEN), Busy)
+        _, waits = fleet.leader_and_waiter()
         assert told.generation != fleet.row().generation
         tell(waits, told._replace(fence=row.fence))
         assert isinstance(waits.look(NO_TOKEN), Busy)
 
     def test_news_that_nobody_sealed_hide_nothing(self, fleet: Fleet) -> None:
-        asks, waits = fleet.process(), fleet.process()
-        asks.look(NO_TOKEN)
-        assert isinstance(waits.look(NO_TOKEN), Busy)
+        asks, waits = fleet.leader_and_waiter()
         asks.landed(token := fleet.token("token"))
         asks.publish(token)
         row = fleet.row()
@@ -385,9 +406,7 @@ class TestVoid:
         share.tell()
         # The store remembers it until its end, and is told once.
         assert list(fleet.row().void.values()) == [clock() + 500_000.0 + 60]
-        calls = len(line(share).patient)
-        share.tell()
-        assert len(line(share).patient) == calls
+        assert_told_once(share)
         assert other.look(NO_TOKEN) is None
         assert other.is_void(token)
 
@@ -430,9 +449,7 @@ class TestVoid:
         share.tell()
         assert not fleet.row().void
         assert share.is_void(token)
-        calls = len(line(share).patient)
-        share.tell()
-        assert len(line(share).patient) == calls
+        assert_told_once(share)
         assert other.look(token) is None
         assert other.is_void(token)
 
@@ -478,9 +495,7 @@ class TestVoid:
         assert len(fleet.row().void) == 1
 
     def test_it_is_not_published(self, fleet: Fleet) -> None:
-        share, token = fleet.process(), fleet.token("token")
-        share.look(NO_TOKEN)
-        share.landed(token)
+        share, token = fleet.landed()
         share.forget(token, everything=False)
         share.publish(token)
         assert fleet.row().value is None
@@ -582,15 +597,10 @@ class TestPublishing:
         other = fleet.process()
         assert other.look(NO_TOKEN) == token
         # It is one of the fleet's tokens now: what makes all of them void makes it void.
-        other.forget(NO_TOKEN, everything=True)
-        other.tell()
-        share.look_again(token, offer=False, distrust=False)
-        assert share.is_void(token)
+        assert_voided_with_all(other, share, token)
 
     def test_a_lease_that_a_flight_gets_meanwhile_is_kept(self, fleet: Fleet) -> None:
-        share, token = fleet.process(), fleet.token("token")
-        share.look(NO_TOKEN)
-        share.landed(token)
+        share, token = fleet.landed()
         line(share).meanwhile = lambda: share._claim(fleet.row().fence)
         share.publish(token)
         assert share.look(token) is None
@@ -621,9 +631,7 @@ class TestPublishing:
         assert fleet.row().value is None
 
     def test_a_lease_of_another_generation_is_given_back(self, fleet: Fleet) -> None:
-        share, token = fleet.process(), fleet.token("token")
-        share.look(NO_TOKEN)
-        share.landed(token)
+        share, token = fleet.landed()
         fleet.store.close()
         assert fleet.may_ask()
         # What it hears of the entry now is of the other generation.
@@ -632,9 +640,7 @@ class TestPublishing:
         assert fleet.process().look(NO_TOKEN) == token
 
     def test_a_write_that_is_refused_gives_the_lease_back(self, fleet: Fleet) -> None:
-        share, token = fleet.process(), fleet.token("token")
-        share.look(NO_TOKEN)
-        share.landed(token)
+        share, token = fleet.landed()
         # Others forgot everything, and the news did not come.
         other = fleet.process()
         other.look(NO_TOKEN)
@@ -676,10 +682,7 @@ class TestLookingAgain:
         share.look_again(token, offer=True, distrust=False)
         other = fleet.process()
         assert other.look(NO_TOKEN) == token
-        other.forget(NO_TOKEN, everything=True)
-        other.tell()
-        share.look_again(token, offer=False, distrust=False)
-        assert share.is_void(token)
+        assert_voided_with_all(other, share, token)
 
     @pytest.mark.parametrize("reason", ["not offered", "void", "cut", "never asked", "asks"])
     def test_it_does_not_where(self, fleet: Fleet, reason: str) -> None:

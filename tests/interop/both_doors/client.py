@@ -1,6 +1,6 @@
-"""An MCP client of the Python SDK, of its first line or its second: does what a plan says, and prints what came of it.
+"""An MCP client of the Python SDK, of either line: does what a plan says, each way, and prints what came of it.
 
-The arguments are `http URL`, or `stdio COMMAND ARGUMENT …`; the plan comes as JSON on stdin.
+Plan and ways come as JSON on stdin. A way is `["http", URL]`, or `["stdio", COMMAND, ARGUMENT …]`.
 """
 # It runs on two versions of the SDK, of which the type checker knows one.
 # pyright: basic
@@ -86,8 +86,7 @@ async def roots(_: Any) -> Any:
     return types.ListRootsResult(roots=[types.Root(uri="file:///work", name="work")])
 
 
-async def main(kind: str, target: str, *arguments: str) -> None:
-    plan = json.loads(sys.stdin.read())
+async def met(plan: dict[str, Any], kind: str, target: str, *arguments: str) -> dict[str, Any]:
     heard, came = Heard(), {}
     async with (
         streams(kind, target, list(arguments)) as (reads, writes),
@@ -142,8 +141,13 @@ async def main(kind: str, target: str, *arguments: str) -> None:
                 await session.call_tool(slow, {})
             came["cancel"] = await told(session.call_tool(count, {}))
         came["logs"] = sorted(heard.logs)
-    print(json.dumps(came))
+    return came
+
+
+async def main() -> None:
+    asked = json.loads(sys.stdin.read())
+    print(json.dumps([await met(asked["plan"], *way) for way in asked["ways"]]))
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:])
+    anyio.run(main)

@@ -1,6 +1,6 @@
-"""fastmcp's client: does what a plan says, and prints what came of it.
+"""fastmcp's client: does what a plan says, each way, and prints what came of it.
 
-The arguments are `http URL`, or `stdio COMMAND ARGUMENT …`; the plan comes as JSON on stdin.
+Plan and ways come as JSON on stdin. A way is `["http", URL]`, or `["stdio", COMMAND, ARGUMENT …]`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ async def told(work: Awaitable[Any]) -> Any:
     return short(result.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-async def main(kind: str, target: str, *arguments: str) -> None:
-    plan = json.loads(sys.stdin.read())
+async def met(plan: dict[str, Any], kind: str, target: str, *arguments: str) -> dict[str, Any]:
     transport: Any = (
         StdioTransport(target, list(arguments), env=dict(os.environ))
         if kind == "stdio"
@@ -48,7 +47,12 @@ async def main(kind: str, target: str, *arguments: str) -> None:
         came["prompts"] = await told(client.list_prompts())
         for name, given in plan["prompts"]:
             came[f"prompt {name}"] = await told(client.get_prompt(name, given))
-    print(json.dumps(came))
+    return came
 
 
-asyncio.run(main(*sys.argv[1:]))
+async def main() -> None:
+    asked = json.loads(sys.stdin.read())
+    print(json.dumps([await met(asked["plan"], *way) for way in asked["ways"]]))
+
+
+asyncio.run(main())

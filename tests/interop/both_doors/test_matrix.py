@@ -94,14 +94,14 @@ PLANS: dict[str, dict[str, Any]] = {
 }
 
 
-def met(client: str, way: list[Path | str], plan: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
-    """What a client met."""
-    command = [*CLIENTS[client], *way]
-    done = subprocess.run(
-        command, env=environment, input=json.dumps(plan), capture_output=True, text=True, check=False, timeout=100
+def met(
+    client: str, ways: list[list[Path | str]], plan: dict[str, Any], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """What a client met, each way, as JSON."""
+    asked = json.dumps({"plan": plan, "ways": ways}, default=str)
+    return subprocess.run(
+        CLIENTS[client], env=environment, input=asked, capture_output=True, text=True, check=False, timeout=200
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
 
 
 def failed(came: Any) -> bool:
@@ -118,25 +118,24 @@ def test_a_client_meets_through_each_door_what_it_meets_directly(
     bridge_environment: dict[str, str],
     start: StartBridge,
 ) -> None:
-    url, plan = serve(kind, "-"), PLANS[kind]
-    ways: dict[str, list[Path | str]] = {
-        "http": ["http", start(url).url],
-        "stdio": [
-            *("stdio", COMMAND, "bridge", "--mcp-url", url),
-            *("--token-endpoint", authorization_server.token_endpoint()),
-        ],
-    }
-    directly = met(client, ["http", url], plan, bridge_environment)
+    url = serve(kind, "-")
+    ways: list[list[Path | str]] = [
+        ["http", url],
+        ["http", start(url).url],
+        ["stdio", COMMAND, "bridge", "--mcp-url", url, "--token-endpoint", authorization_server.token_endpoint()],
+    ]
+    done = met(client, ways, PLANS[kind], bridge_environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    directly, *doors = json.loads(done.stdout)
     # Nothing is compared with a failure to do anything.
     assert directly["initialize"]
     assert "error" not in directly["tools"]
-    for door, way in ways.items():
-        through = met(client, way, plan, bridge_environment)
+    for through in doors:
         assert through.keys() == directly.keys()
         # What fails directly may work through a door: fastmcp takes no event of more than 1 MiB.
         differs = {name: each for name, each in through.items() if each != directly[name]}
         better = {name for name, each in differs.items() if failed(directly[name]) and not failed(each)}
-        assert {name: each for name, each in differs.items() if name not in better} == {}, door
+        assert {name: each for name, each in differs.items() if name not in better} == {}
 
 
 @pytest.mark.parametrize(
@@ -210,10 +209,7 @@ def test_a_server_of_the_old_transport_is_refused_with_what_to_do(
     else:
         found = "--token-endpoint", authorization_server.token_endpoint()
         way = ["stdio", COMMAND, "bridge", "--mcp-url", url, *found]
-    command = [*CLIENTS["TypeScript SDK"], *way]
-    done = subprocess.run(
-        command, env=bridge_environment, input="{}", capture_output=True, text=True, check=False, timeout=100
-    )
+    done = met("TypeScript SDK", [way], PLANS[""], bridge_environment)
     assert done.returncode != 0
     assert "HTTP+SSE" in done.stderr
     assert "Streamable HTTP endpoint" in done.stderr
