@@ -184,13 +184,20 @@ class _Connection(io.RawIOBase):
         names = dict.fromkeys(name.lower() for name in answer.headers)
         # RFC 9110 §5.3.
         headers = {name: ", ".join(answer.headers.get_all(name, ())) for name in names}
+        _check_framing(answer)
         return Answer(answer.status, headers, self._chunks(answer))
 
     def _chunks(self, answer: HTTPResponse) -> Iterable[bytes]:
-        while chunk := answer.read(_CHUNK):
+        while chunk := self._read(answer):
             yield chunk
         if answer.length:
             raise HTTPException("the body breaks off")
+
+    def _read(self, answer: HTTPResponse) -> bytes:
+        try:
+            return answer.read(_CHUNK)
+        except ValueError:
+            raise HTTPException("the length of a chunk is none") from None
 
     def is_done(self) -> bool:
         """Whether the answer was read to its end, and another one may come on this connection."""
@@ -243,3 +250,14 @@ class _Connection(io.RawIOBase):
         self._journey.enter(phase, self._socket)
         self._socket.settimeout(self._journey.left())
         return self._socket
+
+
+def _check_framing(answer: HTTPResponse) -> None:
+    """Raise `HTTPException` where nobody can say how long the body is (RFC 9112 §6.3)."""
+    if "transfer-encoding" in answer.headers:
+        if not answer.chunked or len(answer.headers.get_all("transfer-encoding", ())) > 1:
+            raise HTTPException("the transfer coding is unknown")
+        return
+    lengths = set(answer.headers.get_all("content-length", ("0",)))
+    if len(lengths) > 1 or not lengths.pop().strip().isdecimal():
+        raise HTTPException("the length of the body is none")
