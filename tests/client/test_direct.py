@@ -7,11 +7,13 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conduit_oauth import ConfigurationError, TransportError
 from conduit_oauth.client import direct
@@ -21,6 +23,9 @@ from conduit_oauth.protocol.grant import Request, Response
 from tests.certificates import issue
 from tests.conftest import FakeClock
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+PIECES = [CHUNKED, b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n", b"HTTP/1.0 204 No\r\n", b"\r\n", b"2\r\n"]
+PIECES += [b"Content-Length:", b"Transfer-Encoding:", b"-2\r\n", b"f" * 20, b"ok\r\n", b"0\r\n\r\n", b";", b" ", b"\0"]
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -289,6 +294,12 @@ class TestAnswers:
     def test_what_is_not_http_is_said_to_be_none(self, serve: Serve, transport: Transport, answer: bytes) -> None:
         with pytest.raises(TransportError, match="is not HTTP"):
             ask(transport, serve(answer))
+
+    @given(data=st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=12).map(b"".join))
+    def test_whatever_comes_is_an_answer_or_an_error(self, data: bytes) -> None:
+        transport = Transport()
+        with closing(transport), closing(Server(data + b"<close>")) as server, contextlib.suppress(TransportError):
+            assert ask(transport, server).status >= 200
 
     @pytest.mark.parametrize("frame", ["length", "end", "chunks"])
     def test_no_body_is_endless(self, serve: Serve, transport: Transport, frame: str) -> None:
