@@ -34,6 +34,11 @@ class Line(Tier):
         # What happens while the store is asked next.
         self.meanwhile: Callable[[], object] | None = None
         self.patient: list[bool] = []
+        # Whether it answers again once its pause was waited out.
+        self.recovers = False
+
+    def wait_out(self, key: str) -> None:
+        self.is_cut &= not self.recovers
 
     def call(self, key: str, work: Callable[[TokenStore], Any], *, patient: bool = False, **others: Any) -> Any:
         self.patient.append(patient)
@@ -598,6 +603,28 @@ class TestPublishing:
         assert other.look(NO_TOKEN) == token
         # It is one of the fleet's tokens now: what makes all of them void makes it void.
         assert_voided_with_all(other, share, token)
+
+    @pytest.mark.parametrize(("lifetime", "kept"), [(3599.0, "new"), (3600.0, "old"), (3601.0, "old")])
+    def test_it_takes_the_place_of_one_that_ends_earlier(self, fleet: Fleet, lifetime: float, kept: str) -> None:
+        fleet.published("old", lifetime)
+        share, token = fleet.process(), fleet.token("new")
+        line(share).is_cut = True
+        assert share.look(NO_TOKEN) is None
+        assert share.landed(token)
+        line(share).is_cut = False
+        share.publish(token)
+        found = fleet.process().look(NO_TOKEN)
+        assert isinstance(found, AccessToken)
+        assert found.value == kept
+
+    def test_it_waits_out_a_first_failure_of_the_store(self, fleet: Fleet) -> None:
+        share, token = fleet.process(), fleet.token("token")
+        line(share).is_cut = True
+        assert share.look(NO_TOKEN) is None
+        assert share.landed(token)
+        line(share).recovers = True
+        share.publish(token)
+        assert fleet.process().look(NO_TOKEN) == token
 
     def test_a_lease_that_a_flight_gets_meanwhile_is_kept(self, fleet: Fleet) -> None:
         share, token = fleet.landed()

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -406,6 +407,29 @@ class TestBlame:
         tier.call("bad", fail)
         clock.step(0.1)
         assert tier.call("bad", lambda _: "answer") == "answer"
+
+    def test_what_is_stored_waits_out_the_first_pause_only(
+        self, tier: Tier, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pauses: list[float] = []
+
+        def wait(seconds: float) -> None:
+            pauses.append(round(seconds, 6))
+            clock.step(seconds)
+
+        monkeypatch.setattr(tier_module, "Flag", lambda: SimpleNamespace(wait=wait))
+        tier.wait_out("key")
+        assert pauses == []
+        tier.call("key", fail)
+        tier.wait_out("other")
+        clock.step(0.04)
+        tier.wait_out("key")
+        assert pauses == [0.06]
+        tier.call("key", fail)
+        tier.wait_out("key")
+        clock.step(0.2)
+        tier.wait_out("key")
+        assert pauses == [0.06]
 
     def test_so_many_are_remembered_at_most(self, tier: Tier) -> None:
         for number in range(257):

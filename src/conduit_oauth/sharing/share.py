@@ -191,14 +191,15 @@ class Share:
         return not fence or fence > self.floor
 
     def publish(self, token: AccessToken) -> None:
-        """Store the token, with our lease or with one that is free."""
+        """Store the token, with our lease or with one that is free, unless what is stored outlives it."""
+        self.tier.wait_out(self._key)
         with self._lock:
             # Where the other of two secrets got it: what the retired one seals is not for this token.
             try:
                 is_ready = self._prepare()
             except Exception:  # a credential that cannot be read any more
                 is_ready = False
-            if is_ready and self._holds_lease() and not self.is_void(token):
+            if is_ready and self._holds_lease(token.expires_at) and not self.is_void(token):
                 self._put({"token": lasting(token, token.expires_at)}, token.expires_at)
             else:
                 self.leave()
@@ -380,12 +381,21 @@ class Share:
         self._floor = max(self._floor, entry.floor)
         self._remember(dict.fromkeys(entry.void, math.inf))
 
-    def _holds_lease(self) -> bool:
-        """Whether this process has the lease, or got it now, since it was free."""
+    def _holds_lease(self, end: float = -math.inf) -> bool:
+        """Whether this process has the lease, or got it now: it was free, and no token is stored that is news.
+
+        A token that ends before `end`, by our clock, is passed over.
+        """
         lease = self._lease
         if lease.fence and lease.generation != self._known.generation:
             self.leave()
-        return self._lease.fence > 0 or ((entry := self._claim(self._known.last)) is not None and entry.lease > 0)
+        if self._lease.fence:
+            return True
+        asked_at = self._clock()
+        entry = self._claim(self._known.last)
+        if entry is not None and (read := self._read(entry, asked_at)) is not None and read[0].expires_at < end:
+            entry = self._claim(self._known.last)
+        return entry is not None and entry.lease > 0
 
     def _put(self, record: dict[str, Any], end: float) -> None:
         """Store `record` until `end` by our clock, with our lease."""

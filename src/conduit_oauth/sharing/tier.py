@@ -189,6 +189,12 @@ class Tier(Resident):
         self._failed_at = elapsed()
         logger.info("store_failed: %s", error)
 
+    def wait_out(self, key: str) -> None:
+        """Wait until `key` may be asked for again after its first failure: for what nobody waits for."""
+        until, _ = self._sick.get(key, (0.0, 0.0))
+        if 0 < (left := until - elapsed()) <= _RETRY_FIRST:
+            Flag().wait(left)
+
     def drop(self, key: str, owner: str) -> None:
         """Renew the lease of `owner` no more."""
         self._leases.drop(key, owner)
