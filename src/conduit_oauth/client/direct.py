@@ -242,6 +242,9 @@ class _Connection(io.RawIOBase):
 
     def close(self) -> None:
         """Close the socket."""
+        if self._answer is not None:
+            # One that was not read to its end flushes what it is read from, which must be open still.
+            self._answer.close()
         self._socket.close()
         super().close()
 
