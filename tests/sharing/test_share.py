@@ -246,6 +246,23 @@ class TestRefusals:
         share.report(ERROR, NO_TOKEN, 60.0)
         assert fleet.row().value is None
 
+    def test_a_token_that_another_process_got_meanwhile_stays(self, fleet: Fleet) -> None:
+        share = fleet.process()
+        line(share).meanwhile = lambda: setattr(line(share), "is_cut", True)
+        assert share.look(NO_TOKEN) is None
+        _, token = fleet.published("token")
+        line(share).is_cut = False
+        share.report(ERROR, NO_TOKEN, 60.0)
+        assert fleet.process().look(NO_TOKEN) == token
+
+    def test_who_never_reached_the_store_tells_nothing(self, fleet: Fleet) -> None:
+        share = fleet.process()
+        line(share).is_cut = True
+        assert share.look(NO_TOKEN) is None
+        line(share).is_cut = False
+        share.report(ERROR, NO_TOKEN, 60.0)
+        assert fleet.may_ask()
+
     def test_who_forgives_asks_for_as_long_as_a_refusal_is_remembered(self, fleet: Fleet, clock: FakeClock) -> None:
         share, other = fleet.process(), fleet.process()
         share.look(NO_TOKEN)
@@ -458,11 +475,13 @@ class TestVoid:
         assert other.look(token) is None
         assert other.is_void(token)
 
-    def test_before_the_first_look_there_is_nothing_to_void(self, fleet: Fleet) -> None:
+    def test_before_the_first_look_it_is_void_here_only(self, fleet: Fleet) -> None:
         share = fleet.process()
         share.forget(fleet.token("token"), everything=False)
         share.tell()
-        assert not share.is_void(fleet.token("token"))
+        assert share.is_void(fleet.token("token"))
+        assert not share.is_void(fleet.token("other"))
+        assert not fleet.store._rows
 
     def test_a_token_that_ended_is_remembered_no_longer(self, fleet: Fleet, clock: FakeClock) -> None:
         share, token = fleet.published("token", 100)
@@ -625,6 +644,19 @@ class TestPublishing:
         line(share).recovers = True
         share.publish(token)
         assert fleet.process().look(NO_TOKEN) == token
+
+    @pytest.mark.parametrize("everything", [False, True])
+    def test_what_was_invalidated_before_the_store_was_reached_stays_out_of_it(
+        self, fleet: Fleet, everything: bool
+    ) -> None:
+        share, token = fleet.process(), fleet.token("token")
+        line(share).is_cut = True
+        assert share.look(NO_TOKEN) is None
+        assert share.landed(token)
+        share.forget(token, everything=everything)
+        line(share).is_cut = False
+        share.publish(token)
+        assert fleet.may_ask()
 
     def test_a_lease_that_a_flight_gets_meanwhile_is_kept(self, fleet: Fleet) -> None:
         share, token = fleet.landed()

@@ -52,6 +52,7 @@ class Share:
         "__weakref__",
         "_clock",
         "_doubt",
+        "_dropped",
         "_floor",
         "_forget_all",
         "_forgiven_until",
@@ -104,6 +105,8 @@ class Share:
         # The tokens that were invalidated, and their ends by our clock; those that the store has yet to be told of.
         self._void: dict[str, float] = {}
         self._untold: dict[str, float] = {}
+        # The one that was invalidated last: before there is a seal, it has no digest.
+        self._dropped: str = ""
         # What else the store has yet to be told is void.
         self._forget_all = False
         self._forgotten: int = 0
@@ -209,7 +212,8 @@ class Share:
         now = self._clock()
         until = end = now + seconds
         with self._lock:
-            if not self._holds_lease():
+            # Without a seal the store was never asked: it has no word of this credential, nor takes one.
+            if self._seal is None or not self._holds_lease():
                 return
             record: dict[str, Any] = {}
             if now < held.expires_at and not self.is_void(held):
@@ -277,8 +281,9 @@ class Share:
         """Whether `token` was invalidated, as far as this process knows."""
         if token is NO_TOKEN:
             return False
-        is_under_floor = 0 < self.fence_of(token) <= self.floor
-        return is_under_floor or (self._seal is not None and self._seal.digest(token.value) in self._void)
+        if token.value == self._dropped or 0 < self.fence_of(token) <= self.floor:
+            return True
+        return self._seal is not None and self._seal.digest(token.value) in self._void
 
     def fence_of(self, token: AccessToken) -> int:
         """The fence that `token` has in the store, 0 where it has none."""
@@ -287,6 +292,7 @@ class Share:
 
     def forget(self, token: AccessToken, *, everything: bool) -> None:
         """Void `token`, or everything, for the fleet: at once for us, for the others by `tell`."""
+        self._dropped = token.value
         if self._seal is not None and token is not NO_TOKEN:
             # Before its fence is looked at: a token that is just being stored is seen to be void.
             digest = self._seal.digest(token.value)
@@ -394,8 +400,8 @@ class Share:
         asked_at = self._clock()
         entry = self._claim(self._known.last)
         if entry is not None and (read := self._read(entry, asked_at)) is not None and read[0].expires_at < end:
-            entry = self._claim(self._known.last)
-        return entry is not None and entry.lease > 0
+            self._claim(self._known.last)
+        return self._lease.fence > 0
 
     def _put(self, record: dict[str, Any], end: float) -> None:
         """Store `record` until `end` by our clock, with our lease."""
