@@ -636,6 +636,23 @@ class TestPublishing:
         assert isinstance(found, AccessToken)
         assert found.value == kept
 
+    @pytest.mark.parametrize("lifetime", [0.0, 3599.0])
+    def test_it_takes_the_place_of_a_refusal(self, fleet: Fleet, lifetime: float) -> None:
+        other, held = fleet.published("old", lifetime) if lifetime else (fleet.process(), NO_TOKEN)
+        assert other.look(held) is None
+        other.report(ERROR, held, REFUSAL_MEMORY)
+        share, token = fleet.process(), fleet.token("new")
+        line(share).is_cut = True
+        assert share.look(NO_TOKEN) is None
+        assert share.landed(token)
+        line(share).is_cut = False
+        share.publish(token)
+        assert fleet.process().look(NO_TOKEN) == token
+        # What was stored says nothing of this process any more.
+        share.forget(token, everything=False)
+        share.tell()
+        assert share.look(NO_TOKEN) is None
+
     def test_it_waits_out_a_first_failure_of_the_store(self, fleet: Fleet) -> None:
         share, token = fleet.process(), fleet.token("token")
         line(share).is_cut = True

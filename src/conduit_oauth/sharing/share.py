@@ -202,7 +202,7 @@ class Share:
                 is_ready = self._prepare()
             except Exception:  # a credential that cannot be read any more
                 is_ready = False
-            if is_ready and self._holds_lease(token.expires_at) and not self.is_void(token):
+            if is_ready and self._holds_lease(token) and not self.is_void(token):
                 self._put({"token": lasting(token, token.expires_at)}, token.expires_at)
             else:
                 self.leave()
@@ -387,10 +387,10 @@ class Share:
         self._floor = max(self._floor, entry.floor)
         self._remember(dict.fromkeys(entry.void, math.inf))
 
-    def _holds_lease(self, end: float = -math.inf) -> bool:
-        """Whether this process has the lease, or got it now: it was free, and no token is stored that is news.
+    def _holds_lease(self, token: AccessToken | None = None) -> bool:
+        """Whether this process has the lease, or got it now, since it was free and nothing is stored that is news.
 
-        A token that ends before `end`, by our clock, is passed over.
+        With a `token` that the server just gave, only a token that outlives it is news.
         """
         lease = self._lease
         if lease.fence and lease.generation != self._known.generation:
@@ -399,8 +399,10 @@ class Share:
             return True
         asked_at = self._clock()
         entry = self._claim(self._known.last)
-        if entry is not None and (read := self._read(entry, asked_at)) is not None and read[0].expires_at < end:
-            self._claim(self._known.last)
+        if token is not None and entry is not None and entry.value is not None:
+            stored, self._refused = self._read(entry, asked_at), None
+            if stored is None or stored[0].expires_at < token.expires_at:
+                self._claim(self._known.last)
         return self._lease.fence > 0
 
     def _put(self, record: dict[str, Any], end: float) -> None:
