@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from conduit_oauth import ConfigurationError
 from conduit_oauth.identity.sources import public_environment
 from conduit_oauth.stores import NOTHING, StoreError, open_store
-from tests.conftest import MakeProvider, Said
+from tests.conftest import COMMAND, MakeProvider, Said
 from tests.redis_server import RedisServer
 
 PASSWORD = "store-password-31"
@@ -45,3 +46,17 @@ def test_it_is_read_from_a_file_or_a_variable(
 def test_what_cannot_be_read_is_an_error_at_once(source: str) -> None:
     with pytest.raises(ConfigurationError, match=r"store password|CONDUIT_ABSENT"):
         open_store(f"redis://127.0.0.1:1/0?{source}", 1.0)
+
+
+@pytest.mark.parametrize(("place", "status"), [("option", 2), ("variable", 0)])
+def test_the_configuration_of_an_mcp_client_does_not_hold_it(
+    place: str, status: int, client_environment: dict[str, str]
+) -> None:
+    url = f"redis://app:{PASSWORD}@cache.example/0"
+    command = [COMMAND, "bridge", "--print-config", "vscode", "--mcp-url", "https://gateway.example/mcp"]
+    command += ["--store", url] if place == "option" else []
+    environment = client_environment | ({"CONDUIT_OAUTH_STORE": url} if place == "variable" else {})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == status
+    assert PASSWORD not in done.stdout + done.stderr
+    assert status == 0 or "password_file" in done.stderr

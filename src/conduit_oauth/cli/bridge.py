@@ -18,6 +18,7 @@ from ..bridge.snippets import Client, snippet, snippet_for_http
 from ..errors import ConfigurationError
 from ..identity.sources import read_text
 from ..places import expanded, state_folder
+from ..stores import hide_password
 from .logs import LogFormat, LogLevel, log_to_stderr
 from .options import as_client
 from .output import err, plain
@@ -167,6 +168,9 @@ def _print_http_config(client: Client, name: str, listen: str, file: Path | None
 
 
 def _print_config(client: Client, name: str, options: Options) -> None:
+    if (store := options.settings.get("store")) is not None and hide_password(store) != store:
+        problem = "holds a password, which the configuration and the list of processes would show"
+        raise ConfigurationError("store", problem, "Leave it out, and append ?password_file=PATH to the URL.")
     given = {**options.settings, "profile": options.profile, "config": options.config}
     given["client_secret_file"] = options.client_secret_file
     arguments = ["bridge"]
