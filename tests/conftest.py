@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from conduit_oauth import TokenProvider
 from conduit_oauth.sharing.tier import LOCAL
@@ -21,6 +22,10 @@ from tests.resource_server import ResourceServer
 COMMAND = Path(sys.executable).with_name("conduit-oauth")
 
 pytest_plugins = ["pytester"]
+
+# No test is timed: by default an example may take 0.2 s, which says nothing where the machine is busy.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 # What tools keep for the next run.
