@@ -1,11 +1,12 @@
 """`TokenProvider`: one client's token at one authorization server, for every thread, task and event loop of a process.
 
-Invariant: A warm call takes no lock. While a valid token is cached, no caller waits for the network or sees an error.
+What is asked of a token, once there is one, is in `lifecycle.holder`.
 """
 
 from __future__ import annotations
 
 from .clock import Clock, elapsed
+from .lifecycle.holder import ObservedHolder, TokenHolder
 from .runtime import end  # noqa: F401  # pyright: ignore[reportUnusedImport] - takes our place among exit handlers
 from .token_types import ACCESS_TOKEN_TYPE
 
@@ -13,31 +14,25 @@ from .token_types import ACCESS_TOKEN_TYPE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
-    from typing import Any, Literal, Self, TypeVar
+    from typing import Literal, Self
 
     import httpx2
 
     from .auth.httpx2 import TokenAuth
-    from .client.requester import Requester
+    from .client.config import ClientConfig
     from .client.transport import SharedTransport
     from .events import Observer
     from .identity.sources import KeySource, Source
-    from .lifecycle.control import FlightControl
-    from .lifecycle.state import ProviderState
     from .protocol.dpop import Dpop
-    from .sharing.tier import Tier
     from .stores import TokenStore
-
-    T = TypeVar("T")
 
 # How many wider scopes one provider may be asked for: a server that wants another each time is not followed for ever.
 MAX_STEPS = 8
 
 
-class TokenProvider:
+class TokenProvider(TokenHolder):
     """Fetches, caches and refreshes the access token of one client (RFC 6749 §4.4, RFC 7523 §2.1, RFC 8693).
 
     Safe to share: any number of threads and of asyncio and trio event loops may use one provider at once, and cause
@@ -113,19 +108,7 @@ class TokenProvider:
         ConfigurationError: a setting is missing, empty or malformed; its `field` is named.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_clock",
-        "_control",
-        "_life",
-        "_observer",
-        "_requester",
-        "_revoke_on_close",
-        "_timeout",
-        "_tls",
-        "_wider",
-        "name",
-    )
+    __slots__ = ("_tls",)
 
     def __init__(
         self,
@@ -183,35 +166,22 @@ class TokenProvider:
         from .runtime.process import undisturbed
 
         with undisturbed():
-            from functools import partial
-            from pathlib import Path
-
-            from .client.config import check_shareable, client_config, seconds, token_type
             from .client.requester import Requester
             from .client.transport import SharedTransport, transport_of
+            from .client.validation import check_shareable, client_config, seconds, token_type
             from .identity.credentials import Credentials
-            from .identity.sources import read_text
-            from .identity.tls import ClientCertificate, TlsFiles
-            from .places import expanded
+            from .identity.tls import tls_files
             from .protocol.dpop import Dpop
             from .sharing.tier import tier_of
 
-        certificate = client_certificate and ClientCertificate(*(expanded(Path(file)) for file in client_certificate))
-        self._tls = TlsFiles(
-            certificate,
-            None if ca_file is None else expanded(Path(ca_file)),
-            partial(read_text, private_key_password, "private_key_password") if private_key_password else None,
-        )
-        if self._tls.is_set:
-            # Loaded once here, so that a wrong file is an error at construction.
-            self._tls.context()
+        self._tls = tls_files(client_certificate, ca_file, private_key_password)
         config = client_config(
             client_id=client_id,
             credentials=Credentials(
                 client_secret=client_secret,
                 private_key=private_key,
                 client_assertion=client_assertion,
-                client_certificate=certificate,
+                client_certificate=self._tls.certificate,
                 assertion=assertion,
                 subject_token=subject_token,
                 subject_token_type=subject_token_type,
@@ -237,8 +207,7 @@ class TokenProvider:
             step_up_to=step_up,
             has_own_client=transport is not None or not isinstance(http_client, SharedTransport | None),
         )
-        self.name = name or client_id
-        self._timeout = seconds(timeout, "timeout", at_least=0.001)
+        time = seconds(timeout, "timeout", at_least=0.001)
         requester = Requester(
             config,
             transport_of(http_client, transport, self._tls),
@@ -246,141 +215,18 @@ class TokenProvider:
             refresh_ahead=seconds(refresh_ahead, "refresh_ahead"),
             default_lifetime=seconds(default_lifetime, "default_lifetime", at_least=1.0),
             default_token_type=token_type(default_token_type),
-            attempt_timeout=self._timeout / 2,
+            attempt_timeout=time / 2,
             dpop=None if dpop is False else Dpop(None if dpop is True else dpop, private_key_password),
         )
-        self._revoke_on_close = revoke_on_close
         tier = tier_of(store, seconds(store_timeout, "store_timeout", at_least=0.001)) if store is not None else None
         if tier is not None:
             check_shareable(config, requester.dpop)
             requester.transport.prepare(requester.locator.target)
-        self._assemble(requester, clock, tier, observer)
-        if tier is not None:
-            tier.start()
-
-    def _assemble(self, requester: Requester, clock: Clock, tier: Tier | None, observer: Observer | None) -> None:
-        from .runtime.process import undisturbed
-
-        with undisturbed():
-            from .lifecycle.control import FlightControl
-            from .lifecycle.life import Life
-
-        self._requester = requester
-        self._clock = clock
-        self._life = Life()
-        self._observer = observer
-        self._control = FlightControl(
-            self.name, self._life, requester, clock, self._timeout, tier=tier, observer=observer
-        )
+        super().__init__(name or client_id, requester, clock, time, tier, observer, revoke_on_close=revoke_on_close)
         if observer is not None:
             self.__class__ = _Observed  # pyright: ignore[reportAttributeAccessIssue]
-        self._wider: dict[str, TokenProvider] = {}
-
-    def get_token(self) -> str:
-        """A valid access token; blocks only while there is none.
-
-        Raises:
-            TokenRequestError, InvalidTokenResponse, TransportError, DiscoveryError: no token could be had in time.
-            ProviderClosedError: the provider was closed.
-        """
-        # Bound to locals first: an attribute that is called in place is looked up as a method, at twice the cost.
-        clock = self._clock
-        token = self._life.token
-        if clock() < token.refresh_at:
-            return token.value
-        if (ticket := self._control.serve_in_window()) is not None:
-            return ticket
-        deadline = clock() + self._timeout
-        while not isinstance(ticket := self._control.board(deadline, ticket), str):
-            ticket.wait(deadline - clock())
-        return ticket
-
-    async def get_token_async(self) -> str:
-        """As `get_token`, suspending the task instead of blocking; works under asyncio and trio."""
-        clock = self._clock
-        token = self._life.token
-        if clock() < token.refresh_at:
-            return token.value
-        if (ticket := self._control.serve_in_window()) is not None:
-            return ticket
-        deadline = clock() + self._timeout
-        while not isinstance(ticket := self._control.board(deadline, ticket), str):
-            await ticket.wait_async(deadline - clock())
-        return ticket
-
-    def refresh(self) -> str:
-        """A new access token, though the cached one may still be valid; that one is replaced only by the new one.
-
-        Raises as `get_token` does; the cached token stays where no new one can be had.
-        """
-        deadline = self._clock() + self._timeout
-        token, ticket = self._control.renew(deadline)
-        ticket.wait(deadline - self._clock())
-        return self._control.renewed(token, ticket)
-
-    async def refresh_async(self) -> str:
-        """As `refresh`, for asyncio and trio."""
-        deadline = self._clock() + self._timeout
-        token, ticket = self._control.renew(deadline)
-        await ticket.wait_async(deadline - self._clock())
-        return self._control.renewed(token, ticket)
-
-    def invalidate(self, token: str | None = None, *, claims: str | None = None) -> None:
-        """Forget the cached token; with `token`, only if it is still that one, so that a late 401 harms no newer one.
-
-        An answer to a request that was sent before is not cached after it. `claims` (JSON, OpenID Connect Core §5.5) is
-        what a resource demanded of the next token: the next token request sends it.
-        """
-        if claims is not None:
-            self._requester.claims = claims
-        self._control.invalidate(token)
-
-    def introspect(self, token: str | None = None) -> dict[str, Any]:
-        """What the server says of `token`, or of ours (RFC 7662): `active`, and what else it cares to tell.
-
-        Retries for `timeout` seconds and raises as `get_token` does, and raises `DiscoveryError` where no introspection
-        endpoint is configured or published.
-        """
-        from .errors import OAuthError
-        from .lifecycle import inquiry
-
-        deadline = self._clock() + self._timeout
-        told = inquiry.introspect(self._requester, self._clock, token or self.get_token(), deadline)
-        if isinstance(told, OAuthError):
-            raise told
-        return told
-
-    async def introspect_async(self, token: str | None = None) -> dict[str, Any]:
-        """As `introspect`, for asyncio and trio."""
-        return await self._aside(lambda: self.introspect(token))
-
-    def revoke(self) -> None:
-        """Forget the cached token and have the authorization server forget it, too (RFC 7009); nothing without one.
-
-        Retries for `timeout` seconds and raises as `get_token` does, and raises `DiscoveryError` where no revocation
-        endpoint is configured or published; the token is forgotten here all the same.
-        """
-        from .lifecycle import inquiry
-
-        token = self._life.token
-        if self._clock() < token.expires_at:
-            self.invalidate(token.value)
-            error = inquiry.revoke(self._requester, self._clock, token.value, self._clock() + self._timeout)
-            if error is not None:
-                raise error
-
-    async def revoke_async(self) -> None:
-        """As `revoke`, for asyncio and trio."""
-        await self._aside(self.revoke)
-
-    async def _aside(self, work: Callable[[], T]) -> T:
-        from .lifecycle.flight import no_thread
-        from .runtime.landing import NoThreadError, in_thread
-
-        try:
-            return await in_thread(work)
-        except NoThreadError:
-            raise no_thread(self._requester.locator.target) from None
+        if tier is not None:
+            tier.start()
 
     def auth(self) -> TokenAuth:
         """An auth object for `httpx2.Client` and `httpx2.AsyncClient`; see `conduit_oauth.auth` for other clients."""
@@ -396,37 +242,24 @@ class TokenProvider:
         Without `scope`, what the metadata of the resource at `url` publishes takes its place (RFC 9728 §2). Its token
         is apart from this one's, so that a refusal of the wider scope costs nothing; it closes with this one.
         """
-        from .client.config import StepUp
-        from .protocol.grant import is_scope
-
-        config = self._requester.config
-        if config.step_up_to is False:
+        wider = self._requester.config.stepped_up(scope, self._life.token.scope, url, resource_metadata)
+        if wider is None:
             return None
-        if isinstance(config.step_up_to, str):
-            # What was allowed is known, so the resource's metadata has nothing to add.
-            allowed = config.step_up_to.split()
-            scope = " ".join(name for name in (allowed if scope is None else scope.split()) if name in allowed)
-        asked = (config.scope or self._life.token.scope or "").split()
-        union = " ".join(sorted({*asked, *(scope or "").split()}))
-        if scope is None:
-            if config.step_up is not None:
-                return None
-            key = f"{url} {resource_metadata}"
-            requester = self._requester.with_scope(None, StepUp(url, resource_metadata, union))
-        elif is_scope(union) and len(union.split()) > len(set(asked)):
-            key, requester = union, self._requester.with_scope(union)
-        else:
-            return None
+        key = wider.scope or f"{url} {resource_metadata}"
         if key not in self._wider:
             if len(self._wider) >= MAX_STEPS:
                 return None
-            wider = object.__new__(TokenProvider)
-            wider.name, wider._timeout, wider._tls, wider._revoke_on_close = self.name, self._timeout, self._tls, False
-            share = self._control.share
-            wider._assemble(requester, self._clock, share and share.tier, self._observer)
             # Two threads may come here at once: the first to arrive stays.
-            self._wider.setdefault(key, wider)
+            self._wider.setdefault(key, self._with_config(wider))
         return self._wider[key]
+
+    def _with_config(self, config: ClientConfig) -> Self:
+        other = object.__new__(type(self))
+        requester, share = self._requester.with_config(config), self._control.share
+        tier = share and share.tier
+        TokenHolder.__init__(other, self.name, requester, self._clock, self._timeout, tier, self._observer)
+        other._tls = self._tls
+        return other
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -455,124 +288,6 @@ class TokenProvider:
         """What makes the proofs that the tokens need, None for bearer tokens."""
         return self._requester.dpop
 
-    @property
-    def control(self) -> FlightControl:
-        """The flights of this provider, for who supervises it."""
-        return self._control
 
-    def state(self) -> ProviderState:
-        """A snapshot of what the provider knows, without secrets."""
-        from dataclasses import replace
-        from datetime import UTC, datetime, timedelta
-
-        from .lifecycle.state import ProviderState
-
-        config = self._requester.config
-        control = self._control
-        with control.lock:
-            now, wall = self._clock(), datetime.now(UTC)
-            token = self._life.token
-            cached = now < token.expires_at
-
-            def moment(reading: float | None) -> datetime | None:
-                return None if reading is None else wall + timedelta(seconds=reading - now)
-
-            return ProviderState(
-                name=self.name,
-                client_id=config.client_id,
-                client_secret="***",  # noqa: S106
-                token_endpoint=self._requester.locator.token_endpoint,
-                issuer=self._requester.locator.issuer,
-                scope=config.scope,
-                resource=resources[0] if len(resources := config.resources or ()) == 1 else resources or None,
-                audience=config.audience,
-                cached=cached,
-                granted_scope=token.scope if cached else None,
-                refresh_at=moment(token.refresh_at) if cached else None,
-                expires_at=moment(token.expires_at) if cached else None,
-                refreshing=control.flight is not None,
-                closed=control.closed,
-                last_error=self._life.last_error,
-                last_success=moment(control.landed_at),
-                last_failure=control.failure,
-                last_failure_at=moment(control.failed_at),
-                counts=replace(control.counts),
-            )
-
-    def close(self) -> None:
-        """Forget the token, wake everybody who waits with `ProviderClosedError`, close our HTTP client.
-
-        A shared store hears first of what this process knows; `store_timeout` seconds are waited for that at most.
-        With `revoke_on_close` the server is asked to forget the token; where it does not, that is logged.
-        """
-        token = self._life.token
-        self._control.close()
-        for wider in self._wider.values():
-            wider._control.close()
-        if self._revoke_on_close and self._clock() < token.expires_at:
-            from .lifecycle import inquiry
-            from .lifecycle.control import logger
-
-            # Once: nobody waits long for a provider that closes.
-            deadline = self._clock() + self._requester.attempt_timeout
-            error = inquiry.revoke(self._requester, self._clock, token.value, deadline, once=True)
-            if error is not None:
-                logger.warning("token_revocation_failed name=%s: %s", self.name, error)
-        self._requester.transport.close()
-
-    async def aclose(self) -> None:
-        """As `close`, for asyncio and trio."""
-        from .runtime.landing import NoThreadError, in_thread
-
-        try:
-            if self._revoke_on_close or self._control.share is not None:
-                await in_thread(self.close)
-                return
-        except NoThreadError:
-            # It closes all the same: the loop stands still for that once.
-            pass
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __reduce__(self) -> str:
-        raise TypeError(
-            "a TokenProvider is for one process and is not copied or pickled: send its settings to the other process, "
-            "and create one there (with the same store, if both are to share a token)"
-        )
-
-    def __repr__(self) -> str:
-        return f"<TokenProvider {self.name!r} client_id={self._requester.config.client_id!r}>"
-
-
-class _Observed(TokenProvider):
-    """A provider with an observer. It is a class of its own, so that warm calls of the others cost no more."""
-
+class _Observed(ObservedHolder, TokenProvider):
     __slots__ = ()
-
-    def get_token(self) -> str:
-        self._tell()
-        return super().get_token()
-
-    async def get_token_async(self) -> str:
-        self._tell()
-        return await super().get_token_async()
-
-    def _tell(self) -> None:
-        from .events import Event, observe
-
-        left = self._life.token.expires_at - self._clock()
-        if left > 0:
-            observe(self._observer, Event("token_served", self.name, self._requester.locator.target, lifetime=left))

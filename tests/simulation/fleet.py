@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from conduit_oauth import TokenProvider
 from conduit_oauth.errors import OAuthError, TransportError
 from conduit_oauth.identity.credentials import Credentials
+from conduit_oauth.lifecycle.holder import TokenHolder
 from conduit_oauth.sharing.leases import LEASE
 from conduit_oauth.sharing.tier import Tier
 from conduit_oauth.stores import Entry, Known, News, StoreError
@@ -268,16 +268,13 @@ class Process:
 
     fleet: Fleet
     number: int
-    provider: TokenProvider = field(init=False)
+    provider: TokenHolder = field(init=False)
     link: Link = field(init=False)
 
     def __post_init__(self) -> None:
         fleet, world = self.fleet, self.fleet.world
         self.link = Link(world, fleet.store, fleet.server)
         self.tier = Tier(self.link, 0.05)
-        provider = self.provider = object.__new__(TokenProvider)
-        provider.name = f"process-{self.number}"
-        provider._timeout, provider._revoke_on_close = TIMEOUT, False
         requester: Any = SimpleNamespace(
             locator=SimpleNamespace(target="https://as.example/token", pins=None),
             authentication=SimpleNamespace(
@@ -289,7 +286,7 @@ class Process:
             fetch=self._fetch,
         )
         self._requester = requester
-        provider._assemble(requester, lambda: world.now, self.tier, None)
+        self.provider = TokenHolder(f"process-{self.number}", requester, lambda: world.now, TIMEOUT, self.tier)
         world.spawn(self._call, self)
 
     def _fetch(self, _: object) -> AccessToken | OAuthError:

@@ -108,10 +108,10 @@ class Requester:
         self._default_lifetime = default_lifetime
         self._default_token_type = default_token_type
 
-    def with_scope(self, scope: str | None, step_up: StepUp | None = None) -> Requester:
-        """As this one, asking for `scope`, or for what `step_up` finds; what is known and connections are shared."""
+    def with_config(self, config: ClientConfig) -> Requester:
+        """As this one, asking for what `config` says; what is known and connections are shared."""
         other = copy.copy(self)
-        other.config = dataclasses.replace(self.config, scope=scope, step_up=step_up)
+        other.config = config
         return other
 
     def credential_version(self) -> tuple[object, ...]:

@@ -9,12 +9,15 @@ import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from ..errors import ConfigurationError
+from ..places import expanded
 from ..runtime.process import LockOfProcess, undisturbed
+from .sources import Source, read_text
 
 if TYPE_CHECKING:
     import ssl
@@ -122,6 +125,21 @@ class TlsFiles:
 # The contexts that are in use, by what they were made of: each takes 25 ms and a megabyte.
 _made: WeakValueDictionary[tuple[object, ...], ssl.SSLContext] = WeakValueDictionary()
 _making = LockOfProcess()
+
+
+def tls_files(
+    certificate: tuple[str | Path, str | Path] | None, authorities: str | Path | None, password: Source | None
+) -> TlsFiles:
+    """What the settings `client_certificate`, `ca_file` and `private_key_password` say. Raises `ConfigurationError`."""
+    files = TlsFiles(
+        certificate and ClientCertificate(*(expanded(Path(file)) for file in certificate)),
+        None if authorities is None else expanded(Path(authorities)),
+        partial(read_text, password, "private_key_password") if password else None,
+    )
+    if files.is_set:
+        # Loaded once here, so that a wrong file is an error at construction.
+        files.context()
+    return files
 
 
 def trusted() -> ssl.SSLContext:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import OAuthError
+
+if TYPE_CHECKING:
+    from .control import FlightControl
 
 
 @dataclass(slots=True)
@@ -72,3 +75,37 @@ class Health:
     next_refresh: datetime | None
     expires_at: datetime | None
     restarts: int
+
+
+def state_of(control: FlightControl) -> ProviderState:
+    """The state of the provider that `control` belongs to."""
+    config, locator = control.requester.config, control.requester.locator
+    with control.lock:
+        now, wall = control.clock(), datetime.now(UTC)
+        life, token = control.life, control.life.token
+        cached = now < token.expires_at
+
+        def moment(reading: float | None) -> datetime | None:
+            return None if reading is None else wall + timedelta(seconds=reading - now)
+
+        return ProviderState(
+            name=control.name,
+            client_id=config.client_id,
+            client_secret="***",  # noqa: S106
+            token_endpoint=locator.token_endpoint,
+            issuer=locator.issuer,
+            scope=config.scope,
+            resource=resources[0] if len(resources := config.resources or ()) == 1 else resources or None,
+            audience=config.audience,
+            cached=cached,
+            granted_scope=token.scope if cached else None,
+            refresh_at=moment(token.refresh_at) if cached else None,
+            expires_at=moment(token.expires_at) if cached else None,
+            refreshing=control.flight is not None,
+            closed=control.closed,
+            last_error=life.last_error,
+            last_success=moment(control.landed_at),
+            last_failure=control.failure,
+            last_failure_at=moment(control.failed_at),
+            counts=replace(control.counts),
+        )

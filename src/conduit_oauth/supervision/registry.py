@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..client.config import seconds
 from ..client.transport import SharedTransport
+from ..client.validation import seconds
 from ..clock import Clock, elapsed
 from ..errors import ConfigurationError
 from ..lifecycle.state import Health
