@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import secrets
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,27 +21,11 @@ from ..runtime.landing import Flag
 from ..runtime.process import Rank, Resident, enter
 from . import Entry, Known, News, StoreError
 from .row import Row
-from .sqlite_rows import COLUMNS, KEY_LENGTH, TABLE, connect, current_boot, file_of, key_file, load, read_void
+from .sqlite_file import create, is_broken, key_beside, prepare
+from .sqlite_rows import COLUMNS, TABLE, connect, current_boot, file_of, load, read_void
 
 T = TypeVar("T")
 
-_APPLICATION_ID = 0x434F4175  # "COAu": whose file this is
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS {TABLE} (
-    key TEXT PRIMARY KEY, value BLOB, fence INTEGER NOT NULL, expires REAL NOT NULL, owner TEXT NOT NULL,
-    lease INTEGER NOT NULL, lease_until REAL NOT NULL, last INTEGER NOT NULL, floor INTEGER NOT NULL,
-    generation TEXT NOT NULL, touched REAL NOT NULL, void TEXT NOT NULL, elapsed REAL NOT NULL, boot TEXT NOT NULL
-) WITHOUT ROWID;
-"""
-# What the release before had: it sets aside a file without them.
-_SCHEMA_1 = """
-CREATE TABLE IF NOT EXISTS entries (
-    key TEXT PRIMARY KEY, value BLOB, fence INTEGER NOT NULL, expires REAL NOT NULL, lease INTEGER NOT NULL,
-    lease_until REAL NOT NULL, last INTEGER NOT NULL, floor INTEGER NOT NULL, changed REAL NOT NULL,
-    elapsed REAL NOT NULL, boot TEXT NOT NULL
-) WITHOUT ROWID;
-PRAGMA user_version = 1;
-"""
 _TIDY = f"DELETE FROM {TABLE} WHERE max(expires, lease_until, touched) < ?"  # noqa: S608 - constants
 _SAVE = f"INSERT OR REPLACE INTO {TABLE} (key, {COLUMNS}, void, elapsed, boot) VALUES (?{', ?' * 13})"  # noqa: S608
 _CHANGED = f"SELECT key, floor, generation, void FROM {TABLE} WHERE touched >= ?"  # noqa: S608
@@ -126,7 +108,7 @@ class SqliteStore(Resident):
     def pepper(self) -> bytes:
         """What only who may read this folder knows, so that names in the file tell nothing of a secret."""
         if self._pepper is None:
-            self._pepper = _key_beside(self.path)
+            self._pepper = key_beside(self.path)
         return self._pepper
 
     def clocks(self) -> Mapping[str, float]:
@@ -199,7 +181,7 @@ class SqliteStore(Resident):
                     connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
                 result = work(connection)
             except sqlite3.DatabaseError as error:
-                if not _is_broken(error):
+                if not is_broken(error):
                     raise
                 self._drop()
                 self._set_aside(str(error))
@@ -225,20 +207,14 @@ class SqliteStore(Resident):
             self._drop()
         if self._connection is None:
             if not self.path.exists():
-                _create(self.path)
+                create(self.path)
                 if self._pepper is not None:
                     # Whoever removed the file may have removed its key.
-                    _key_beside(self.path, self._pepper)
+                    key_beside(self.path, self._pepper)
             self._file = self._identity()
             connection = connect(self.path, self._timeout)
             try:
-                (identity,) = connection.execute("PRAGMA application_id").fetchone()
-                if identity != _APPLICATION_ID:
-                    raise sqlite3.DatabaseError("file is not a token store")
-                if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (TABLE,)).fetchone():
-                    connection.execute(_SCHEMA)
-                # A crash of the machine may lose the last tokens, never the file.
-                connection.execute("PRAGMA synchronous = NORMAL")
+                prepare(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -272,44 +248,6 @@ class SqliteStore(Resident):
             self._data_version = -1
 
 
-def _create(path: Path) -> None:
-    """Make the file whole before it has its name: nobody ever opens a half-made one, or one that others may read."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
-    os.close(descriptor)
-    draft = Path(name)
-    try:
-        with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-            connection.executescript(
-                f"PRAGMA journal_mode = WAL; {_SCHEMA_1} {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID};"
-            )
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(draft)
-    finally:
-        draft.unlink()
-
-
-def _key_beside(path: Path, new: bytes | None = None) -> bytes:
-    """The random key of the store at `path`, made where there is none (or `new`). Raises `StoreError`."""
-    file = key_file(path)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not file.exists():
-            descriptor, name = tempfile.mkstemp(prefix=f"{file.name}.", dir=path.parent)  # 0600
-            with os.fdopen(descriptor, "wb") as draft:
-                draft.write(new or secrets.token_bytes(KEY_LENGTH))
-            with contextlib.suppress(FileExistsError):
-                file.hardlink_to(name)
-            Path(name).unlink()
-        with file.open("rb") as stored:
-            key = stored.read(KEY_LENGTH + 1)
-    except OSError as error:
-        raise StoreError(f"{file}: {error}") from None
-    if len(key) != KEY_LENGTH:
-        raise StoreError(f"{file} is no key: remove it")
-    return key
-
-
 @contextlib.contextmanager
 def _immediate(connection: sqlite3.Connection) -> Generator[None]:
     connection.execute("BEGIN IMMEDIATE")
@@ -319,10 +257,3 @@ def _immediate(connection: sqlite3.Connection) -> Generator[None]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
-
-
-def _is_broken(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file is of no use, rather than busy, full or out of reach."""
-    code = getattr(error, "sqlite_errorcode", None)
-    # Our own complaint has no code; else a corrupt file, or none of SQLite's.
-    return type(error) is sqlite3.DatabaseError and code in (None, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
