@@ -9,7 +9,8 @@ import pytest
 
 from conduit_oauth import InvalidTokenResponse, TokenRequestError
 from conduit_oauth.errors import OAuthError
-from conduit_oauth.protocol.grant import Response, judge_revocation, judge_token_response
+from conduit_oauth.protocol.grant import judge_revocation, judge_token_response
+from conduit_oauth.protocol.http import Response
 from conduit_oauth.refusals import Asked, is_refused_client
 from conduit_oauth.token_types import ACCESS_TOKEN_TYPE
 

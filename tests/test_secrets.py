@@ -25,7 +25,8 @@ from conduit_oauth import (
 )
 from conduit_oauth.devserver.control import MALFORMED
 from conduit_oauth.masking import EXCERPT_LENGTH, mask, redact
-from conduit_oauth.protocol.grant import Response, judge_token_response
+from conduit_oauth.protocol.grant import judge_token_response
+from conduit_oauth.protocol.http import Response
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider
 

@@ -20,7 +20,7 @@ from conduit_oauth import ConfigurationError, TransportError
 from conduit_oauth.client import direct
 from conduit_oauth.client.transport import MAX_BYTES, Transport
 from conduit_oauth.identity.tls import TlsFiles
-from conduit_oauth.protocol.grant import Request, Response
+from conduit_oauth.protocol.http import Request, Response
 from tests.certificates import issue
 from tests.conftest import FakeClock
 

@@ -19,7 +19,7 @@ from conduit_oauth.client.locator import drive
 from conduit_oauth.client.transport import MAX_BYTES, Transport
 from conduit_oauth.identity.tls import TlsFiles
 from conduit_oauth.protocol.discovery import Steps
-from conduit_oauth.protocol.grant import Request, Response
+from conduit_oauth.protocol.http import Request, Response
 from conduit_oauth.testing import AuthorizationServer
 from tests.addresses import resolve_to, silent_address
 from tests.certificates import issue

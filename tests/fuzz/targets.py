@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from conduit_oauth import DiscoveryError, InvalidTokenResponse, TokenRequestError
 from conduit_oauth.protocol.challenge import parse_challenges
-from conduit_oauth.protocol.grant import MAX_LIFETIME, Response, judge_token_response
+from conduit_oauth.protocol.grant import MAX_LIFETIME, judge_token_response
+from conduit_oauth.protocol.http import Response
 from conduit_oauth.protocol.metadata import (
     RESOURCE_STEP,
     SERVER_STEP,

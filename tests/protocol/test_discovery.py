@@ -19,7 +19,7 @@ from conduit_oauth.protocol.discovery import (
     discover_resource,
     server_metadata,
 )
-from conduit_oauth.protocol.grant import Request, Response
+from conduit_oauth.protocol.http import Request, Response
 
 T = TypeVar("T")
 

@@ -15,18 +15,16 @@ from conduit_oauth import InvalidTokenResponse, TokenRequestError
 from conduit_oauth.protocol.grant import (
     MAX_LIFETIME,
     Grant,
-    Request,
-    Response,
     client_credentials_form,
     is_scope,
     judge_introspection,
     judge_revocation,
     judge_token_response,
     jwt_lifetime,
-    parse_retry_after,
     token_request,
     wants_nonce,
 )
+from conduit_oauth.protocol.http import Request, Response, parse_retry_after
 from conduit_oauth.refusals import UNKNOWN
 
 URL = "https://as.example/token"

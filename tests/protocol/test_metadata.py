@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conduit_oauth import DiscoveryError
-from conduit_oauth.protocol.grant import Response
+from conduit_oauth.protocol.http import Response
 from conduit_oauth.protocol.metadata import (
     SERVER_STEP,
     Document,

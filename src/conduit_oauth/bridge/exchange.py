@@ -14,7 +14,7 @@ from typing import Any, cast
 import aiohttp
 
 from ..masking import mask
-from ..protocol.grant import parse_json_object
+from ..protocol.http import parse_json_object
 from .events import TooLargeError
 from .messages import INTERNAL_ERROR, table
 

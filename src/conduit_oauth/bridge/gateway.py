@@ -21,7 +21,7 @@ from ..client.proxies import proxy_for
 from ..clock import jitter
 from ..errors import ConfigurationError, OAuthError
 from ..identity.tls import trusted
-from ..protocol.grant import parse_retry_after
+from ..protocol.http import parse_retry_after
 from ..protocol.pauses import backoff
 from ..provider import TokenProvider
 from .exchange import LAST_EVENT, SESSION, VERSION, Answer, Question, failure, tells_of_no_session

@@ -28,7 +28,7 @@ from ..client.transport import Transport
 from ..errors import ConfigurationError, TransportError
 from ..identity.tls import trusted
 from ..masking import mask
-from ..protocol.grant import Request
+from ..protocol.http import Request
 from .output import span
 
 TIMEOUT = 5.0

@@ -14,7 +14,7 @@ from ..errors import (
 )
 from ..masking import clean, mask
 from ..protocol.challenge import bearer_challenge
-from ..protocol.grant import Response, read_texts
+from ..protocol.http import Response, read_texts
 from ..token import AccessToken
 from .checks import Diagnosis, bad, good, warning
 

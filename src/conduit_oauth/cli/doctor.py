@@ -25,7 +25,7 @@ from ..identity.sources import read_key, read_text
 from ..masking import clean, mask
 from ..places import expanded
 from ..protocol.client_auth import is_changed_by_basic
-from ..protocol.grant import Request, Response
+from ..protocol.http import Request, Response
 from ..protocol.urls import origin_of, parse_url
 from ..provider import TokenProvider
 from ..serving.formats import token_type

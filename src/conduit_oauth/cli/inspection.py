@@ -16,7 +16,7 @@ from ..client.transport import Transport
 from ..errors import ConfigurationError, DiscoveryError
 from ..masking import mask
 from ..protocol.discovery import Search, discover_issuer
-from ..protocol.grant import Request, parse_json_object
+from ..protocol.http import Request, parse_json_object
 from ..protocol.jose import Algorithms
 from ..protocol.metadata import same_issuer
 from .exits import InvalidTokenError

@@ -26,7 +26,7 @@ from ..errors import ConfigurationError, TransportError
 from ..identity.tls import trusted
 from ..masking import clean
 from ..places import expanded
-from ..protocol.grant import parse_retry_after
+from ..protocol.http import parse_retry_after
 from ..protocol.pauses import backoff
 from .exits import REFUSED
 from .options import as_client

@@ -16,7 +16,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from ..protocol.grant import Request
+from ..protocol.http import Request
 from .network import Answer, Journey, reach, spare
 from .proxies import Proxy
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..identity.tls import TlsFiles
-from ..protocol.grant import Request
+from ..protocol.http import Request
 from ..protocol.urls import DEFAULT_PORTS
 from .network import Answer, Journey, reach, spare
 

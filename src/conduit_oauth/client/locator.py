@@ -12,7 +12,7 @@ from typing import TypeVar
 from ..clock import Clock
 from ..errors import DiscoveryError, OAuthError
 from ..protocol.discovery import Discovery, Search, Steps, discover_issuer, discover_resource
-from ..protocol.grant import Request, Response
+from ..protocol.http import Request, Response
 from .config import ClientConfig
 from .transport import Errand, Sender
 

@@ -19,7 +19,6 @@ from ..protocol.dpop import Dpop
 from ..protocol.grant import (
     Form,
     Grant,
-    Request,
     client_credentials_form,
     is_scope,
     judge_token_response,
@@ -29,6 +28,7 @@ from ..protocol.grant import (
     token_request,
     wants_nonce,
 )
+from ..protocol.http import Request
 from ..refusals import Asked
 from ..runtime.process import undisturbed
 from ..token import AccessToken, moments

@@ -19,7 +19,7 @@ from .._version import __version__
 from ..errors import ConfigurationError, TransportError
 from ..identity.tls import TlsFiles
 from ..masking import mask
-from ..protocol.grant import Request, Response
+from ..protocol.http import Request, Response
 from ..runtime.process import tell_end_of_thread, undisturbed
 from .failures import failure_of, kinds
 from .network import Answer, Journey

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..errors import ConfigurationError
-from ..protocol.grant import parse_json_object
+from ..protocol.http import parse_json_object
 from .control import Control
 from .gateway import ProtectedMcp
 from .token_endpoint import TokenEndpoint

@@ -14,7 +14,8 @@ from urllib.parse import SplitResult
 from ..errors import ConfigurationError, DiscoveryError
 from ..masking import mask
 from .challenge import bearer_challenge
-from .grant import Request, Response, is_scope
+from .grant import is_scope
+from .http import Request, Response
 from .metadata import (
     RESOURCE_STEP,
     SERVER_STEP,

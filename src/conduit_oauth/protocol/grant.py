@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import base64
-import codecs
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, cast
 from urllib.parse import urlencode
 
 from ..errors import InvalidTokenResponse, TokenRequestError
 from ..masking import mask, redact
-from ..refusals import REGISTERED_ERRORS, UNKNOWN, Asked, explain
+from ..refusals import UNKNOWN, Asked, explain
 from ..token_types import ACCESS_TOKEN_TYPE
+from .http import NUMBER, Request, Response, excerpt_of, parse_json_object, parse_retry_after, read_texts, readable
 
 Form = list[tuple[str, str]]
 
@@ -25,36 +23,8 @@ _LONGEST_TOKEN = 65_536
 _ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")  # RFC 6749 A.12, less the blank: it goes into a header
 # RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
-_NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
 # Ten years. What is longer is a mistake, mostly a Unix timestamp in the place of a duration, and is cut to this.
 MAX_LIFETIME = 315_360_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """An HTTP request to be sent; what may hold a credential is not in its repr.
-
-    `reads` says whose body is of interest: of `all` answers, of `errors` (400 and above) or of none (`head`).
-    """
-
-    method: str
-    url: str
-    headers: Mapping[str, str] = field(repr=False)
-    content: bytes = field(default=b"", repr=False)
-    reads: Literal["all", "errors", "head"] = "all"
-
-    def reads_body(self, status: int) -> bool:
-        """Whether the body of an answer with `status` is of interest."""
-        return self.reads == "all" or (self.reads == "errors" and status >= 400)
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An HTTP answer as far as the protocol looks at it; header names in lower case."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,21 +130,8 @@ def wants_nonce(response: Response) -> bool:
     return body.get("error") == "use_dpop_nonce" and "dpop-nonce" in response.headers
 
 
-def parse_json_object(content: bytes) -> dict[str, Any] | None:
-    """The JSON object in `content`, None for anything else. NaN, infinities and hostile nesting are refused."""
-    try:
-        body = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return None
-    return cast("dict[str, Any]", body) if isinstance(body, dict) else None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
 def _not_an_object(content: bytes, secrets: Iterable[str]) -> str:
-    text = _readable(content)
+    text = readable(content)
     if text is None:
         return f"is not a JSON object ({len(content)} bytes that are no text in UTF-8)"
     # What looks like a broken token response may hold the token, in whatever shape: show none of it.
@@ -224,7 +181,7 @@ def _lifetime(url: str, body: dict[str, Any]) -> int | float | None:
     if value is None:
         return None
     # The number that matched, and not the text around it: float() and strip() differ about what white space is.
-    if isinstance(value, str) and (number := _NUMBER.fullmatch(value.strip())):
+    if isinstance(value, str) and (number := NUMBER.fullmatch(value.strip())):
         value = float(number[0])
     if isinstance(value, bool) or not isinstance(value, int | float) or value == math.inf:
         raise InvalidTokenResponse(url, "expires_in", "is not a number of seconds")
@@ -278,25 +235,13 @@ def _scope(url: str, body: dict[str, Any]) -> str | None:
     return scope
 
 
-def read_texts(content: bytes, names: Iterable[str], secrets: Iterable[str]) -> dict[str, str]:
-    """The members `names` of an error answer's JSON, as far as they are there and are texts."""
-    body = parse_json_object(content) or {}
-    said = {name: body.get(name) for name in names}
-    return {
-        # A code of an RFC stays what it is, also where a short secret is a part of it.
-        name: value if value in REGISTERED_ERRORS else mask(value, secrets)
-        for name, value in said.items()
-        if isinstance(value, str) and value
-    }
-
-
 def _refusal(url: str, response: Response, secrets: list[str], wall_now: float, asked: Asked) -> TokenRequestError:
     said = read_texts(response.content, ("error", "error_description", "error_uri"), secrets)
     # Some servers of our field send the header under this name only.
     asked_to_wait = response.headers.get("retry-after") or response.headers.get("x-retry-after")
     retry_after = parse_retry_after(asked_to_wait, wall_now)
     location = mask(response.headers.get("location", ""), secrets) if 300 <= response.status < 400 else ""
-    excerpt = f"redirects to {location}" if location else "" if said else _excerpt(response.content, secrets)
+    excerpt = f"redirects to {location}" if location else "" if said else excerpt_of(response.content, secrets)
     return TokenRequestError(
         url,
         response.status,
@@ -305,36 +250,3 @@ def _refusal(url: str, response: Response, secrets: list[str], wall_now: float, 
         retry_after=retry_after,
         explanation=explain(response.status, said.get("error"), asked, retry_after=retry_after, location=location),
     )
-
-
-def _excerpt(content: bytes, secrets: list[str]) -> str:
-    """What an answer without an OAuth error says: as a problem document (RFC 9457), else its first characters."""
-    body = parse_json_object(content) or {}
-    problem = [text for name in ("title", "detail") if isinstance(text := body.get(name), str) and text.strip()]
-    return redact(": ".join(problem) or _readable(content) or "", secrets)
-
-
-def _readable(content: bytes) -> str | None:
-    """The beginning of a text in UTF-8, None for anything else: a secret in another encoding is not recognised."""
-    try:
-        # A character that the cut divided is left out.
-        text = codecs.getincrementaldecoder("utf-8")().decode(content[:4096])
-    except UnicodeDecodeError:
-        return None
-    return None if "\0" in text else text
-
-
-def parse_retry_after(value: str | None, wall_now: float) -> float | None:
-    """Seconds to wait by a `Retry-After` header (RFC 9110 §10.2.3), None where there is none that can be read."""
-    if value is None:
-        return None
-    if number := _NUMBER.fullmatch(value.strip()):
-        return float(number[0])
-    import email.utils  # brings half of the email package, for a header that is hardly ever a date
-
-    try:
-        moment = email.utils.parsedate_to_datetime(value)
-        # A date in -0000 comes back naive, and means UTC (RFC 5322 §3.3).
-        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - wall_now)
-    except (ValueError, OverflowError):
-        return None

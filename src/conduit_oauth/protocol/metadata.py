@@ -13,7 +13,7 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 
 from ..errors import ConfigurationError, DiscoveryError
 from ..masking import mask
-from .grant import Response, parse_json_object
+from .http import Response, parse_json_object
 from .urls import canonical_resource, is_private, origin_of, parse_secure_url, parse_url
 
 SERVER_STEP = "authorization server metadata (RFC 8414)"

@@ -1,0 +1,101 @@
+"""An HTTP request and an HTTP answer as far as the protocol looks at them, and what is read of any answer. Pure."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import Any, Literal, NoReturn, cast
+
+from ..masking import mask, redact
+from ..refusals import REGISTERED_ERRORS
+
+NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request to be sent; what may hold a credential is not in its repr.
+
+    `reads` says whose body is of interest: of `all` answers, of `errors` (400 and above) or of none (`head`).
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(default=b"", repr=False)
+    reads: Literal["all", "errors", "head"] = "all"
+
+    def reads_body(self, status: int) -> bool:
+        """Whether the body of an answer with `status` is of interest."""
+        return self.reads == "all" or (self.reads == "errors" and status >= 400)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer as far as the protocol looks at it; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(repr=False)
+
+
+def parse_json_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object in `content`, None for anything else. NaN, infinities and hostile nesting are refused."""
+    try:
+        body = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", body) if isinstance(body, dict) else None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def read_texts(content: bytes, names: Iterable[str], secrets: Iterable[str]) -> dict[str, str]:
+    """The members `names` of an error answer's JSON, as far as they are there and are texts."""
+    body = parse_json_object(content) or {}
+    said = {name: body.get(name) for name in names}
+    return {
+        # A code of an RFC stays what it is, also where a short secret is a part of it.
+        name: value if value in REGISTERED_ERRORS else mask(value, secrets)
+        for name, value in said.items()
+        if isinstance(value, str) and value
+    }
+
+
+def excerpt_of(content: bytes, secrets: list[str]) -> str:
+    """What an answer without an OAuth error says: as a problem document (RFC 9457), else its first characters."""
+    body = parse_json_object(content) or {}
+    problem = [text for name in ("title", "detail") if isinstance(text := body.get(name), str) and text.strip()]
+    return redact(": ".join(problem) or readable(content) or "", secrets)
+
+
+def readable(content: bytes) -> str | None:
+    """The beginning of a text in UTF-8, None for anything else: a secret in another encoding is not recognised."""
+    try:
+        # A character that the cut divided is left out.
+        text = codecs.getincrementaldecoder("utf-8")().decode(content[:4096])
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def parse_retry_after(value: str | None, wall_now: float) -> float | None:
+    """Seconds to wait by a `Retry-After` header (RFC 9110 §10.2.3), None where there is none that can be read."""
+    if value is None:
+        return None
+    if number := NUMBER.fullmatch(value.strip()):
+        return float(number[0])
+    import email.utils  # brings half of the email package, for a header that is hardly ever a date
+
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        # A date in -0000 comes back naive, and means UTC (RFC 5322 §3.3).
+        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - wall_now)
+    except (ValueError, OverflowError):
+        return None
