@@ -43,8 +43,10 @@ TESTS = {
     "challenge": ["tests/protocol/test_challenge.py"],
     "client_auth": ["tests/protocol/test_client_auth.py"],
     "discovery": PROTOCOL,
+    "locations": PROTOCOL,
     "dpop": ["tests/protocol/test_dpop.py"],
     "grant": ["tests/protocol/test_grant.py", "tests/test_token.py", "tests/lifecycle/test_introspection.py"],
+    "http": ["tests/protocol/test_grant.py", "tests/hostile_servers/test_quoting.py"],
     "jose": [
         "tests/protocol/test_jose.py",
         "tests/protocol/test_dpop.py",

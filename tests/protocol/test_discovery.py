@@ -13,13 +13,12 @@ from conduit_oauth import ConfigurationError, DiscoveryError, TokenProvider, der
 from conduit_oauth.protocol.discovery import (
     MAX_SERVERS,
     Discovery,
-    Search,
     discover_any,
     discover_issuer,
     discover_resource,
-    server_metadata,
 )
 from conduit_oauth.protocol.http import Request, Response
+from conduit_oauth.protocol.locations import Search, server_metadata
 
 T = TypeVar("T")
 

@@ -14,7 +14,8 @@ from rich.tree import Tree
 from ..client.locator import drive
 from ..client.transport import Transport
 from ..masking import clean
-from ..protocol.discovery import Discovery, Finding, Search, discover_any
+from ..protocol.discovery import Discovery, discover_any
+from ..protocol.locations import Finding, Search
 from .output import busy, out, plain
 
 

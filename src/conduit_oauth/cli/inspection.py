@@ -15,9 +15,10 @@ from ..client.locator import drive
 from ..client.transport import Transport
 from ..errors import ConfigurationError, DiscoveryError
 from ..masking import mask
-from ..protocol.discovery import Search, discover_issuer
+from ..protocol.discovery import discover_issuer
 from ..protocol.http import Request, parse_json_object
 from ..protocol.jose import Algorithms
+from ..protocol.locations import Search
 from ..protocol.metadata import same_issuer
 from .exits import InvalidTokenError
 

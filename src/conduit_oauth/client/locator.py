@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from ..clock import Clock
 from ..errors import DiscoveryError, OAuthError
-from ..protocol.discovery import Discovery, Search, Steps, discover_issuer, discover_resource
+from ..protocol.discovery import Discovery, Steps, discover_issuer, discover_resource
 from ..protocol.http import Request, Response
+from ..protocol.locations import Search
 from .config import ClientConfig
 from .transport import Errand, Sender
 

@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from urllib.parse import SplitResult
+from dataclasses import dataclass
 
 from ..errors import ConfigurationError, DiscoveryError
 from ..masking import mask
 from .challenge import bearer_challenge
 from .grant import is_scope
 from .http import Request, Response
+from .locations import Finding, Search, resource_metadata, server_metadata
 from .metadata import (
     RESOURCE_STEP,
     SERVER_STEP,
-    Document,
     ResourceMetadata,
     ServerMetadata,
     followed,
     judge_resource,
-    judge_server,
-    read_document,
-    redirected,
     same_issuer,
 )
-from .urls import origin_of, parse_secure_url, parse_url
+from .urls import origin_of, parse_url
 
 _SUFFIX = re.compile(r"/(?:mcp|jsonrpc)/?\Z")
 # More than anybody has, and few enough to ask each.
@@ -50,27 +46,6 @@ def derive_token_endpoint(url: str) -> str:
     if suffix is None:
         return url
     return re.split(r"[?#]", url, maxsplit=1)[0].removesuffix(suffix.group()) + "/oauth/token"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One location that was asked, and what came of it."""
-
-    step: str
-    url: str
-    outcome: str
-
-
-@dataclass(slots=True)
-class Search:
-    """What was asked so far; `insecure_hosts` may be asked without TLS."""
-
-    insecure_hosts: frozenset[str] = frozenset()
-    findings: list[Finding] = field(default_factory=list[Finding])
-
-    def secure(self, url: str, name: str) -> SplitResult:
-        """As `parse_secure_url`."""
-        return parse_secure_url(url, name, self.insecure_hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +88,7 @@ def discover_resource(
     search.secure(url, "mcp_url")
     challenge = yield from _probe(url, search)
     challenged = _known_scope(challenge.get("scope"))
-    document = yield from _resource_metadata(url, challenge.get("resource_metadata"), search)
+    document = yield from resource_metadata(url, challenge.get("resource_metadata"), search)
     if document is None:
         if authorization_server is not None:
             metadata = yield from _required_metadata(authorization_server, search)
@@ -163,40 +138,8 @@ def resource_scopes(url: str, named: str | None, search: Search) -> Generator[Re
     `named` is where a challenge of the resource says that its metadata is. Raises `DiscoveryError` for metadata that
     must not be believed.
     """
-    document = yield from _resource_metadata(url, named, search)
+    document = yield from resource_metadata(url, named, search)
     return () if document is None else judge_resource(url, document).scopes
-
-
-def server_metadata(issuer: str, search: Search) -> Generator[Request, Response, ServerMetadata | None]:
-    """Ask each well-known location of `issuer` in order (RFC 8414 §3.1, §5); None where none has metadata.
-
-    What is another issuer's (§3.3), or in trouble, does not keep the next location from being asked. Raises
-    `DiscoveryError` for it where no location has the metadata, and at once where that names an unsafe endpoint.
-    """
-    parts = search.secure(issuer, "issuer")
-    origin, path = origin_of(parts), parts.path.rstrip("/")
-    locations = [
-        f"{origin}/.well-known/oauth-authorization-server{path}",
-        f"{origin}/.well-known/openid-configuration{path}",
-    ]
-    if path:
-        locations.append(f"{origin}{path}/.well-known/openid-configuration")
-        # No RFC has this one, and django-oauth-toolkit's usual deployment publishes nothing elsewhere.
-        locations.append(f"{origin}{path}/.well-known/oauth-authorization-server")
-    failure: DiscoveryError | None = None
-    for location in locations:
-        try:
-            document = yield from _fetch(SERVER_STEP, location, search, "issuer")
-            if document is not None:
-                return judge_server(issuer, document, search.insecure_hosts)
-        except DiscoveryError as error:
-            if not error.retryable and error.cause != "issuer-mismatch":
-                raise
-            # Trouble may pass, so it says less against the issuer than what another one published does.
-            failure = failure if failure is not None and failure.retryable else error
-    if failure is not None:
-        raise failure
-    return None
 
 
 def _required_metadata(issuer: str, search: Search) -> Generator[Request, Response, ServerMetadata]:
@@ -252,38 +195,6 @@ def _probe(url: str, search: Search) -> Generator[Request, Response, dict[str, s
     return dict(challenge.parameters) if challenge else {}
 
 
-def _resource_metadata(url: str, named: str | None, search: Search) -> Generator[Request, Response, Document | None]:
-    """RFC 9728 §5.1: where the challenge says; else §3.1: at the well-known location of the path, then of the root."""
-    if named is not None:
-        location = followed(named, RESOURCE_STEP, url, search.insecure_hosts)
-        document = yield from _fetch(RESOURCE_STEP, location, search, "resource")
-        if document is None:
-            raise DiscoveryError(
-                RESOURCE_STEP,
-                location,
-                f"has no metadata ({search.findings[-1].outcome})",
-                "what the challenge points to",
-                cause="no-metadata",
-            )
-        return document
-    parts = search.secure(url, "mcp_url")
-    origin, path = origin_of(parts), parts.path.rstrip("/")
-    # A path with a slash at its end is another one for some servers, and the same for others.
-    tails = (parts.path if parts.path != "/" else "", path, "")
-    failure: DiscoveryError | None = None
-    for location in dict.fromkeys(f"{origin}/.well-known/oauth-protected-resource{tail}" for tail in tails):
-        try:
-            document = yield from _fetch(RESOURCE_STEP, location, search, "resource")
-        except DiscoveryError as error:
-            failure = error
-            continue
-        if document is not None:
-            return document
-    if failure is not None:
-        raise failure
-    return None
-
-
 def _choose(
     servers: tuple[str, ...], location: str, search: Search, wanted: str | None, method: str | None
 ) -> Generator[Request, Response, ServerMetadata]:
@@ -323,20 +234,6 @@ def _undecided(location: str, problem: str, expected: str) -> DiscoveryError:
         cause="several-servers",
         advice="Set authorization_server to the one that knows this client.",
     )
-
-
-def _fetch(step: str, url: str, search: Search, owner: str) -> Generator[Request, Response, Document | None]:
-    response = yield Request("GET", url, {"Accept": "application/json"})
-    # Within its origin, metadata may have moved: once, and nothing is sent along that another place should not have.
-    if (moved := redirected(url, response)) is not None:
-        response = yield Request("GET", moved, {"Accept": "application/json"})
-    try:
-        document, outcome = read_document(step, url, response, owner)
-    except DiscoveryError:
-        search.findings.append(Finding(step, url, str(response.status)))
-        raise
-    search.findings.append(Finding(step, url, outcome))
-    return document
 
 
 def _known_scope(scope: str | None) -> str | None:
