@@ -43,7 +43,7 @@ USES: dict[str, tuple[str, int]] = {
     "masking._TOKEN_LIKE": ("sub", 8192),
     "masking._URL_PART": ("sub", 8192),
     "protocol.grant._ACCESS_TOKEN": ("fullmatch", TOKEN),
-    "protocol.http.NUMBER": ("fullmatch", 1 << 20),
+    "protocol.http._NUMBER": ("fullmatch", 1 << 20),
     "protocol.grant._SCOPE": ("fullmatch", TOKEN),
     "protocol.metadata._MAX_AGE": ("search", HEADER),
     "client.proxies._HOST_AND_PORT": ("fullmatch", HEADER),

@@ -14,7 +14,7 @@ from ..errors import InvalidTokenResponse, TokenRequestError
 from ..masking import mask, redact
 from ..refusals import UNKNOWN, Asked, explain
 from ..token_types import ACCESS_TOKEN_TYPE
-from .http import NUMBER, Request, Response, excerpt_of, parse_json_object, parse_retry_after, read_texts, readable
+from .http import Request, Response, excerpt_of, parse_json_object, parse_retry_after, read_number, read_texts, readable
 
 Form = list[tuple[str, str]]
 
@@ -180,9 +180,8 @@ def _lifetime(url: str, body: dict[str, Any]) -> int | float | None:
     value = body.get("expires_in")
     if value is None:
         return None
-    # The number that matched, and not the text around it: float() and strip() differ about what white space is.
-    if isinstance(value, str) and (number := NUMBER.fullmatch(value.strip())):
-        value = float(number[0])
+    if isinstance(value, str) and (number := read_number(value)) is not None:
+        value = number
     if isinstance(value, bool) or not isinstance(value, int | float) or value == math.inf:
         raise InvalidTokenResponse(url, "expires_in", "is not a number of seconds")
     if value < 0:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, cast
 from ..masking import mask, redact
 from ..refusals import REGISTERED_ERRORS
 
-NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
+_NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,19 @@ def readable(content: bytes) -> str | None:
     return None if "\0" in text else text
 
 
+def read_number(text: str) -> float | None:
+    """The number that `text` is, None where it is none."""
+    # What matched, and not the text around it: float() and strip() differ about what white space is.
+    number = _NUMBER.fullmatch(text.strip())
+    return None if number is None else float(number[0])
+
+
 def parse_retry_after(value: str | None, wall_now: float) -> float | None:
     """Seconds to wait by a `Retry-After` header (RFC 9110 §10.2.3), None where there is none that can be read."""
     if value is None:
         return None
-    if number := NUMBER.fullmatch(value.strip()):
-        return float(number[0])
+    if (number := read_number(value)) is not None:
+        return number
     import email.utils  # brings half of the email package, for a header that is hardly ever a date
 
     try:
