@@ -7,7 +7,6 @@ answer, whatever the client or the gateway sends.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import traceback
@@ -19,8 +18,9 @@ import aiohttp
 
 from ..masking import mask
 from .events import ServerEvent, TooLargeError, server_events
-from .exchange import LAST_EVENT, SESSION, VERSION, Answer, Question, content_of, reason_in, reason_of
+from .exchange import Answer, Question, content_of, reason_in, reason_of
 from .gateway import Gateway
+from .link import LONGEST_RECONNECT, RECONNECT, Link
 from .messages import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -38,12 +38,8 @@ logger = logging.getLogger("conduit_oauth.bridge")
 
 # Seconds that answers are waited for after the client sends no more.
 LAST_WORDS = 10.0
-# Seconds that the gateway has to end the session.
-_GOODBYE = 2.0
 # Seconds for which a message without an answer holds up those that follow it.
 _IN_ORDER = 5.0
-# Seconds until a stream that ended is opened again, where the gateway says nothing of it.
-_RECONNECT, _LONGEST_RECONNECT = 1.0, 60.0
 
 
 @dataclass(slots=True)
@@ -60,11 +56,9 @@ class LineSession:
     """One session between a client and the gateway at `url`; `write` gives the client one line."""
 
     def __init__(self, url: str, gateway: Gateway, write: Callable[[bytes], Awaitable[object]]) -> None:
-        self._url = url
+        self._link = Link(url, gateway)
         self._gateway = gateway
         self._write_line = write
-        self._session: str | None = None
-        self._version: str | None = None
         self._mirror = Mirror()
         # By type and value: the request 1 is not the request "1".
         self._asked: dict[tuple[type, RequestId], _Asked] = {}
@@ -88,7 +82,7 @@ class LineSession:
                 await self._refuse(request_id, INTERNAL_ERROR, f"no answer within {LAST_WORDS:g} s of the end of input")
         finally:
             await self._cancel(self._tasks)
-            await self._leave()
+            await self._link.leave()
 
     async def _cancel(self, tasks: Iterable[asyncio.Task[None]]) -> None:
         ended = [*tasks]
@@ -110,7 +104,7 @@ class LineSession:
         message = cast("Message", message)
         method, request_id = message.get("method"), id_of(message)
         mirrored = self._mirror.headers(message)
-        question = Question("POST", self._url, self._headers() | mirrored, line)
+        question = self._link.question(line, mirrored)
         if method is None or request_id is None:
             if not (method == "notifications/cancelled" and self._cancelled(message)):
                 told = self._spawn(self._notify(question, method))
@@ -126,14 +120,6 @@ class LineSession:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    def _headers(self) -> dict[str, str]:
-        headers = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
-        if self._session is not None:
-            headers[SESSION] = self._session
-        if self._version is not None:
-            headers[VERSION] = self._version
-        return headers
 
     def _cancelled(self, message: Message) -> bool:
         """Whether the request that it names was cancelled by leaving its answer."""
@@ -154,9 +140,9 @@ class LineSession:
             logger.warning("the gateway does not take %s: %s", mask(str(method or "an answer"), ()), reason)
         else:
             await answer.drain()
-        if method == "notifications/initialized" and answer.is_success and self._session and not self._listening:
+        if method == "notifications/initialized" and answer.is_success and self._link.session and not self._listening:
             self._listening = True
-            self._spawn(self._listen())
+            self._spawn(self._link.listen(self._pass_unasked))
 
     async def _ask(self, question: Question, request_id: RequestId, asked: _Asked) -> None:
         """Send a request, and give the client its answer."""
@@ -179,7 +165,7 @@ class LineSession:
         answer = await self._gateway.send(question)
         try:
             if asked.method == "initialize" and answer.is_success and answer.session:
-                self._session = answer.session
+                self._link.session = answer.session
             kind = (answer.header(b"content-type") or "").partition(";")[0].strip().lower()
             if answer.is_success and kind == "text/event-stream":
                 await self._answered_by_events(answer, request_id, asked)
@@ -226,14 +212,14 @@ class LineSession:
         """Take note of an answer, before the client has it."""
         result = table(message.get("result"))
         if asked.method == "initialize":
-            self._version = header_text(result.get("protocolVersion"))
+            self._link.version = header_text(result.get("protocolVersion"))
         elif asked.method == "tools/list" and MIRRORED in text:
             self._mirror.hear_tools(result.get("tools"))
 
     async def _answered_by_events(self, answer: Answer, request_id: RequestId, asked: _Asked) -> None:
         """Pass on what comes before the answer, and the answer; a stream that breaks off is resumed where it can be."""
         last_id: str | None = None
-        retry = _RECONNECT
+        retry = RECONNECT
         while True:
             try:
                 async for event in server_events(answer.chunks(), self._gateway.largest):
@@ -248,8 +234,8 @@ class LineSession:
             if last_id is None:
                 await self._refuse(request_id, INTERNAL_ERROR, f"the stream of the answer {problem}")
                 return
-            await asyncio.sleep(min(retry, _LONGEST_RECONNECT))
-            answer = await self._open_stream(last_id, answer.life)
+            await asyncio.sleep(min(retry, LONGEST_RECONNECT))
+            answer = await self._link.open_stream(last_id, answer.life)
             if not answer.is_stream:
                 problem = f"the stream of the answer {problem}, and is not resumed ({answer.status})"
                 answer.close()
@@ -276,54 +262,8 @@ class LineSession:
         await self._write(event.data)
         return False
 
-    async def _listen(self) -> None:
-        """Pass on what the gateway says unasked, for as long as there is a session; some have no such stream."""
-        last_id: str | None = None
-        life: int | None = None
-        failures = 0
-        while True:
-            answer = await self._open_stream(last_id, life)
-            pause = _RECONNECT
-            try:
-                if not answer.is_stream:
-                    if answer.status < 500 and life is None:
-                        return
-                    if answer.status < 500 and await self._ping():
-                        # There was one, of a session that the gateway had forgotten: now it is begun anew.
-                        last_id = life = None
-                    failures += 1
-                else:
-                    failures, life = 0, answer.life
-                    async for event in server_events(answer.chunks(), self._gateway.largest):
-                        last_id, pause = event.id or last_id, event.retry or pause
-                        await self._pass_event(event, None, None)
-            except (aiohttp.ClientError, TooLargeError) as error:
-                logger.info("the stream of events broke off (%s)", type(error).__name__)
-            finally:
-                answer.close()
-            await asyncio.sleep(min(pause * 2 ** min(failures, 6), _LONGEST_RECONNECT))
-
-    async def _open_stream(self, last_id: str | None, life: int | None) -> Answer:
-        headers = self._headers() | {"accept": "text/event-stream"}
-        if last_id is not None:
-            headers[LAST_EVENT] = last_id
-        return await self._gateway.send(Question("GET", self._url, headers, b"", life))
-
-    async def _ping(self) -> bool:
-        """Ask something that changes nothing, on our own account; whether there was an answer."""
-        ping = b'{"jsonrpc":"2.0","id":"conduit-oauth","method":"ping"}'
-        answer = await self._gateway.send(Question("POST", self._url, self._headers(), ping))
-        await answer.drain()
-        return answer.is_success
-
-    async def _leave(self) -> None:
-        """End the session, so that the gateway keeps nothing of it."""
-        if self._session is None:
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE):
-                answer = await self._gateway.send(Question("DELETE", self._url, self._headers(), b""))
-                answer.close()
+    async def _pass_unasked(self, event: ServerEvent) -> None:
+        await self._pass_event(event, None, None)
 
     def _too_large(self, what: str) -> str:
         return f"{what} has {self._gateway.largest} bytes at most (--largest-message)"
