@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -26,18 +25,15 @@ from ..lifecycle.state import Health
 from ..provider import TokenProvider
 from ..runtime.landing import NoThreadError, in_thread
 from ..runtime.process import Rank, Resident, enter
-from ..settings import Reader, Settings, from_file, from_mapping
-from .supervisor import Supervisor, Ward
+from ..settings import Reader, from_mapping
+from .settings_file import WATCH, SettingsFile
+from .supervisor import Supervisor
+from .ward import Ward
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 logger = logging.getLogger("conduit_oauth")
-
-# Seconds between two looks at the file.
-WATCH = 1.0
-# Seconds for which nobody has written to the file before it is read anew.
-_QUIET = 0.1
 
 
 class TokenProviders(Resident):
@@ -84,18 +80,18 @@ class TokenProviders(Resident):
         for name, number in (("limit", limit), ("max_refreshes", max_refreshes), ("max_restarts", max_restarts)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigurationError(name, "is not a number of at least 1", "Pass a whole number.")
-        self._file = None if isinstance(providers, Mapping) else Path(providers)
-        self._defaults: dict[str, Any] = {"clock": clock, **(defaults or {})}
+        given = {"clock": clock, **(defaults or {})}
+        self._file = None if isinstance(providers, Mapping) else SettingsFile(Path(providers), given, readers or {})
         self._limit = limit
-        self._readers = readers or {}
         self._on_reload = on_reload
         self._clock = clock
         self._lock = threading.RLock()
         self._transport = SharedTransport()
-        self._version = self._file_version()
-        self._settings, self.tables = (
-            (from_mapping(providers, self._defaults), {}) if isinstance(providers, Mapping) else self._from_file()
-        )
+        self.tables: dict[str, Any] = {}
+        if self._file is not None:
+            self._settings, self.tables = self._file.read()
+        elif isinstance(providers, Mapping):
+            self._settings = from_mapping(providers, given)
         self._looked_at = clock()
         # In the order of use; and every provider that is alive, also those that only the program still holds.
         self._wards: OrderedDict[str, Ward] = OrderedDict()
@@ -158,11 +154,12 @@ class TokenProviders(Resident):
         new settings are invalid, that is logged, and it continues with the old ones. What failed is tried again at
         once.
         """
-        self._wait_for_writer()
-        version = self._file_version()
-        settings, tables = self._from_file()
+        if self._file is None:
+            raise ConfigurationError("providers", "were not read from a file", "Pass a TOML file to reload.")
+        self._file.wait_for_writer()
+        settings, tables = self._file.read()
         with self._lock:
-            before, self._settings, self._version = self._settings, settings, version
+            before, self._settings = self._settings, settings
             self.tables = tables
             for name in [name for name in self._wards if settings.get(name) != before.get(name)]:
                 if name not in settings:
@@ -175,7 +172,7 @@ class TokenProviders(Resident):
                 self._supervisor.forgive(name, ward)
         if self._on_reload is not None:
             self._on_reload()
-        logger.info("providers_reloaded file=%s", self._file)
+        logger.info("providers_reloaded file=%s", self._file.path)
 
     def start(self) -> Self:
         """Supervise on a thread, until `close`. Raises `OAuthError` where there is no thread for it."""
@@ -282,26 +279,6 @@ class TokenProviders(Resident):
         except TypeError as error:  # no client_id
             raise ConfigurationError(f"providers.{name}", str(error), "Add the setting that is missing.") from None
 
-    def _from_file(self) -> tuple[dict[str, Settings], dict[str, Any]]:
-        if self._file is None:
-            raise ConfigurationError("providers", "were not read from a file", "Pass a TOML file to reload.")
-        return from_file(self._file, self._defaults, self._readers)
-
-    def _file_version(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._file.stat() if self._file is not None else None
-        except OSError:
-            return None
-        return status and (status.st_mtime_ns, status.st_size, status.st_ino)
-
-    def _wait_for_writer(self) -> None:
-        # Whoever writes the file in place is at it still, perhaps.
-        give_up_at = time.monotonic() + WATCH
-        while (version := self._file_version()) is not None and time.monotonic() < give_up_at:
-            if not 0.0 <= (age := time.time() - version[0] / 1e9) < _QUIET:
-                return
-            time.sleep(_QUIET - age)
-
     def _look_at_file(self) -> float:
         """Read the file anew where it changed; the seconds until the next look."""
         if self._file is None:
@@ -309,12 +286,11 @@ class TokenProviders(Resident):
         now = self._clock()
         if now - self._looked_at >= WATCH:
             self._looked_at = now
-            version = self._file_version()
-            if version not in (None, self._version):
+            if self._file.has_changed():
                 try:
                     self.reload()
                 except ConfigurationError as error:
                     # Said once for each version of the file; what was read before stays.
-                    self._version = version
+                    self._file.pass_over()
                     logger.warning("providers_not_reloaded: %s", error)
         return WATCH

@@ -15,13 +15,13 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
 
 from ..clock import Clock, jitter
 from ..errors import OAuthError
 from ..lifecycle.state import Health
 from ..provider import TokenProvider
 from ..runtime.landing import Flag, Landing, NoThreadError, in_thread
+from .ward import Ward
 
 logger = logging.getLogger("conduit_oauth")
 
@@ -37,22 +37,6 @@ CREDENTIAL_WATCH = 1.0
 AFTER_FORK = 5.0
 RESTART_BASE = 0.5
 RESTART_CAP = 60.0
-
-
-class Ward:
-    """A provider in use, and what the supervision knows of it."""
-
-    __slots__ = ("crashes", "due", "given_up", "provider", "refusals", "refused_with")
-
-    def __init__(self, provider: TokenProvider) -> None:
-        self.provider = provider
-        self.due = -math.inf
-        self.refusals = 0
-        # The version of the credential that was refused, None where none was.
-        self.refused_with: tuple[object, ...] | None = None
-        # When it broke down, within the period that counts.
-        self.crashes: tuple[float, ...] = ()
-        self.given_up: OAuthError | None = None
 
 
 class Supervisor:
@@ -120,30 +104,7 @@ class Supervisor:
         """How a provider is; one without a ward was not asked for yet."""
         if ward is None:
             return Health(name, "idle", False, None, None, None, None, None, 0)
-        state = ward.provider.state()
-        trouble = ward.given_up or state.last_error
-        if ward.given_up is not None:
-            word = "given up"
-        elif state.refreshing:
-            word = "refreshing"
-        elif trouble is not None:
-            word = "failing"
-        else:
-            word = "fresh" if state.cached else "idle"
-        next_refresh = state.refresh_at
-        if self.running and ward.given_up is None and (wait := ward.due - self._clock()) > 0:
-            next_refresh = datetime.now(UTC) + timedelta(seconds=wait)
-        return Health(
-            name=name,
-            state=word,
-            valid=state.cached,
-            last_success=state.last_success,
-            last_error=ward.given_up or state.last_failure,
-            last_error_at=state.last_failure_at,
-            next_refresh=next_refresh,
-            expires_at=state.expires_at,
-            restarts=len(ward.crashes) - (ward.given_up is not None),
-        )
+        return ward.health(name, ward.due - self._clock() if self.running else 0.0)
 
     def begin(self) -> None:
         """Let `run` or `run_async` do its rounds."""

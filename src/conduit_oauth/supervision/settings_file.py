@@ -1,0 +1,60 @@
+"""A file of settings that is followed: read anew when it changed, and when nobody writes to it any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..settings import Reader, Settings, from_file
+
+# Seconds between two looks at the file.
+WATCH = 1.0
+# Seconds for which nobody has written to the file before it is read anew.
+_QUIET = 0.1
+
+# When it was changed, its size and its inode; None where it is not there.
+_Version = tuple[int, int, int] | None
+
+
+class SettingsFile:
+    """The file at `path`; `defaults` and `readers` are those of `TokenProviders`."""
+
+    def __init__(self, path: Path, defaults: Mapping[str, Any], readers: Mapping[str, Reader]) -> None:
+        self.path = path
+        self._defaults = defaults
+        self._readers = readers
+        # What was read, and what was seen last.
+        self._read = self._seen = self._version()
+
+    def read(self) -> tuple[dict[str, Settings], dict[str, Any]]:
+        """The settings of each provider, and what the readers made. Raises `ConfigurationError`."""
+        version = self._version()
+        said = from_file(self.path, self._defaults, self._readers)
+        self._read = version
+        return said
+
+    def wait_for_writer(self) -> None:
+        """Let whoever writes the file in place come to an end."""
+        give_up_at = time.monotonic() + WATCH
+        while (version := self._version()) is not None and time.monotonic() < give_up_at:
+            if not 0.0 <= (age := time.time() - version[0] / 1e9) < _QUIET:
+                return
+            time.sleep(_QUIET - age)
+
+    def has_changed(self) -> bool:
+        """Whether it is there, and another one than was read or passed over."""
+        self._seen = self._version()
+        return self._seen not in (None, self._read)
+
+    def pass_over(self) -> None:
+        """Take what was seen last for read."""
+        self._read = self._seen
+
+    def _version(self) -> _Version:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
