@@ -29,8 +29,10 @@ import httpx2
 import matplotlib as mpl
 from matplotlib import pyplot
 
-from conduit_oauth import TokenProvider, TokenProviders, flight, tier
+from conduit_oauth import TokenProvider, TokenProviders
+from conduit_oauth.lifecycle import boarding, flight
 from conduit_oauth.runtime.landing import Flag
+from conduit_oauth.sharing import tier
 from conduit_oauth.sharing.tier import Tier
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.token import EARLIEST
@@ -117,8 +119,8 @@ class Caller:
 @contextmanager
 def fleet(world: World, endpoint: Endpoint, processes: int, clients: int) -> Iterator[None]:
     """Providers of `processes` simulated processes, which live in simulated time."""
-    threads = flight.spawn, flight.pause_on
-    flight.spawn, flight.pause_on = world.spawn, world.pause_on
+    threads = boarding.spawn, flight.pause_on
+    boarding.spawn, flight.pause_on = world.spawn, world.pause_on
     client = httpx2.Client(transport=endpoint)
     store = MemoryStore(lambda: world.now)
     # Without a thread of its own, which real time would drive.
@@ -141,7 +143,7 @@ def fleet(world: World, endpoint: Endpoint, processes: int, clients: int) -> Ite
     yield
     gc.unfreeze()
     del shared
-    flight.spawn, flight.pause_on = threads
+    boarding.spawn, flight.pause_on = threads
 
 
 def simulate(processes: int) -> list[tuple[str, float]]:

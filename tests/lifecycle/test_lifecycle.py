@@ -76,7 +76,7 @@ class Lifecycle(RuleBasedStateMachine):
         CountedLanding.waiting = 0
         self.settled = CountedLanding.settled
         self.patches = [
-            mock.patch("conduit_oauth.lifecycle.flight.Landing", CountedLanding),
+            mock.patch("conduit_oauth.lifecycle.boarding.Landing", CountedLanding),
             # No pause between attempts, so that the test alone decides when time passes.
             mock.patch("conduit_oauth.lifecycle.flight.jitter", return_value=0.0),
             mock.patch("conduit_oauth.sharing.gate.backoff", return_value=0.0),

@@ -211,7 +211,7 @@ def test_a_store_that_breaks_down_at_a_fork_leaves_the_other_providers_alone(run
 def test_a_fork_waits_for_a_thread_that_python_has_done_with_and_that_has_used_openssl(run: Run) -> None:
     done = run("""
         import time
-        from conduit_oauth.lifecycle import flight
+        from conduit_oauth.lifecycle import boarding
         before, after, leaving, gone = threading.local(), threading.local(), threading.Event(), []
 
         class Last:
@@ -233,8 +233,8 @@ def test_a_fork_waits_for_a_thread_that_python_has_done_with_and_that_has_used_o
             before.last = Last()
             work()
 
-        spawn = flight.spawn
-        flight.spawn = lambda work: spawn(lambda: first_hold_something(work))
+        spawn = boarding.spawn
+        boarding.spawn = lambda work: spawn(lambda: first_hold_something(work))
         make(observer=observe).get_token()
         leaving.wait()
         if (pid := os.fork()) == 0:

@@ -16,7 +16,7 @@ from unittest import mock
 
 import greenlet
 
-from conduit_oauth.lifecycle import control, flight
+from conduit_oauth.lifecycle import boarding, control, flight
 from conduit_oauth.runtime import landing
 from conduit_oauth.sharing import gate, leases, operations, share, tier
 
@@ -175,7 +175,7 @@ class World:
         patches: list[tuple[object, str, object]] = [
             (landing.Flag, "wait", lambda flag, seconds: world.wait(flag, seconds)),
             (landing.Flag, "set", set_flag),
-            (flight, "spawn", lambda work: world.spawn(work)),
+            (boarding, "spawn", lambda work: world.spawn(work)),
             (flight, "jitter", world.random.random),
             (gate, "jitter", world.random.random),
             (control, "threading", threads),

@@ -253,7 +253,7 @@ class Agent:
                         self._claims.hold(slot)
                         put(output, name, provider, value)
                         self._traces[slot] = trace(output, name)
-                    elif provider.control.failed_at is None and slot not in self._written:
+                    elif provider.control.history.failed_at is None and slot not in self._written:
                         # Not asked for yet: what an earlier agent left there may be valid still.
                         continue
                     elif not withdraw(output, name) and slot not in self._written:
@@ -272,7 +272,7 @@ class Agent:
             if token is not None:
                 # An output that was removed or changed meanwhile is written again.
                 self._look_at_later(name, min(token.expires_at, elapsed() + LOOK))
-        if token is not None or provider.control.failed_at is not None:
+        if token is not None or provider.control.history.failed_at is not None:
             self._settle(name)
 
     def _trouble(self, name: str, problem: str) -> None:

@@ -25,6 +25,17 @@ _HEAD_START = 0.25
 _MOST_ADDRESSES = 10
 
 
+# What each phase of an exchange waits for, in words for a person.
+WAITS = {
+    "name": "its name is not resolved yet",
+    "connection": "there is no connection yet",
+    "proxy": "the proxy has not opened a way yet",
+    "TLS": "the TLS handshake has not ended yet",
+    "request": "the request is not taken yet",
+    "answer": "there is no answer yet",
+}
+
+
 class Closable(Protocol):
     """A connection, of whichever kind."""
 

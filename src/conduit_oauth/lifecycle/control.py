@@ -24,7 +24,7 @@ from ..stores import Entry
 from ..token import NO_TOKEN, AccessToken
 from .flight import Flight
 from .life import Life, Step
-from .state import Counts
+from .state import History
 
 if TYPE_CHECKING:
     from ..sharing.share import Share
@@ -42,13 +42,10 @@ class FlightControl(Resident):
     __slots__ = (
         "clock",
         "closed",
-        "counts",
         "ended",
-        "failed_at",
-        "failure",
         "flight",
         "forgiven_at",
-        "landed_at",
+        "history",
         "life",
         "local",
         "lock",
@@ -79,15 +76,12 @@ class FlightControl(Resident):
         # Reentrant, because a signal handler may ask, invalidate or close while the lock is held by what it interrupts.
         self.lock = threading.RLock()
         self.flight: Flight | None = None
-        self.counts = Counts()
+        self.history = History()
         self.closed = False
         # For the supervision: told that a flight has ended, and whether it broke down, or that the token expired.
         self.ended: Callable[[bool], None] | None = None
         # When what had failed was to be tried again at once.
         self.forgiven_at: float = -math.inf
-        self.landed_at: float | None = None
-        self.failed_at: float | None = None
-        self.failure: OAuthError | None = None
         self.share: Share | None = None
         if tier is not None:
             from ..sharing.share import Share
@@ -132,16 +126,6 @@ class FlightControl(Resident):
                 return None
             return max(life.token.refresh_at, life.quiet_until, life.closed_until)
 
-    def inherit(self, other: FlightControl) -> None:
-        """Take over the token of one that was made from other settings, where they ask for the same token."""
-        try:
-            same = self.requester.identity() == other.requester.identity()
-        except Exception:  # a key that cannot be read: no token could be asked for with it either
-            return
-        if same:
-            with self.lock:
-                self.life.token, self.landed_at = other.life.token, other.landed_at
-
     def board(self, deadline: float, waited_for: Flight | None) -> str | Flight:
         """A valid token, or the flight to wait for until `deadline`; raises what keeps us from both."""
         with self.lock:
@@ -156,9 +140,7 @@ class FlightControl(Resident):
             if step is Step.REFUSE and self.life.last_error is not None:
                 raise self.life.last_error.again()
             if now >= deadline:
-                if waited_for is not None and waited_for.last_error is not None:
-                    raise waited_for.last_error.again()
-                raise TransportError(self.requester.locator.target, f"no token within {self.timeout:g} s")
+                raise self._reason(waited_for)
             return self._awaited(deadline)
 
     def renew(self, deadline: float) -> tuple[str, Flight]:
@@ -180,12 +162,7 @@ class FlightControl(Resident):
                 raise ProviderClosedError(self.name)
             if token.value != before and self.clock() < token.expires_at:
                 return token.value
-            error = flight.error or flight.last_error
-        raise (
-            error.again()
-            if error is not None
-            else TransportError(self.requester.locator.target, f"no token within {self.timeout:g} s")
-        )
+        raise self._reason(flight)
 
     def invalidate(self, token: str | None) -> None:
         """Forget the token, if it is still `token`; where it is shared, the whole fleet does."""
@@ -193,7 +170,7 @@ class FlightControl(Resident):
             self._recall(token)
             held = self.life.token
             forgotten = self.life.invalidate(token)
-            self.counts.invalidations += forgotten
+            self.history.counts.invalidations += forgotten
             if (share := self.share) is not None and (forgotten or token is None):
                 share.forget(held, everything=token is None)
                 # The store is told on a thread of its own: this may be an event loop's.
@@ -288,6 +265,12 @@ class FlightControl(Resident):
         share = self.share
         if share is not None and share.inherited is not None and token in (None, share.inherited.value):
             self.life.token, share.inherited = share.inherited, None
+
+    def _reason(self, flight: Flight | None) -> OAuthError:
+        """Why one who waited for `flight` has no token."""
+        if flight is not None and (error := flight.error or flight.last_error) is not None:
+            return error.again()
+        return TransportError(self.requester.locator.target, f"no token within {self.timeout:g} s")
 
     def _awaited(self, deadline: float) -> Flight:
         """The flight, for one who waits for it until `deadline`."""

@@ -165,7 +165,7 @@ class TokenHolder:
 
     async def _aside(self, work: Callable[[], T]) -> T:
         from ..runtime.landing import NoThreadError, in_thread
-        from .flight import no_thread
+        from .boarding import no_thread
 
         try:
             return await in_thread(work)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +24,16 @@ class Counts:
     adopted: int = 0
     failures: int = 0
     invalidations: int = 0
+
+
+@dataclass(slots=True)
+class History:
+    """What came of a provider's flights. Moments are readings of its clock, None where there was nothing yet."""
+
+    counts: Counts = field(default_factory=Counts)
+    landed_at: float | None = None
+    failed_at: float | None = None
+    failure: OAuthError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,7 @@ def state_of(control: FlightControl) -> ProviderState:
     config, locator = control.requester.config, control.requester.locator
     with control.lock:
         now, wall = control.clock(), datetime.now(UTC)
-        life, token = control.life, control.life.token
+        life, token, history = control.life, control.life.token, control.history
         cached = now < token.expires_at
 
         def moment(reading: float | None) -> datetime | None:
@@ -104,8 +114,8 @@ def state_of(control: FlightControl) -> ProviderState:
             refreshing=control.flight is not None,
             closed=control.closed,
             last_error=life.last_error,
-            last_success=moment(control.landed_at),
-            last_failure=control.failure,
-            last_failure_at=moment(control.failed_at),
-            counts=replace(control.counts),
+            last_success=moment(history.landed_at),
+            last_failure=history.failure,
+            last_failure_at=moment(history.failed_at),
+            counts=replace(history.counts),
         )

@@ -266,7 +266,7 @@ class TokenProviders(Resident):
             # The one before goes on.
             logger.warning("provider_not_replaced name=%s: %s", name, error)
             return
-        provider.control.inherit(ward.provider.control)
+        ward.hand_over(provider)
         self._alive[name] = provider
         self._supervisor.watch(name, ward, provider)
 
