@@ -57,6 +57,8 @@ TESTS = {
     "refusals": ["tests/test_refusals.py"],
     "urls": ["tests/protocol/test_urls.py", *PROTOCOL],
     "flight": FLIGHTS,
+    "boarding": FLIGHTS,
+    "reports": FLIGHTS,
     "control": FLIGHTS,
     "landing": ["tests/runtime/test_landing.py", *FLIGHTS],
     "gate": ["tests/sharing/test_gate.py", "tests/lifecycle/test_patience.py"],
@@ -65,6 +67,9 @@ TESTS = {
     "share": SHARING,
     "subscribers": SHARING,
     "tier": SHARING,
+    "upkeep": SHARING,
+    "sick": SHARING,
+    "clocks": SHARING,
 }
 # Slow to import, and the same for every change.
 FOREIGN = [

@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 import pytest
 
 from conduit_oauth.clock import elapsed
-from conduit_oauth.sharing import leases
+from conduit_oauth.sharing import leases, upkeep
 from conduit_oauth.sharing import tier as tier_module
 from conduit_oauth.sharing.leases import EXTRA_LEASE, FIRST_LEASE, LEASE, LEASE_CAP, LONGEST_LEASE
-from conduit_oauth.sharing.tier import LOCAL, PING, Tier, local_tier, tier_of
+from conduit_oauth.sharing.tier import LOCAL, Tier, local_tier, tier_of
+from conduit_oauth.sharing.upkeep import PING
 from conduit_oauth.stores import NOTHING, Entry, Known, News, StoreError
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.stores.sqlite import SqliteStore
@@ -26,7 +27,7 @@ from tests.conftest import FakeClock
 
 def stand_still(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
     """Have the time of a tier stand still."""
-    for module in (tier_module, leases):
+    for module in (tier_module, upkeep, leases):
         monkeypatch.setattr(module, "elapsed", clock)
 
 

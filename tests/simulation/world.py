@@ -18,7 +18,7 @@ import greenlet
 
 from conduit_oauth.lifecycle import boarding, control, flight
 from conduit_oauth.runtime import landing
-from conduit_oauth.sharing import gate, leases, operations, share, tier
+from conduit_oauth.sharing import gate, leases, operations, share, tier, upkeep
 
 # A world that does more than this turns in circles.
 _MOST_STEPS = 400_000
@@ -182,12 +182,14 @@ class World:
             (control, "_thread", SimpleNamespace(start_new_thread=start)),
             (tier, "threading", threads),
             (tier, "elapsed", lambda: world.now),
+            (upkeep, "threading", threads),
+            (upkeep, "elapsed", lambda: world.now),
             (leases, "elapsed", lambda: world.now),
             (operations, "threading", threads),
             (operations, "_thread", SimpleNamespace(start_new_thread=start)),
             (operations, "elapsed", lambda: world.now),
             (operations, "_SLICES", 1),
-            *[(module, "secrets", self._chance()) for module in (gate, share, tier)],
+            *[(module, "secrets", self._chance()) for module in (gate, share, upkeep)],
         ]
         patches.append((landing, "threading", SimpleNamespace(**vars(landing.threading) | {"RLock": Lock})))
         with ExitStack() as stack:

@@ -1,108 +1,51 @@
 """One store as this process sees it: used while it works, left alone while it does not.
 
 Invariant: No caller waits for a store longer than its bound, and none sees its errors. The bound follows what the
-store costs. A key is blamed first, and the store only if nothing works. While a store is down, only a thread of the
-tier tries it. That thread logs each change once, hears what other processes changed, and renews the leases of this
-process.
+store costs. While a store is down, only a thread of the tier tries it.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-import secrets
 import threading
-import traceback
 import weakref
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ..clock import Clock, elapsed
 from ..errors import ConfigurationError
 from ..runtime.landing import Flag
-from ..runtime.process import LockOfProcess, Rank, Resident, enter, is_ending, tell_end_of_thread
-from ..stores import NOTHING, Entry, Known, StoreError, TokenStore, open_store
+from ..runtime.process import LockOfProcess, Rank, enter, is_ending, tell_end_of_thread
+from ..stores import Entry, Known, StoreError, TokenStore, open_store
 from ..stores.memory import MemoryStore
-from .leases import FIRST_LEASE, LEASE, Leases
-from .operations import CONNECTING, Operations, patiently
-from .subscribers import Subscribers
+from .leases import FIRST_LEASE, LEASE
+from .operations import CONNECTING, patiently
+from .sick import FIRST_PAUSE
+from .upkeep import Upkeep
 
 T = TypeVar("T")
 
-logger = logging.getLogger("conduit_oauth")
-
-_LISTEN = 0.25
-_RETRY_FIRST = 0.1
-_RETRY_CAP = 2.0
 # Where more than that wait, each looks less often: the news tell of a token, a look of a dead leader.
 _LOOKS = 20
 # Seconds between two looks at most.
 _LONGEST_POLL = 10.0
-# Seconds between two looks at the store's clocks, and what they may go back by in between without being taken to have.
-PING = 5.0
-STEP = 0.5
-# One that works may hesitate: where no operation failed in the last seconds, one is waited for longer by that.
-_HESITATION = 2
-_WARY = 1.0
-# So many keys that failed are remembered.
-_MOST_SICK = 256
-# One shard of a cluster may be down, and the rest work: before a store counts as down, so many keys were tried.
-_PROBES = 6
 
 
-class Teller(Protocol):
-    """Who has something to tell the store."""
-
-    def tell(self) -> None:
-        """Tell it."""
-        ...
-
-
-class Tier(Resident):
+class Tier(Upkeep):
     """A store behind a guard, for all providers of a process that use it; `timeout` is the least of its bounds."""
 
     def __init__(self, store: TokenStore, timeout: float, *, remote: bool = True, is_ours: bool = False) -> None:
-        self.store = store
-        self.timeout = timeout
-        self._is_ours = is_ours
         # Without a thread nobody renews: in one process a leader cannot die alone.
-        self.lease = LEASE if remote else 3600.0
+        super().__init__(store, timeout, LEASE if remote else 3600.0, up=not remote)
+        self._is_ours = is_ours
         self._remote = remote
-        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         # The one that was told to end.
         self._ending: threading.Thread | None = None
         self._users: set[int] = set()
-        self._said_down = self._said_deaf = False
-        self._tried = Flag()
-        self._closed = Flag()
-        self._leases = Leases()
-        self._tellers: weakref.WeakSet[Teller] = weakref.WeakSet()
-        self._pepper: bytes | None = None
-        # By how much each clock of the store was ahead of ours at most.
-        self._ahead: dict[str, float] = {}
-        self._pinged = elapsed()
-        self.subscribers = Subscribers()
         # Who waits for another process's answer.
         self.waiting: set[int] = set()
-        self._operations = Operations(store, timeout)
-        # Keys that failed: the moment of the next try, and the pause after that.
-        self._sick: dict[str, tuple[float, float]] = {}
-        self._is_in_doubt = False
-        self._failed_at = -math.inf
-        self._up = not remote
+        self._pepper: bytes | None = None
         enter(self, Rank.TIER)
-
-    @property
-    def up(self) -> bool:
-        """Whether the store is in use now."""
-        return self._up
-
-    @property
-    def bound(self) -> float:
-        """Seconds that an operation is waited for: a short stall costs no round, and a long one only once."""
-        least = self.timeout if elapsed() < self._failed_at + _WARY else _HESITATION * self.timeout
-        return max(least, self._operations.bound)
 
     @property
     def poll(self) -> float:
@@ -131,7 +74,7 @@ class Tier(Resident):
         if not self._up and not self._tried.is_set():
             patiently(self._tried, self._operations.first)
             self._tried.set()
-        if not self._up or self._is_sick(key):
+        if not self._up or self._sick.left(key, elapsed()) > 0:
             return None
         try:
             bound = self._operations.farthest if patient else self.bound
@@ -143,7 +86,7 @@ class Tier(Resident):
             if lost is not None:
                 lost()
             return None
-        self._sick.pop(key, None)
+        self._sick.recovered(key)
         return answer
 
     def claim(self, key: str, known: Known, seconds: float, owner: str = "") -> Entry | None:
@@ -171,28 +114,9 @@ class Tier(Resident):
             self._pepper = self.call("", lambda store: getattr(store, "pepper", b""))
         return self._pepper
 
-    def _ask(self, work: Callable[[TokenStore], T], seconds: float) -> T:
-        """As `Operations.run`, at once: on this tier's thread nobody waits for a turn."""
-        return self._operations.run(work, seconds, queued=False)
-
-    def _is_sick(self, key: str) -> bool:
-        until, _ = self._sick.get(key, (0.0, 0.0))
-        return elapsed() < until
-
-    def _blame(self, key: str, error: StoreError) -> None:
-        """Leave `key` alone for a while, and have the tier's thread see what else is wrong."""
-        _, pause = self._sick.get(key, (0.0, _RETRY_FIRST))
-        if len(self._sick) > _MOST_SICK:
-            self._sick.clear()
-        self._sick[key] = elapsed() + pause, min(_RETRY_CAP, 2 * pause)
-        self._is_in_doubt = True
-        self._failed_at = elapsed()
-        logger.info("store_failed: %s", error)
-
     def wait_out(self, key: str) -> None:
         """Wait until `key` may be asked for again after its first failure: for what nobody waits for."""
-        until, _ = self._sick.get(key, (0.0, 0.0))
-        if 0 < (left := until - elapsed()) <= _RETRY_FIRST:
+        if 0 < (left := self._sick.left(key, elapsed())) <= FIRST_PAUSE:
             Flag().wait(left)
 
     def drop(self, key: str, owner: str) -> None:
@@ -204,11 +128,6 @@ class Tier(Resident):
         self.drop(key, owner)
         if self.call(key, lambda store: store.release(key, owner) or True) is None:
             self._leases.disown(key, owner)
-
-    def remind(self, teller: Teller) -> None:
-        """Have `teller` try again, as soon as the store answers."""
-        with self._lock:
-            self._tellers.add(teller)
 
     def after_fork_in_child(self) -> None:
         """Begin anew, with the parent's thread, locks and leases gone; who listened still does."""
@@ -259,121 +178,6 @@ class Tier(Resident):
                     thread.start()
                 except RuntimeError:
                     self._thread = None
-
-    def watch(self, pause: float) -> float:
-        """One round of the tier's thread; the seconds until the next, which grow while the store is out of reach."""
-        try:
-            if not self.up or self._is_in_doubt:
-                self._is_in_doubt = False
-                self._probe()
-                self._rise()
-            heard = self._listen()
-            self._give_back()
-            with self._lock:
-                tellers, self._tellers = list(self._tellers), weakref.WeakSet()
-            for teller in tellers:
-                teller.tell()
-            self._renew()
-            if elapsed() - self._pinged > PING:
-                self._pinged = elapsed()
-                self._compare_clocks()
-            if not heard:
-                self.subscribers.resync()
-        except StoreError as error:
-            self._fail(error)
-            return min(_RETRY_CAP, max(_RETRY_FIRST, 2 * pause))
-        except Exception:  # a fault of ours, or of a listener: the others still want their news
-            logger.error("store_thread_failed\n%s", traceback.format_exc())
-            return _RETRY_CAP / 2
-        finally:
-            self._tried.set()
-        return 0.0 if heard else _RETRY_CAP / 2
-
-    def _probe(self) -> None:
-        """See whether anything works. Raises `StoreError` where nothing does."""
-        # After a fault, a real lease: a store that is full, or a replica, answers reads and pings. At the start only a
-        # look, and without a word of what it costs: that is a connection's.
-        lease = 0.001 if self._said_down or self._sick else 0.0
-        for left in reversed(range(_PROBES)):
-            key = f"probe-{secrets.token_hex(4)}"
-            try:
-                self._ask(lambda store, key=key: store.claim(key, NOTHING, lease, key), self._operations.connecting)
-                return
-            except StoreError:
-                if not left:
-                    raise
-
-    def _renew(self) -> None:
-        seconds = self.lease + self._leases.extra
-        for key, owner in self._leases.due(self.lease / 4):
-            try:
-                self._ask(lambda store, key=key, owner=owner: store.renew(key, owner, seconds), self.bound)
-            except StoreError as error:
-                self._blame(key, error)
-
-    def _give_back(self) -> None:
-        """Release what may have been granted though nobody heard of it, as long as that may still happen."""
-        for key, owner in self._leases.orphans():
-            try:
-                self._ask(lambda store, key=key, owner=owner: store.release(key, owner), self.bound)
-            except StoreError:
-                self._leases.kept((key, owner))
-            else:
-                self._leases.given_back((key, owner), self.lease)
-
-    def _compare_clocks(self) -> None:
-        """See whether a clock of the store went back: then what it has looks younger than it is."""
-        before = elapsed()
-        told = self._ask(lambda store: store.clocks(), self._operations.connecting)
-        after = elapsed()
-        went_back = False
-        for name, now in told.items():
-            # It is ahead by something between these two.
-            least, most = now - after, now - before
-            if most < self._ahead.get(name, -math.inf) - STEP:
-                went_back = True
-                self._ahead[name] = least
-            self._ahead[name] = max(self._ahead.get(name, -math.inf), least)
-        if went_back:
-            logger.warning("store_clock_went_back: what it has is asked for anew")
-            self.subscribers.resync(distrust=True)
-
-    def _listen(self) -> bool:
-        """Hear and spread the news; False where the store works and only its news cannot be had."""
-        try:
-            news = self.store.listen(_LISTEN)
-        except Exception as error:  # also of a user's own store
-            self._probe()
-            if not self._said_deaf:
-                self._said_deaf = True
-                said = str(error) if isinstance(error, StoreError) else f"broke down with {type(error).__name__}"
-                logger.warning("store_deaf: %s. Other processes' changes are found by looking.", said)
-            return False
-        if self._said_deaf:
-            self._said_deaf = False
-            logger.warning("store_heard: other processes' changes are heard again")
-        for key, entry in news:
-            self.subscribers.tell(key, entry)
-        return True
-
-    def _rise(self) -> None:
-        if self._up:
-            return
-        self._up = self._operations.is_open = True
-        self._sick.clear()
-        self._tried.set()
-        if self._said_down:
-            self._said_down = False
-            logger.warning("store_up: the token store is in use again")
-        self.subscribers.resync()
-
-    def _fail(self, error: StoreError) -> None:
-        with self._lock:
-            said, self._said_down = self._said_down, True
-            self._up = self._operations.is_open = False
-        if not said and not self._closed.is_set():
-            # Its words only: whoever keeps the record would keep this tier, and its thread, by the error's traceback.
-            logger.warning("store_down: %s. Every process goes on by itself until it is back.", str(error))
 
 
 def _watch(reference: weakref.ref[Tier], closed: Flag, before: threading.Thread | None) -> None:
