@@ -63,6 +63,7 @@ TESTS = {
     "landing": ["tests/runtime/test_landing.py", *FLIGHTS],
     "gate": ["tests/sharing/test_gate.py", "tests/lifecycle/test_patience.py"],
     "sealing": ["tests/sharing/test_sealing.py"],
+    "key_state": SHARING,
     "leases": SHARING,
     "share": SHARING,
     "subscribers": SHARING,

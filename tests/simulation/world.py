@@ -18,7 +18,7 @@ import greenlet
 
 from conduit_oauth.lifecycle import boarding, control, flight
 from conduit_oauth.runtime import landing
-from conduit_oauth.sharing import gate, leases, operations, share, tier, upkeep
+from conduit_oauth.sharing import gate, key_state, leases, operations, tier, upkeep
 
 # A world that does more than this turns in circles.
 _MOST_STEPS = 400_000
@@ -189,7 +189,7 @@ class World:
             (operations, "_thread", SimpleNamespace(start_new_thread=start)),
             (operations, "elapsed", lambda: world.now),
             (operations, "_SLICES", 1),
-            *[(module, "secrets", self._chance()) for module in (gate, share, upkeep)],
+            *[(module, "secrets", self._chance()) for module in (gate, key_state, upkeep)],
         ]
         patches.append((landing, "threading", SimpleNamespace(**vars(landing.threading) | {"RLock": Lock})))
         with ExitStack() as stack:

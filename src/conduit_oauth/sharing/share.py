@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..client.requester import Requester
 from ..clock import Clock
 from ..errors import OAuthError
 from ..protocol.pauses import REFUSAL_MEMORY
 from ..runtime.landing import LateLock
-from ..stores import Entry, Known
-from ..token import NO_TOKEN, AccessToken
+from ..stores import Entry
+from ..token import AccessToken
 from .gate import Busy, Refused, recalled, remembered
+from .key_state import NO_LEASE, KeyState
 from .leases import FIRST_LEASE
 from .notes import Notes
 from .record import lasting, token_in
@@ -28,95 +28,35 @@ from .sealing import Seal
 from .subscribers import Listener
 from .tier import Tier
 
-# How many invalidated tokens a process remembers for one key; each until its end.
-MOST_VOID = 64
-# More than any fence: a store that has less is told that it lost data.
-NEVER = 2**53
 
-
-class _Lease(NamedTuple):
-    """The fence of a lease (0: none), its generation, and the name that it was asked for by."""
-
-    fence: int = 0
-    generation: str = ""
-    owner: str = ""
-
-
-_NO_LEASE = _Lease()
-
-
-class Share:
-    """Guarded by the flight, of which there is one at a time; what is void grows and is read by anybody."""
+class Share(KeyState):
+    """Guarded by the flight, of which there is one at a time."""
 
     __slots__ = (
-        "__weakref__",
-        "_clock",
-        "_doubt",
-        "_dropped",
-        "_floor",
-        "_forget_all",
         "_forgiven_until",
-        "_forgotten",
-        "_key",
-        "_known",
-        "_lease",
         "_listener",
-        "_lock",
         "_looked",
-        "_looked_at",
         "_made_of",
-        "_reading",
         "_refused",
         "_refused_until",
         "_requester",
-        "_seal",
-        "_stored",
-        "_untold",
-        "_void",
         "_waiting",
         "_waits_since",
         "inherited",
-        "tier",
     )
 
     def __init__(self, tier: Tier, requester: Requester, clock: Clock, listener: Listener) -> None:
-        self.tier = tier
+        super().__init__(tier, clock)
         tier.join(self)
         self._requester = requester
-        self._clock = clock
         self._listener = listener
-        self._lock = LateLock()
-        self._key: str = ""
         # What name and key were derived from, and give again while it is the same.
         self._made_of: tuple[bytes, bytes] = b"", b""
-        self._seal: Seal | None = None
-        # What this process knows of the key, and what is void of that generation.
-        self._known = Known()
-        self._floor: int = 0
-        # What the news tell to be void, and when: whoever may publish can make it up, so the next look decides.
-        self._doubt: tuple[int, float] = 0, -math.inf
-        # One value, as `_stored` is: the tier's thread looks at it, too.
-        self._lease = _NO_LEASE
-        # The store's clock, and ours at a moment that was not before.
-        self._reading: tuple[float, float] = 0.0, 0.0
-        # The token that this process holds, and the fence it has in the store; 0 where it has none. One value: other
-        # threads look at it while a token lands.
-        self._stored: tuple[str, int] = "", 0
-        # The tokens that were invalidated, and their ends by our clock; those that the store has yet to be told of.
-        self._void: dict[str, float] = {}
-        self._untold: dict[str, float] = {}
-        # The one that was invalidated last: before there is a seal, it has no digest.
-        self._dropped: str = ""
-        # What else the store has yet to be told is void.
-        self._forget_all = False
-        self._forgotten: int = 0
         # What the server has against this client, by another process's word.
         self._refused: OAuthError | None = None
         self._refused_until: float = 0.0
         # Until then a refusal that the store remembers does not count.
         self._forgiven_until: float = -math.inf
-        # When the store was asked that answered last.
-        self._looked_at: float = -math.inf
         # When a flight asked it last, and what its clock said then.
         self._looked: tuple[float, float] = 0.0, 0.0
         # Whether this flight waits for another process: the news that came before are old, nobody knows how old.
@@ -134,12 +74,8 @@ class Share:
         if self._lease.fence:
             return None
         is_ready = self._prepare()
-        if (inherited := self.inherited) is not None:
-            if is_ready:
-                self._claim(0, lease=False)
-            self.inherited = None
-            if self._clock() < inherited.expires_at and not self.is_void(inherited):
-                return inherited
+        if self.inherited is not None and (token := self._inherited(is_ready=is_ready)) is not None:
+            return token
         if not is_ready:
             return None
         tier = self.tier
@@ -161,18 +97,12 @@ class Share:
                 entry = self._claim(known)
                 if entry is not None:
                     self._looked = now, entry.now
-            has_waited = self._waiting
-            self._waiting = entry is not None and not entry.lease and entry.value is None
             if entry is None or entry.lease:
+                self._waiting = False
                 return None
-            if self._waiting:
-                if not has_waited:
-                    self._waits_since = now
-                tier.waiting.add(id(self))
-                # A leader that is gone is replaced when its lease ends: look then, and often after the last moment.
-                ends = (self._waits_since + lease - now for lease in (FIRST_LEASE, tier.lease))
-                left = min((end for end in ends if end > 0), default=0.0)
-                return Busy(ticket, min(tier.poll, max(tier.poll / 4, left)))
+            if entry.value is None:
+                return Busy(ticket, self._wait(now))
+            self._waiting = False
             if not is_told:
                 known = entry.fence
             if (read := self._read(entry, self._looked[0])) is not None:
@@ -181,6 +111,25 @@ class Share:
                     self._stored = token.value, fence
                     if token.value != held.value:
                         return token
+
+    def _inherited(self, *, is_ready: bool) -> AccessToken | None:
+        """The token that a fork left here, if it still holds."""
+        if is_ready:
+            self._claim(0, lease=False)
+        inherited, self.inherited = self.inherited, None
+        is_good = inherited is not None and self._clock() < inherited.expires_at and not self.is_void(inherited)
+        return inherited if is_good else None
+
+    def _wait(self, now: float) -> float:
+        """Wait for another process; the seconds until the next look, if no news come before."""
+        if not self._waiting:
+            self._waiting, self._waits_since = True, now
+        tier = self.tier
+        tier.waiting.add(id(self))
+        # A leader that is gone is replaced when its lease ends: look then, and often after the last moment.
+        ends = (self._waits_since + lease - now for lease in (FIRST_LEASE, tier.lease))
+        left = min((end for end in ends if end > 0), default=0.0)
+        return min(tier.poll, max(tier.poll / 4, left))
 
     def make_sure(self) -> None:
         """Look whether what the news told to be void is, before what was just asked for is thrown away by it."""
@@ -232,7 +181,7 @@ class Share:
         self._give_back()
 
     def _give_back(self) -> None:
-        lease, self._lease = self._lease, _NO_LEASE
+        lease, self._lease = self._lease, NO_LEASE
         if lease.fence:
             self.tier.release(self._key, lease.owner)
 
@@ -257,80 +206,10 @@ class Share:
             if stored is None or stored[0].expires_at < held.expires_at - 1:
                 self.publish(held)
 
-    def _begin_generation(self) -> None:
-        """Have the store do so, unless another process had it already."""
-        key, owner = self._key, secrets.token_hex(8)
-        knows = self._known._replace(last=NEVER)
-        # A name of its own: a flight may get the lease at any moment, and this one is of no use.
-        if (entry := self.tier.claim(key, knows, self.tier.lease, owner)) is not None and entry.lease:
-            self.tier.release(key, owner)
-
-    @property
-    def floor(self) -> int:
-        """What was stored under this fence or before is void, as far as this process knows."""
-        told, told_at = self._doubt
-        return max(self._floor, told) if told_at >= self._looked_at else self._floor
-
-    def hear(self, entry: Entry) -> None:
-        """Take in what another process told of the key."""
-        if entry.generation == self._known.generation and entry.floor > self.floor:
-            self._doubt = entry.floor, self._clock()
-        self._remember(dict.fromkeys(entry.void, math.inf))
-
-    def is_void(self, token: AccessToken) -> bool:
-        """Whether `token` was invalidated, as far as this process knows."""
-        if token is NO_TOKEN:
-            return False
-        if token.value == self._dropped or 0 < self.fence_of(token) <= self.floor:
-            return True
-        return self._seal is not None and self._seal.digest(token.value) in self._void
-
-    def fence_of(self, token: AccessToken) -> int:
-        """The fence that `token` has in the store, 0 where it has none."""
-        value, fence = self._stored
-        return fence if token.value == value else 0
-
-    def forget(self, token: AccessToken, *, everything: bool) -> None:
-        """Void `token`, or everything, for the fleet: at once for us, for the others by `tell`."""
-        self._dropped = token.value
-        if self._seal is not None and token is not NO_TOKEN:
-            # Before its fence is looked at: a token that is just being stored is seen to be void.
-            digest = self._seal.digest(token.value)
-            self._remember({digest: token.expires_at})
-            self._untold[digest] = token.expires_at
-        if everything:
-            self._forget_all = True
-        else:
-            self._floor = self._forgotten = max(self._floor, self.fence_of(token))
-
-    def tell(self) -> None:
-        """Have the store know what we know to be void."""
-        with self._lock:
-            if not self._key or not (self._forget_all or self._forgotten or self._untold):
-                return
-            now = self._clock()
-            key, generation, told = self._key, self._known.generation, dict(self._untold)
-            fence = None if self._forget_all else self._forgotten
-            ends = {digest: max(0.0, end - now) for digest, end in told.items()}
-            entry = self.tier.call(key, lambda store: store.forget(key, fence, generation, ends), patient=True)
-            if entry is None:
-                self.tier.remind(self)
-            else:
-                self._forget_all, self._forgotten = False, 0
-                self._untold = {digest: end for digest, end in self._untold.items() if digest not in told}
-                self._take_in(entry)
-
     def after_fork_in_child(self) -> None:
         """Share no lock and no lease with the parent; know what it knew."""
         self._lock = LateLock()
-        self._lease = _NO_LEASE
-
-    def _remember(self, void: dict[str, float]) -> None:
-        now = self._clock()
-        # Of what this process invalidated itself, it knows the end.
-        merged = {**self._void, **{digest: min(end, self._void.get(digest, end)) for digest, end in void.items()}}
-        ends = {digest: end for digest, end in merged.items() if end > now}
-        self._void = dict(list(ends.items())[-MOST_VOID:])
+        self._lease = NO_LEASE
 
     def _prepare(self) -> bool:
         """Name and key for the credential as it is now: a rotated one finds nothing, and disturbs nobody."""
@@ -344,48 +223,12 @@ class Share:
 
     def _reseal(self, made_of: tuple[bytes, bytes], pepper: bytes) -> None:
         seal = Seal(*made_of, "token", pepper)
-        # Not while `tell` is at it: the floor of one entry is not another's.
+        # Not while `tell` is at it.
         with self._lock:
             self.leave()
             self.tier.subscribers.subscribe(seal.name, self._listener, self._key)
-            self._key, self._seal, self._known = seal.name, seal, Known()
-            self._floor = self._forgotten = 0
-            self._stored = "", 0
-            self._doubt = 0, -math.inf
-            self._void, self._untold = {}, {}
+            self.begin(seal.name, seal)
             self._made_of = made_of
-
-    def _claim(self, known: int, *, lease: bool = True) -> Entry | None:
-        key, seconds, owner = self._key, self.tier.lease if lease else 0.0, secrets.token_hex(8)
-        knows = Known(self._known.generation, known, self._known.last, self._known.seen)
-        asked_at = self._clock()
-        entry = self.tier.claim(key, knows, seconds, owner)
-        if entry is not None:
-            if not lease and self._known.generation not in (knows.generation, entry.generation):
-                # A flight learned of a generation meanwhile, and this may be from before that.
-                return self._claim(known, lease=False)
-            self._reading = entry.now, self._clock()
-            self._take_in(entry)
-            self._looked_at = asked_at
-            if entry.lease:
-                self._lease = _Lease(entry.lease, entry.generation, owner)
-        return entry
-
-    def _take_in(self, entry: Entry) -> None:
-        """What the store says of the key; of another generation, none of what was known counts."""
-        if entry.generation != self._known.generation:
-            if self._known.generation and (ours := {name: end for name, end in self._void.items() if end < math.inf}):
-                # It lost what this process told it, perhaps before all others heard of that.
-                self._untold = {**ours, **self._untold}
-                self.tier.remind(self)
-            self._known = Known(entry.generation)
-            self._floor = self._forgotten = 0
-            self._stored = "", 0
-            self._doubt = 0, -math.inf
-        last = max(self._known.last, entry.last, entry.fence)
-        self._known = Known(entry.generation, 0, last, max(self._known.seen, entry.now))
-        self._floor = max(self._floor, entry.floor)
-        self._remember(dict.fromkeys(entry.void, math.inf))
 
     def _holds_lease(self, token: AccessToken | None = None) -> bool:
         """Whether this process has the lease, or got it now, since it was free and nothing is stored that is news.
@@ -416,7 +259,7 @@ class Share:
             if "refused" not in record:
                 self._stored = record["token"]["value"], lease
             if self._lease.owner == owner:
-                self._lease = _NO_LEASE
+                self._lease = NO_LEASE
             self.tier.drop(key, owner)
             # What was invalidated while it was being written.
             self.tell()
