@@ -20,7 +20,8 @@ import pytest
 from typer.testing import CliRunner
 
 from conduit_oauth.cli.app import app
-from conduit_oauth.cli.checks import Verdict, check_way
+from conduit_oauth.cli.checks import check_way
+from conduit_oauth.cli.findings import Verdict
 from conduit_oauth.client.transport import Transport
 from conduit_oauth.testing import AuthorizationServer
 from tests.addresses import resolve_to, silent_address
@@ -584,10 +585,23 @@ def test_a_proxy_that_drips_its_answer_is_left(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_server_that_drips_its_handshake_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("conduit_oauth.cli.checks.TIMEOUT", 0.3)
+    monkeypatch.setattr("conduit_oauth.cli.certificates.TIMEOUT", 0.3)
     # A server's hello of 16 KiB that never ends.
     with raw_server(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc", *[b"x"] * 1000, apart=0.02, knocks=1) as url:
         ways = check_way(url.replace("http:", "https:"), Transport(), signs=False, client_context=None)
         found = next(each for each in ways if each.step == "TLS")
     assert (found.verdict, found.cause) == (Verdict.BAD, "tls-failed")
     assert "timed out" in found.said
+
+
+def test_a_certificate_that_python_refuses_since_3_13_is_named(world: World) -> None:
+    issue(world.folder, "server", world.authority, names_issuer=False)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(world.folder / "server.pem", world.folder / "server-key.pem")
+    strict = ssl.create_default_context(cafile=world.folder / "authority.pem")
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT
+    url = world.server(context).url.replace("http:", "https:")
+    found = next(each for each in check_way(url, Transport(), signs=False, client_context=strict) if each.step == "TLS")
+    assert found.cause == "certificate-malformed"
+    assert "Missing Authority Key Identifier" in found.said
+    assert "RFC 5280" in found.advice

@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -264,6 +264,28 @@ def test_a_certificate_that_is_not_trusted_is_final_at_once(tmp_path: Path) -> N
     assert "the server's certificate is refused" in str(caught.value)
     assert "set ca_file (or SSL_CERT_FILE)" in str(caught.value)
     assert "server is up" not in str(caught.value)
+
+
+def test_a_certificate_that_python_refuses_since_3_13_is_told_from_one_of_another_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strict(make: Callable[..., ssl.SSLContext] = ssl.create_default_context, **options: Any) -> ssl.SSLContext:
+        context = make(**options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    issue(tmp_path, "server", issue(tmp_path, "authority", ca=True), names_issuer=False)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server-key.pem")
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    with ExitStack() as stack:
+        url, _ = counting_tls_server(context, stack)
+        settings: dict[str, Any] = {"token_endpoint": url, "ca_file": tmp_path / "authority.pem"}
+        provider = stack.enter_context(TokenProvider("me", "secret", **settings))
+        with pytest.raises(TransportError, match="Missing Authority Key Identifier") as caught:
+            provider.get_token()
+    assert "RFC 5280" in str(caught.value)
+    assert "ca_file" not in str(caught.value)
 
 
 def test_a_port_that_speaks_no_tls_is_final_at_once(authorization_server: AuthorizationServer) -> None:

@@ -16,7 +16,7 @@ from ..masking import clean, mask
 from ..protocol.challenge import bearer_challenge
 from ..protocol.http import Response, read_texts
 from ..token import AccessToken
-from .checks import Diagnosis, bad, good, warning
+from .findings import Diagnosis, bad, good, warning
 
 _LONGEST_PAGE = 4096
 _TITLE = re.compile(r"<title>([^<]{1,200})</title>", re.IGNORECASE)

@@ -30,8 +30,9 @@ from ..protocol.urls import origin_of, parse_url
 from ..provider import TokenProvider
 from ..serving.formats import token_type
 from ..token import AccessToken
-from .checks import TIMEOUT, Checks, Diagnosis, Verdict, bad, check_way, good, warning
+from .checks import TIMEOUT, check_way
 from .diagnosis import of_configuration, of_discovery, of_resource, of_token_request
+from .findings import Checks, Diagnosis, Verdict, bad, good, warning
 from .inspection import Inspected, read_jwt
 from .options import as_client
 from .output import busy, err, out, plain, span

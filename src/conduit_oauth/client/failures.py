@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import TransportError
+from ..identity.tls import MALFORMED, is_malformed
 from ..masking import mask
 from .network import Journey, is_local
 from .proxies import Proxy
@@ -70,11 +71,14 @@ def _tls_failure(url: str, error: ssl.SSLError) -> TransportError:
     import ssl
 
     if isinstance(error, ssl.SSLCertVerificationError):
+        advice = (
+            "If an authority of your own signed it, set ca_file (or SSL_CERT_FILE) to that authority's certificate. "
+            "`conduit-oauth doctor` shows the certificate."
+        )
         return TransportError(
             url,
             f"the server's certificate is refused ({error.verify_message})",
-            "If an authority of your own signed it, set ca_file (or SSL_CERT_FILE) to that authority's certificate. "
-            "`conduit-oauth doctor` shows the certificate.",
+            MALFORMED if is_malformed(error) else advice,
             retryable=False,
         )
     return TransportError(

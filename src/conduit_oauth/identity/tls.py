@@ -122,6 +122,16 @@ class TlsFiles:
             raise _unusable(error) from None
 
 
+# What OpenSSL's X509_V_FLAG_X509_STRICT finds, which Python sets since 3.13.
+_NOT_STRICT = range(80, 95)
+MALFORMED = "It is not as RFC 5280 has it, which Python insists on since 3.13: have its authority issue it anew."
+
+
+def is_malformed(error: ssl.SSLCertVerificationError) -> bool:
+    """Whether a certificate is refused for its form, whoever signed it."""
+    return error.verify_code in _NOT_STRICT
+
+
 # The contexts that are in use, by what they were made of: each takes 25 ms and a megabyte.
 _made: WeakValueDictionary[tuple[object, ...], ssl.SSLContext] = WeakValueDictionary()
 _making = LockOfProcess()
