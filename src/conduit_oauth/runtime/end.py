@@ -8,17 +8,18 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable
 
-_acts: list[Callable[[], None]] = []
+_act: Callable[[], None] | None = None
 
 
 def at_end(act: Callable[[], None]) -> None:
-    """Have `act` called when the process ends."""
-    _acts.append(act)
+    """Have `act` called when the process ends; there is one."""
+    global _act
+    _act = act
 
 
 def _run() -> None:
-    for act in _acts:
-        act()
+    if _act is not None:
+        _act()
 
 
 atexit.register(_run)

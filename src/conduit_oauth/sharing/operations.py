@@ -11,7 +11,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from ..clock import elapsed
 from ..runtime.landing import Flag
@@ -89,55 +89,14 @@ class Operations:
 
         `is_next` where others wait for what it stores. Raises `StoreError`.
         """
-        answer: list[T] = []
-        errors: list[StoreError] = []
-        # Whoever takes it first decides whether the answer is late.
-        turn = [True]
-        begun, done = Flag(), Flag()
-
-        def is_first() -> bool:
-            try:
-                return turn.pop()
-            except IndexError:
-                return False
-
-        def ask() -> None:
-            begun.set()
-            started = elapsed()
-            try:
-                found = work(self._store)
-                self._learn(elapsed() - started)
-                if is_first():
-                    answer.append(found)
-                elif late is not None:
-                    late(found)
-            except StoreError as error:
-                errors.append(error)
-            except Exception as error:  # a defect in a user's own store is no worse than its being down
-                errors.append(StoreError(f"broke down with {type(error).__name__}"))
-            finally:
-                done.set()
-
+        operation = _Operation(work, self._store, self._learn, late)
         if queued:
             self._enter(seconds, is_next=is_next)
         try:
-            try:
-                _thread.start_new_thread(ask, ())
-            except RuntimeError:
-                ask()
-            # A process that gets no processor is not to blame the store for that.
-            begun.wait(_STARVED)
-            patiently(done, seconds)
-            if not done.is_set() and is_first():
-                raise StoreError(f"no answer within {seconds:.2g} s")
-            # Perhaps it came just now.
-            done.wait(seconds)
+            return operation.answer(seconds)
         finally:
             if queued:
                 self._exit()
-        if answer:
-            return answer[0]
-        raise errors[0] if errors else StoreError("no answer")
 
     def _enter(self, seconds: float, *, is_next: bool) -> None:
         """Wait for one's turn, while others get theirs. Raises `StoreError` where nobody does."""
@@ -168,6 +127,67 @@ class Operations:
         # One stall says little of what the next operation takes.
         seconds = min(seconds, self.farthest / _PATIENCE)
         self._cost = seconds if self._cost == 0.0 else self._cost + (seconds - self._cost) / 8
+
+
+class _Operation(Generic[T]):
+    """One operation, on a thread of its own."""
+
+    def __init__(
+        self,
+        work: Callable[[TokenStore], T],
+        store: TokenStore,
+        learn: Callable[[float], object],
+        late: Callable[[T], object] | None,
+    ) -> None:
+        self._work = work
+        self._store = store
+        self._learn = learn
+        self._late = late
+        self._answers: list[T] = []
+        self._errors: list[StoreError] = []
+        # Whoever takes it first decides whether the answer is late.
+        self._turn = [True]
+        self._begun, self._done = Flag(), Flag()
+
+    def answer(self, seconds: float) -> T:
+        """The answer, within `seconds`. Raises `StoreError`."""
+        try:
+            _thread.start_new_thread(self._ask, ())
+        except RuntimeError:
+            self._ask()
+        # A process that gets no processor is not to blame the store for that.
+        self._begun.wait(_STARVED)
+        patiently(self._done, seconds)
+        if not self._done.is_set() and self._is_first():
+            raise StoreError(f"no answer within {seconds:.2g} s")
+        # Perhaps it came just now.
+        self._done.wait(seconds)
+        if self._answers:
+            return self._answers[0]
+        raise self._errors[0] if self._errors else StoreError("no answer")
+
+    def _ask(self) -> None:
+        self._begun.set()
+        started = elapsed()
+        try:
+            found = self._work(self._store)
+            self._learn(elapsed() - started)
+            if self._is_first():
+                self._answers.append(found)
+            elif self._late is not None:
+                self._late(found)
+        except StoreError as error:
+            self._errors.append(error)
+        except Exception as error:  # a defect in a user's own store is no worse than its being down
+            self._errors.append(StoreError(f"broke down with {type(error).__name__}"))
+        finally:
+            self._done.set()
+
+    def _is_first(self) -> bool:
+        try:
+            return self._turn.pop()
+        except IndexError:
+            return False
 
 
 def patiently(flag: Flag, seconds: float) -> None:
