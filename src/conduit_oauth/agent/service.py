@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ..errors import ConfigurationError
 from ..identity.sources import read_text
 from ..serving.access import Access
-from ..serving.listening import access_of, serve
+from ..serving.listening import Address, access_of, serve
 from .keeper import Agent
 from .metrics import Metrics
 from .web import make_app
@@ -38,27 +38,13 @@ async def run_agent(agent: Agent, metrics: Metrics, on_ready: Callable[[list[str
             logger.warning("bearer_unreadable: %s", error)
             return Access(own, secrets.token_hex())
 
-    def reload() -> None:
-        try:
-            agent.providers.reload()
-        except ConfigurationError as error:
-            logger.warning("providers_not_reloaded: %s", error)
-            notify(f"STATUS=Not reloaded: {error}")
-            return
-        if agent.config.listen != config.listen:
-            logger.warning("listen_unchanged: restart the agent to have it listen elsewhere")
-        notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}", "STATUS=")
-        # Else it is told when the first tokens are there.
-        if agent.settled.is_set():
-            notify("READY=1")
-
     tasks: list[asyncio.Task[None]] = []
 
     def ready(where: list[str]) -> None:
         agent.start()
         tasks.append(asyncio.create_task(_tell(agent, lambda: on_ready(where))))
 
-    loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, reload))
+    loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, _reload, agent, config.listen))
     try:
         await serve(make_app(agent, metrics, tcp), config.listen, ready)
     finally:
@@ -67,6 +53,22 @@ async def run_agent(agent: Agent, metrics: Metrics, on_ready: Callable[[list[str
             task.cancel()
         if tasks:
             await asyncio.to_thread(agent.close)
+
+
+def _reload(agent: Agent, listen: tuple[Address, ...]) -> None:
+    """Read the file anew; `listen` is where the agent listens."""
+    try:
+        agent.providers.reload()
+    except ConfigurationError as error:
+        logger.warning("providers_not_reloaded: %s", error)
+        notify(f"STATUS=Not reloaded: {error}")
+        return
+    if agent.config.listen != listen:
+        logger.warning("listen_unchanged: restart the agent to have it listen elsewhere")
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}", "STATUS=")
+    # Else it is told when the first tokens are there.
+    if agent.settled.is_set():
+        notify("READY=1")
 
 
 def _bearer(agent: Agent) -> str | None:

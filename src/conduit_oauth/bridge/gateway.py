@@ -165,30 +165,37 @@ class Gateway:
                 problem = f"it answers {answer.status}"
             except OAuthError as error:
                 return failure(question, str(error))
-            except aiohttp.ClientConnectorCertificateError as error:
-                reason = (
-                    getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
-                )
-                return failure(question, f"the certificate of {self._host} is refused ({reason})")
-            except aiohttp.ClientConnectorSSLError as error:
-                return failure(question, f"TLS with {self._host} fails ({_cause(error)})")
-            except aiohttp.ClientHttpProxyError as error:
-                return failure(question, f"{self._proxy} does not connect ({error.status})")
-            except aiohttp.ClientProxyConnectionError:
-                problem = f"{self._proxy} is down"
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                problem = type(error).__name__
             except (aiohttp.ClientError, OSError) as error:
-                if isinstance(error, ssl.SSLError):
-                    # In TLS 1.3 a server refuses the client's certificate after the handshake.
-                    return failure(question, f"TLS with {self._host} fails ({error.reason or 'no reason given'})")
-                if not question.is_repeatable:
-                    return failure(question, f"the answer was lost on the way ({type(error).__name__})")
-                problem = type(error).__name__
+                problem, is_final = self._problem_of(error, question)
+                if is_final:
+                    return failure(question, problem)
             attempt += 1
             if time.monotonic() + pause > give_up_at:
                 return failure(question, f"the gateway cannot be reached ({problem})")
             await asyncio.sleep(pause)
+
+    def _problem_of(self, error: Exception, question: Question) -> tuple[str, bool]:
+        """What keeps a question from its answer, and whether another try is of no use."""
+        match error:
+            case aiohttp.ClientConnectorCertificateError():
+                cause = error.certificate_error
+                reason = getattr(cause, "verify_message", "") or type(cause).__name__
+                return f"the certificate of {self._host} is refused ({reason})", True
+            case aiohttp.ClientConnectorSSLError():
+                return f"TLS with {self._host} fails ({_cause(error)})", True
+            case aiohttp.ClientHttpProxyError():
+                return f"{self._proxy} does not connect ({error.status})", True
+            case aiohttp.ClientProxyConnectionError():
+                return f"{self._proxy} is down", False
+            case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+                return type(error).__name__, False
+            case ssl.SSLError():
+                # In TLS 1.3 a server refuses the client's certificate after the handshake.
+                return f"TLS with {self._host} fails ({error.reason or 'no reason given'})", True
+            case _ if not question.is_repeatable:
+                return f"the answer was lost on the way ({type(error).__name__})", True
+            case _:
+                return type(error).__name__, False
 
     async def _begun(self, question: Question) -> aiohttp.ClientResponse:
         """The answer, once it begins. Raises what aiohttp does, and `TimeoutError`."""

@@ -100,6 +100,17 @@ def of_resource(url: str, answer: Response, token: AccessToken, *, is_mcp: bool)
         if challenge is None and not told:
             advice = "This may be a filter in front of the resource, not the resource: ask who runs it."
         return bad(step, "forbidden", said + because, advice)
+    if answer.status >= 300:
+        return _of_status(step, said, because, answer)
+    kind = answer.headers.get("content-type", "nothing").partition(";")[0].strip().lower()
+    if is_mcp and kind not in ("application/json", "text/event-stream"):
+        problem = f"{said} with {mask(kind, ())}, which is no answer of an MCP server"
+        return bad(step, "not-mcp", problem, "It may be a login page: check the URL, and what stands in front of it.")
+    return good(step, f"{url} takes the token ({answer.status})")
+
+
+def _of_status(step: str, said: str, because: str, answer: Response) -> Diagnosis:
+    """What a status of 300 and above says that has nothing to do with the token."""
     if answer.status == 404:
         return bad(step, "resource-not-there", said, "The token is good and the URL is not: check its path.")
     if 300 <= answer.status < 400:
@@ -109,12 +120,5 @@ def of_resource(url: str, answer: Response, token: AccessToken, *, is_mcp: bool)
         return bad(
             step, "resource-in-trouble", said + because, "The token is good, the resource is not: ask its operator."
         )
-    if answer.status >= 400:
-        return warning(
-            step, "resource-odd", said + because, "It took the token, not the question: a real client may do better."
-        )
-    kind = answer.headers.get("content-type", "nothing").partition(";")[0].strip().lower()
-    if is_mcp and kind not in ("application/json", "text/event-stream"):
-        problem = f"{said} with {mask(kind, ())}, which is no answer of an MCP server"
-        return bad(step, "not-mcp", problem, "It may be a login page: check the URL, and what stands in front of it.")
-    return good(step, f"{url} takes the token ({answer.status})")
+    advice = "It took the token, not the question: a real client may do better."
+    return warning(step, "resource-odd", said + because, advice)

@@ -77,19 +77,8 @@ def place_of(url: str, timeout: float) -> Place:
         path = parts.path if kind != "sentinel" else "/" + parts.path.strip("/").partition("/")[2]
         first = f"{user}@{hosts.split(',')[0]}" if user else hosts.split(",")[0]
         plain = urlunsplit((scheme, first, path, urlencode(said, doseq=True), ""))
-        settings: dict[str, Any] = cast("Any", connections).parse_url(plain)
-        settings.pop("host", None)
-        settings.pop("port", None)
-        settings |= {"retry": Retry(NoBackoff(), 0)}
-        for name, value in _limits(timeout).items():
-            settings.setdefault(name, value)
-        _look_elsewhere_for_password(settings, ours, unquote(user.partition(":")[0]))
-        is_secure = settings.pop("connection_class", Connection) is SSLConnection
-        connection = SecureConnection if is_secure else StoreConnection
-        # It names what redis-py does not know, before anybody connects.
-        probe = connection(**{name: value for name, value in settings.items() if name not in _OF_POOLS})
-        if isinstance(probe, SecureConnection):
-            probe.context()
+        settings = _settings(plain, timeout, ours, unquote(user.partition(":")[0]))
+        connection = _checked_connection(settings)
     except OSError as error:
         problem = f"names certificates that cannot be used ({error})"
         raise ConfigurationError(
@@ -108,6 +97,28 @@ def place_of(url: str, timeout: float) -> Place:
         raise ConfigurationError("store", f"has {named[0]} and no Sentinel", "Use redis+sentinel://.")
     ((host, port),) = servers
     return Place(partial(_single, host, port, connection, settings), prefix)
+
+
+def _settings(url: str, timeout: float, ours: dict[str, str], user: str) -> dict[str, Any]:
+    """Those of redis-py's connections. Raises `ValueError` for what it does not take."""
+    settings: dict[str, Any] = cast("Any", connections).parse_url(url)
+    settings.pop("host", None)
+    settings.pop("port", None)
+    settings |= {"retry": Retry(NoBackoff(), 0)}
+    for name, value in _limits(timeout).items():
+        settings.setdefault(name, value)
+    _look_elsewhere_for_password(settings, ours, user)
+    return settings
+
+
+def _checked_connection(settings: dict[str, Any]) -> type[StoreConnection]:
+    """The class of the connections. One that is made names what redis-py does not know, before anybody connects."""
+    is_secure = settings.pop("connection_class", Connection) is SSLConnection
+    connection = SecureConnection if is_secure else StoreConnection
+    probe = connection(**{name: value for name, value in settings.items() if name not in _OF_POOLS})
+    if isinstance(probe, SecureConnection):
+        probe.context()
+    return connection
 
 
 def _limits(timeout: float) -> dict[str, Any]:
