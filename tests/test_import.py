@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +77,15 @@ def test_every_public_object_is_documented() -> None:
     assert len(public) > 12
     members = [value for thing in public for name, value in vars(thing).items() if callable(value) and name[0] != "_"]
     assert [thing for thing in [*public, *members] if not thing.__doc__] == []
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parent.parent / "bench").glob("*.py")), ids=lambda file: file.stem
+)
+def test_a_benchmark_imports_what_there_is(file: Path) -> None:
+    """They run seldom, and in an environment of their own."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "conduit_oauth":
+            for each in node.names:
+                if not hasattr(importlib.import_module(node.module or ""), each.name):
+                    importlib.import_module(f"{node.module}.{each.name}")
