@@ -186,6 +186,9 @@ class Flight(Boarding):
         if self.hurry.is_set():
             # Cut short: it says nothing of the server.
             return None
+        if isinstance(outcome, InvalidTokenResponse):
+            # No wrong URL, where it gave tokens before: to us or, for all we know, to others of the fleet.
+            outcome.retryable = control.history.landed_at is not None or (share is not None and self._failures == 0)
         is_cut = isinstance(outcome, TransportError) and seconds >= budget > 0
         if is_cut:
             # By the deadline of the callers: it says nothing of the endpoint, and less than the failure before.
@@ -197,9 +200,6 @@ class Flight(Boarding):
 
     def _weighed(self, error: OAuthError, share: Share | None, gate: Gate, held: AccessToken, *, is_cut: bool) -> float:
         """Tell others of what failed, as far as it concerns them; the seconds until the next attempt."""
-        if isinstance(error, InvalidTokenResponse):
-            # No wrong URL, where it gave tokens before: to us or, for all we know, to others of the fleet.
-            error.retryable = self._control.history.landed_at is not None or (share is not None and self._failures == 0)
         left = self.deadline - self._clock()
         pause = pause_after(error, self._failures, jitter(), left)
         self._failures += 1
