@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NoReturn
 
 import pytest
@@ -161,6 +162,28 @@ def test_a_fault_of_this_machine_is_known_to_this_process_alone(tier: Tier, cloc
     assert there.admit() is None
     there.failed(DOWN, 0.0, 30.0)
     assert isinstance(Gate(tier, Tier(MemoryStore(clock), 0.05, remote=False), URL).admit(), Refused)
+
+
+def test_a_shared_record_is_for_those_who_know_the_endpoint(tier: Tier, clock: FakeClock) -> None:
+    store = MemoryStore(clock)
+    shared = Tier(store, 0.05, remote=False)
+    gate = Gate(shared, tier, URL)
+    assert gate.admit() is None
+    gate.failed(DOWN, 0.0, 30.0)
+    other = Tier(MemoryStore(clock), 0.05, remote=False)
+    refused = Gate(shared, other, URL).admit()
+    assert isinstance(refused, Refused)
+    assert str(refused.error) == str(DOWN)
+    ((key, row),) = store._rows.items()
+    assert row.value is not None
+    for said in (b"as.example", b"refuses", b"failures"):
+        assert said not in row.value
+        assert said.decode() not in key
+    # What was written by who does not know it, or is put back with another end, is a miss.
+    row.expires += 60
+    assert Gate(shared, other, URL).admit() is None
+    row.value = json.dumps({"url": URL, "problem": "is forged", "failures": 1}).encode()
+    assert Gate(shared, other, URL).admit() is None
 
 
 def test_a_store_that_breaks_down_meanwhile_stops_nobody(tier: Tier, clock: FakeClock) -> None:

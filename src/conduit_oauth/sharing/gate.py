@@ -12,7 +12,7 @@ import json
 import math
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..clock import jitter
 from ..errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenRequestError, TransportError
@@ -21,6 +21,9 @@ from ..refusals import Explanation
 from ..runtime.landing import Flag
 from ..stores import NOTHING, Entry, Known
 from .tier import Tier
+
+if TYPE_CHECKING:
+    from .sealing import Seal
 
 # Seconds for which the count of failures outlives its pause, so that the next failure is not taken for the first.
 MEMORY = 60.0
@@ -84,12 +87,14 @@ class Gate:
         "_seen",
         "_shared",
         "_tier",
+        "_url",
     )
 
     def __init__(self, shared: Tier | None, local: Tier, url: str, forgiven_for: float = math.inf) -> None:
         self._shared = shared
         self._tier = self._local = local
-        self._key = "endpoint-2-" + hashlib.sha256(url.encode()).hexdigest()[:32]
+        self._url = url.encode()
+        self._key = "endpoint-3-" + hashlib.sha256(self._url).hexdigest()[:32]
         self._seen = self._lease = self._failures = 0
         self._generation = self._owner = ""
         self._now = 0.0
@@ -115,7 +120,7 @@ class Gate:
     def _refusal(self, tier: Tier) -> Refused | None:
         """Why `tier` says not to ask now; how often the endpoint failed is remembered."""
         entry = tier.claim(self._key, NOTHING, 0.0)
-        said = _said(entry)
+        said = _said(entry, self._seal(tier))
         self._seen = 0 if entry is None or entry.value is None else entry.fence
         self._generation = "" if entry is None else entry.generation
         self._failures = 0 if said is None else said["failures"]
@@ -153,6 +158,8 @@ class Gate:
         lease, generation = self._lease, self._generation
         # By the store's clock as it was when the lease was granted, which is just now.
         end = self._now + pause + MEMORY
+        if (seal := self._seal(self._tier)) is not None:
+            said = seal.close(said, generation, lease, end)
         self._tier.call(self._key, lambda store: store.write(self._key, said, lease, end, generation))
         self.leave()
         return pause
@@ -166,6 +173,14 @@ class Gate:
             if tier is not None:
                 tier.waiting.discard(id(self))
 
+    def _seal(self, tier: Tier) -> Seal | None:
+        """What closes the record of a store, for all who know the URL; this process's own memory needs none."""
+        if tier is self._local:
+            return None
+        from .sealing import Seal
+
+        return Seal(self._url, b"", "endpoint", pepper=b"endpoint")
+
     def _take(self) -> bool:
         self._owner = secrets.token_hex(8)
         known = Known(self._generation, self._seen)
@@ -175,10 +190,14 @@ class Gate:
         return self._lease != 0
 
 
-def _said(entry: Entry | None) -> dict[str, Any] | None:
+def _said(entry: Entry | None, seal: Seal | None) -> dict[str, Any] | None:
     """What a record says; None where there is none, or one that nobody of ours wrote."""
+    if entry is None or (plain := entry.value) is None:
+        return None
+    if seal is not None:
+        plain = seal.open(plain, entry.generation, entry.fence, entry.expires)
     try:
-        said: dict[str, Any] = json.loads(entry.value) if entry is not None and entry.value is not None else {}
+        said: dict[str, Any] = {} if plain is None else json.loads(plain)
         said = {"at": math.inf, "demanded": False, **said}
         return said if 0 < said["failures"] <= MOST_FAILURES and said["at"] <= math.inf else None
     except (ValueError, TypeError, KeyError, RecursionError):
