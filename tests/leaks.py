@@ -38,10 +38,11 @@ class Traces:
 
     def left(self) -> list[str]:
         """What there is more by now."""
+        if self._found():
+            # A provider that a test only dropped ends with its collection.
+            gc.collect()
         give_up_at = time.monotonic() + _PATIENCE
         while (found := self._found()) and time.monotonic() < give_up_at:
-            # A provider that a test only dropped ends with its collection, once no thread of it is left.
-            gc.collect()
             # Neither a thread of `_thread` nor a process of somebody's child can be waited for.
             time.sleep(0.01)
         return found
