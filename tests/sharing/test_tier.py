@@ -133,7 +133,7 @@ class TestBounds:
         stand_still(monkeypatch, clock)
         # Far more than operations take here.
         tier = Tier(SqliteStore(tmp_path / "tokens.sqlite3"), 5.0)
-        user = object()
+        user = User()
         tier.join(user)
         try:
             assert tier.call("key", lambda _: "answer") == "answer"
@@ -678,19 +678,23 @@ class TestNews:
         assert teller.told == 1
 
 
+class User:
+    """Who uses a tier."""
+
+
 class TestThread:
     @pytest.fixture
-    def user(self, store: Store) -> Iterator[tuple[Tier, object]]:
-        tier, user = Tier(store, 5.0), object()
+    def user(self, store: Store) -> Iterator[tuple[Tier, User]]:
+        tier, user = Tier(store, 5.0), User()
         tier.join(user)
         yield tier, user
         tier.part(user)
 
     def test_it_begins_with_the_first_call_and_ends_with_the_last_user(
-        self, user: tuple[Tier, object], store: Store
+        self, user: tuple[Tier, User], store: Store
     ) -> None:
         tier, first = user
-        second = object()
+        second = User()
         tier.join(second)
         assert tier.call("key", lambda _: "answer") == "answer"
         thread = tier._thread
@@ -706,12 +710,25 @@ class TestThread:
         tier.join(first)
         assert tier.call("key", lambda _: "answer") == "answer"
 
+    def test_one_who_is_gone_without_a_word_is_no_user(self, user: tuple[Tier, User]) -> None:
+        tier, first = user
+        other = User()
+        tier.join(other)
+        assert tier.call("key", lambda _: "answer") == "answer"
+        thread = tier._thread
+        assert thread is not None
+        del other
+        gc.collect()
+        tier.part(first)
+        thread.join(10)
+        assert not thread.is_alive()
+
     def test_without_users_there_is_none(self, tier: Tier) -> None:
         assert tier.call("key", lambda _: "answer") == "answer"
         assert tier._thread is None
 
     def test_in_one_process_there_is_none(self, store: Store) -> None:
-        tier, user = Tier(store, 5.0, remote=False), object()
+        tier, user = Tier(store, 5.0, remote=False), User()
         tier.join(user)
         tier.start()
         assert tier._thread is None
@@ -720,7 +737,7 @@ class TestThread:
         assert tier.up
 
     def test_where_none_can_be_had_one_goes_on_without_the_store(
-        self, user: tuple[Tier, object], monkeypatch: pytest.MonkeyPatch
+        self, user: tuple[Tier, User], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         tier, _ = user
         monkeypatch.setattr(tier_module, "patiently", lambda flag, seconds: None)

@@ -281,6 +281,7 @@ class Process:
                 credentials=Credentials("Kx7vQ2mZp9RtY4wLs8Ng3B6c"), memory=SimpleNamespace()
             ),
             identity=lambda: b"identity",
+            credential_version=tuple,
             transport=None,
             sent=0,
             fetch=self._fetch,

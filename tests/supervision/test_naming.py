@@ -248,3 +248,18 @@ def test_a_file_may_name_several_resources(tmp_path: Path) -> None:
     )
     with TokenProviders(file) as providers:
         assert providers["billing"].origins == ("https://one.example", "https://two.example")
+
+
+def test_the_end_closes_also_what_was_replaced_and_what_the_file_names_no_more(
+    make_providers: Make, settings: dict[str, Any], file: Path
+) -> None:
+    providers = make_providers(file)
+    before = [providers["billing"], providers["crm"]]
+    file.write_text(toml(settings["token_endpoint"], billing="timeout = 5"), encoding="utf-8")
+    providers.reload()
+    assert providers["billing"] is not before[0]
+    assert "crm" not in providers
+    providers.close()
+    for provider in before:
+        with pytest.raises(ProviderClosedError):
+            provider.get_token()

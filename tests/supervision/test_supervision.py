@@ -15,13 +15,20 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from conduit_oauth import Health, OAuthError
+from conduit_oauth import Event, Health, OAuthError
 from conduit_oauth.client.requester import Requester
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import FakeClock, Said
 from tests.supervision.conftest import Make, toml
 
 Settings = dict[str, Any]
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Write it as a tool for secrets does: nobody reads half of it."""
+    other = file.with_suffix(".new")
+    other.write_text(text)
+    other.replace(file)
 
 
 def test_what_is_in_use_stays_warm_though_nobody_calls(
@@ -155,8 +162,29 @@ def test_a_refusal_is_forgotten_when_its_file_changes(
             assert changed.wait(20)
             assert provider.state().last_error is not None
             changed.clear()
-            secret.write_text(text)
+            replace_text(secret, text)
         assert changed.wait(20)
+        assert provider.control.held() is not None
+
+
+def test_a_secret_that_changes_while_the_one_before_is_refused_is_used_at_once(
+    make_providers: Make, settings: Settings, authorization_server: AuthorizationServer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("wrong")
+    received = threading.Event()
+
+    def observer(event: Event) -> None:
+        if event.name == "token_request_failed":
+            # The refusal is here, and nobody has looked at the file since.
+            replace_text(secret, authorization_server.client_secret)
+        elif event.name == "token_received":
+            received.set()
+
+    with make_providers({"billing": {**settings, "client_secret": secret, "observer": observer}}) as providers:
+        provider = providers["billing"]
+        # Without a look at the file, it is asked for again after 30 seconds.
+        assert received.wait(20)
         assert provider.control.held() is not None
 
 

@@ -149,6 +149,7 @@ class Flight(Boarding):
         while not pause_on(self.hurry, max(0.0, pause)):
             with control.lock:
                 epoch, held = control.life.epoch, control.life.token
+            control.history.credential_version = control.requester.credential_version()
             found = self._clearance(share, gate, held)
             if isinstance(found, AccessToken):
                 if self._adopted(found, epoch):

@@ -34,6 +34,8 @@ class History:
     landed_at: float | None = None
     failed_at: float | None = None
     failure: OAuthError | None = None
+    # The version of the credential's files as they were before the latest attempt read them.
+    credential_version: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

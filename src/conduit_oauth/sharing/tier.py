@@ -41,7 +41,8 @@ class Tier(Upkeep):
         self._thread: threading.Thread | None = None
         # The one that was told to end.
         self._ending: threading.Thread | None = None
-        self._users: set[int] = set()
+        # Who is gone without a word uses it no more.
+        self._users: weakref.WeakSet[object] = weakref.WeakSet()
         # Who waits for another process's answer.
         self.waiting: set[int] = set()
         self._pepper: bytes | None = None
@@ -150,12 +151,12 @@ class Tier(Upkeep):
     def join(self, user: object) -> None:
         """Have the tier's thread for a user more."""
         with self._lock:
-            self._users.add(id(user))
+            self._users.add(user)
 
     def part(self, user: object) -> None:
         """End the thread with the last user, whatever still holds the tier: the frames of a failed request may."""
         with self._lock:
-            self._users.discard(id(user))
+            self._users.discard(user)
             if not self._users and self._thread is not None:
                 self._closed.set()
                 self._ending, self._thread = self._thread, None

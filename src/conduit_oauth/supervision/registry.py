@@ -93,9 +93,10 @@ class TokenProviders(Resident):
         elif isinstance(providers, Mapping):
             self._settings = from_mapping(providers, given)
         self._looked_at = clock()
-        # In the order of use; and every provider that is alive, also those that only the program still holds.
+        # In the order of use; the latest of each name, and all that were made, also those that only the program holds.
         self._wards: OrderedDict[str, Ward] = OrderedDict()
         self._alive: weakref.WeakValueDictionary[str, TokenProvider] = weakref.WeakValueDictionary()
+        self._made: weakref.WeakSet[TokenProvider] = weakref.WeakSet()
         self._supervisor = Supervisor(
             self._wards,
             self._lock,
@@ -185,7 +186,7 @@ class TokenProviders(Resident):
         """End the supervision, close every provider, then the connections."""
         self._closed = True
         self._supervisor.end()
-        for provider in list(self._alive.values()):
+        for provider in list(self._made):
             provider.close()
         self._transport.shut()
 
@@ -273,11 +274,13 @@ class TokenProviders(Resident):
     def _provider(self, name: str) -> TokenProvider:
         given: dict[str, Any] = {"http_client": self._transport, **self._settings[name]}
         try:
-            return TokenProvider(name=name, **given)
+            provider = TokenProvider(name=name, **given)
         except ConfigurationError as error:
             raise error.within(f"providers.{name}") from None
         except TypeError as error:  # no client_id
             raise ConfigurationError(f"providers.{name}", str(error), "Add the setting that is missing.") from None
+        self._made.add(provider)
+        return provider
 
     def _look_at_file(self) -> float:
         """Read the file anew where it changed; the seconds until the next look."""

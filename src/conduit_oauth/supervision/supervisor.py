@@ -244,7 +244,7 @@ class Supervisor:
                 error = ward.provider.state().last_error
                 refused = error is not None and not error.retryable
                 ward.refusals = ward.refusals + 1 if refused else 0
-                ward.refused_with = ward.provider.control.requester.credential_version() if refused else None
+                ward.refused_with = ward.provider.control.history.credential_version if refused else None
                 rest = min(REFUSAL_CAP, REFUSAL * 2.0 ** min(ward.refusals - 1, 16))
                 self._schedule(name, ward, self._clock() + rest if refused else -math.inf)
             self._wake.set()
