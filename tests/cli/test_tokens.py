@@ -163,9 +163,17 @@ def test_a_profile_names_a_key_and_a_place_of_it(
 
 def test_a_revoked_token_is_forgotten(run: Run, authorization_server: AuthorizationServer) -> None:
     token = run("token").stdout
-    assert run("revoke").returncode == 0
+    revoked = run("revoke")
+    assert revoked.returncode == 0
+    assert revoked.stderr == ""
     assert run("token").stdout != token
     assert len(authorization_server.token_requests) == 2
+
+
+def test_who_revokes_a_new_token_is_told_of_it(run: Run) -> None:
+    revoked = run("revoke")
+    assert revoked.returncode == 0
+    assert revoked.stderr == "No valid token was found in the cache: a new one was revoked.\n"
 
 
 def test_a_cache_that_was_cleared_holds_no_token(run: Run, authorization_server: AuthorizationServer) -> None:

@@ -55,12 +55,12 @@ class Options(NamedTuple):
     profile: str | None = None
     config: Path | None = None
 
-    def provider(self, patience: float | None = None) -> TokenProvider:
+    def provider(self, patience: float | None = None, **defaults: Any) -> TokenProvider:
         """The provider that the settings describe. Its calls wait for `patience` seconds, unless they say otherwise.
 
-        Raises `ConfigurationError`.
+        `defaults` are further settings, for those that nothing else says. Raises `ConfigurationError`.
         """
-        merged = self.merged()
+        merged = {**defaults, **self.merged()}
         if patience is None and sys.stderr.isatty():
             patience = PATIENCE_AT_A_TERMINAL
         if patience is not None:

@@ -19,6 +19,9 @@ from .profile import Options
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ask for a new token, also where a valid one is kept.")]
 Variable = Annotated[str, typer.Option(help="Environment variable that holds the token.", metavar="NAME")]
 
+# Seconds.
+_PATIENCE_WITH_THE_CACHE = 0.5
+
 
 @as_client
 def token(
@@ -73,10 +76,14 @@ def revoke(options: Options) -> None:
     \b
     conduit-oauth revoke --profile billing
     """
-    with options.provider() as provider, busy("Revoking the token"):
-        # From the cache. Where it holds none, there is no other way to know that than to ask for one.
+    # The token of the cache is meant: a cache that is slow is worth more than a call that does not wait.
+    with options.provider(store_timeout=_PATIENCE_WITH_THE_CACHE) as provider, busy("Revoking the token"):
+        # Where it holds none, there is no other way to know that than to ask for one.
         provider.get_token()
+        is_new = provider.state().counts.tokens > 0
         provider.revoke()
+    if is_new:
+        err.print("No valid token was found in the cache: a new one was revoked.", soft_wrap=True)
 
 
 def _token(provider: TokenProvider, *, fresh: bool) -> tuple[str, ProviderState]:
