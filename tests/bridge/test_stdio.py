@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,7 +17,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from conduit_oauth.bridge.events import ServerEvent, server_events
+from conduit_oauth import TokenProvider
+from conduit_oauth.bridge.events import ServerEvent, TooLargeError, server_events
+from conduit_oauth.bridge.exchange import Answer, Question, reason_of
+from conduit_oauth.bridge.gateway import Gateway
+from conduit_oauth.bridge.mirror import Mirror
 from conduit_oauth.bridge.stdio import split_lines
 from conduit_oauth.testing import AuthorizationServer
 from tests.bridge.scripted import VERSION, Exchange, Script, ScriptedGateway, result
@@ -161,6 +166,82 @@ def test_events_are_those_of_the_whole_however_they_are_cut(pieces: list[bytes])
         return [event async for event in server_events(cut(parts), 1000)]
 
     assert asyncio.run(read(pieces)) == asyncio.run(read([b"".join(pieces)]))
+
+
+@pytest.mark.parametrize("piece", [b"data:\n", b"data: ab\n", b"ab"])
+def test_the_pieces_of_an_event_are_bounded_however_small_they_are(piece: bytes) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield piece
+
+    async def read() -> None:
+        async for _ in server_events(endless(), 100_000):
+            pass
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLargeError):
+            asyncio.run(read())
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1_000_000
+
+
+@pytest.mark.parametrize("said", [b"retry: 0", b"retry: 1", b"retry: 99999999"])
+def test_how_soon_a_stream_is_resumed_is_bounded(said: bytes) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        yield said + b"\n\n"
+
+    async def read() -> list[float | None]:
+        return [event.retry async for event in server_events(stream(), 1000)]
+
+    (retry,) = asyncio.run(read())
+    assert retry is not None
+    assert 0.1 <= retry <= 60.0
+
+
+@pytest.mark.parametrize("left_by", [Answer.drain, reason_of])
+def test_a_body_of_no_interest_that_never_ends_is_left(
+    left_by: Callable[[Answer], Awaitable[object]],
+    authorization_server: AuthorizationServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("conduit_oauth.bridge.exchange._BODY", 0.05)
+    over = threading.Event()
+
+    def script(exchange: Exchange, _: dict[str, Any]) -> None:
+        exchange.begin_events()
+        exchange.event(b"{}")
+        over.wait(20)
+
+    async def ask(gateway: ScriptedGateway, provider: TokenProvider) -> None:
+        async with Gateway(provider) as way:
+            await left_by(await way.send(Question("POST", gateway.url, {}, json.dumps(PING).encode())))
+
+    with (
+        ScriptedGateway(script) as gateway,
+        TokenProvider("demo", "demo-secret", token_endpoint=authorization_server.token_endpoint()) as provider,
+    ):
+        asyncio.run(asyncio.wait_for(ask(gateway, provider), 10))
+        over.set()
+
+
+def test_tools_that_change_their_names_are_not_all_remembered() -> None:
+    schema = {"properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+    mirror = Mirror()
+    for number in range(3000):
+        mirror.hear_tools([{"name": f"tool-{number}", "inputSchema": schema}, {"name": f"plain-{number}"}])
+    mirror.hear_tools([{"name": "long" * 10_000, "inputSchema": schema}])
+    meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}
+
+    def headers(name: str) -> dict[str, str]:
+        parameters = {"_meta": meta, "name": name, "arguments": {"region": "eu"}}
+        return mirror.headers({"method": "tools/call", "params": parameters})
+
+    assert headers("tool-2999")["Mcp-Param-Region"] == "eu"
+    assert "Mcp-Param-Region" not in headers("tool-0")
+    assert "Mcp-Param-Region" not in headers("long" * 10_000)
 
 
 def test_an_id_that_is_used_again_has_both_answers(open_stdio: OpenStdio) -> None:

@@ -5,6 +5,7 @@ Invariant: an answer that is read to its end, or closed, leaves nothing open.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -21,6 +22,8 @@ from .messages import INTERNAL_ERROR, table
 SESSION = "mcp-session-id"
 LAST_EVENT = "last-event-id"
 VERSION = "mcp-protocol-version"
+# Seconds for a body that is of no interest to the client.
+_BODY = 30.0
 # How much of a refusal is looked at for what it refuses, and why.
 _LONGEST_REFUSAL = 4096
 # What may be asked again though an answer was lost: it changes nothing, or the same thing to the same value.
@@ -110,16 +113,19 @@ class Answer:
     async def peek(self, size: int) -> bytes:
         """The first bytes of the body, which stay in it; `size` of them at least, where there are so many."""
         if self._response is not None:
-            with contextlib.suppress(aiohttp.ClientError):
-                while len(self._body) < size and (chunk := await self._response.content.readany()):
-                    self._body += chunk
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with asyncio.timeout(_BODY):
+                    while len(self._body) < size and (chunk := await self._response.content.readany()):
+                        self._body += chunk
         return self._body
 
     async def drain(self) -> None:
-        """Read it to its end, so that whoever answers is not taken to have been left."""
-        with contextlib.suppress(aiohttp.ClientError):
-            async for _ in self.chunks():
-                pass
+        """Read it to its end, so that whoever answers is not taken to have been left; leave what has no end."""
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(_BODY):
+                async for _ in self.chunks():
+                    pass
+        self.close()
 
     def close(self) -> None:
         """Be done with it, whether it was read or not."""
@@ -149,14 +155,12 @@ async def tells_of_no_session(answer: Answer) -> bool:
 
 async def content_of(answer: Answer, largest: int) -> bytes:
     """A whole body. Raises `TooLargeError`."""
-    chunks: list[bytes] = []
-    size = 0
+    content = bytearray()
     async for chunk in answer.chunks():
-        size += len(chunk)
-        if size > largest:
+        content += chunk
+        if len(content) > largest:
             raise TooLargeError
-        chunks.append(chunk)
-    return b"".join(chunks)
+    return bytes(content)
 
 
 async def reason_of(answer: Answer) -> str:

@@ -13,6 +13,10 @@ from .messages import Message, table
 
 # How a tool's schema names a parameter that has a header of its own.
 MIRRORED = "x-mcp-header"
+# A gateway that names others each time does not have us keep them all.
+_MOST_TOOLS = 1000
+# Characters of a tool's name and of its parameters that have a header each.
+_LONGEST_TOOL = 8192
 _VERSION_IN_MESSAGE = "io.modelcontextprotocol/protocolVersion"
 
 
@@ -52,7 +56,13 @@ class Mirror:
         for tool in cast("list[object]", tools):
             name, schema = table(tool).get("name"), table(tool).get("inputSchema")
             if isinstance(name, str) and inbound.find_invalid_x_mcp_header(schema) is None:
-                self._tools[name] = inbound.x_mcp_header_map(schema)
+                self._tools.pop(name, None)
+                mapped = inbound.x_mcp_header_map(schema)
+                size = len(name) + sum(len(part) for path, header in mapped.items() for part in (*path, header))
+                if mapped and size <= _LONGEST_TOOL:
+                    self._tools[name] = mapped
+        while len(self._tools) > _MOST_TOOLS:
+            del self._tools[next(iter(self._tools))]
 
 
 def header_text(value: object) -> str | None:

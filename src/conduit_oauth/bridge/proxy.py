@@ -138,8 +138,7 @@ def _passed_on(headers: RawHeaders) -> dict[str, str]:
 
 async def _body(receive: Receive, largest: int, *, keep: bool) -> bytes | None:
     """The whole body, None for one that is too large or that ends early; nothing of it without `keep`."""
-    chunks: list[bytes] = []
-    size = 0
+    body, size = bytearray(), 0
     while True:
         message = await receive()
         chunk: bytes = message.get("body", b"")
@@ -147,9 +146,9 @@ async def _body(receive: Receive, largest: int, *, keep: bool) -> bytes | None:
         if size > largest or message["type"] == "http.disconnect":
             return None
         if keep:
-            chunks.append(chunk)
+            body += chunk
         if not message.get("more_body"):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return bytes(body)
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:

@@ -92,17 +92,17 @@ class _Writer:
 
 def split_lines(read: Callable[[], bytes], largest: int) -> Iterator[bytes | None]:
     """The lines of an input that `read` gives in pieces, None in place of one of more than `largest` bytes."""
-    kept: list[bytes] = []
-    size = 0
+    kept, size = bytearray(), 0
     while chunk := read():
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
-            yield None if size + len(piece) > largest else b"".join((*kept, piece))
-            kept, size = [], 0
+            yield None if size + len(piece) > largest else bytes(kept + piece)
+            kept.clear()
+            size = 0
         size += len(rest)
         if size > largest:
-            kept = []
-        elif rest:
-            kept.append(rest)
+            kept.clear()
+        else:
+            kept += rest
     if size:
-        yield None if size > largest else b"".join(kept)
+        yield None if size > largest else bytes(kept)

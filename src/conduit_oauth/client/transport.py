@@ -279,14 +279,12 @@ def _read(answer: Answer, url: str, give_up_at: float) -> bytes:
             "Switch compression off for this URL, at the server or at the proxy before it.",
             retryable=answer.status >= 500,
         )
-    chunks: list[bytes] = []
-    size = 0
+    content = bytearray()
     for chunk in answer.chunks:
-        size += len(chunk)
-        if size > MAX_BYTES:
+        content += chunk
+        if len(content) > MAX_BYTES:
             raise TransportError(url, f"the answer is larger than {MAX_BYTES} bytes")
         # An injected client's timeout counts from byte to byte: a server that drips would never meet it.
         if time.monotonic() > give_up_at:
             raise TimeoutError("the time of the exchange has ended")
-        chunks.append(chunk)
-    return b"".join(chunks)
+    return bytes(content)
