@@ -54,6 +54,12 @@ def test_programs_of_this_machine_have_tokens_by_the_unix_socket(
     assert agent.request("DELETE", "/tokens/billing", content="another").json()["access_token"] == fresh
 
 
+def test_who_sends_more_than_a_token_is_refused(serve: Serve) -> None:
+    service = serve(ONE)
+    refused = service.socket.request("DELETE", "/tokens/billing", content=b"a" * (1 << 21))
+    assert refused.status_code == 413
+
+
 def test_by_tcp_a_token_takes_the_agents_own_bearer(serve: Serve, tmp_path: Path) -> None:
     service = serve(ONE)
     assert httpx2.get(f"{service.url}/tokens/billing").status_code == 403

@@ -133,6 +133,12 @@ def test_the_admin_endpoint_is_not_for_web_pages(authorization_server: Authoriza
     assert rebound.status_code == 400
 
 
+@pytest.mark.parametrize("path", ["admin", "servers/demo/oauth/token", "servers/demo/oauth/revoke"])
+def test_a_request_that_is_too_long_is_refused(authorization_server: AuthorizationServer, path: str) -> None:
+    response = httpx2.post(f"{authorization_server.url}/{path}", content=b"a" * (1 << 21))
+    assert response.status_code == 413
+
+
 def test_a_killed_server_comes_back_on_its_port() -> None:
     with AuthorizationServer() as server:
         url, pid = server.url, server.pid

@@ -16,6 +16,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -25,6 +26,7 @@ from ..errors import ConfigurationError, OAuthError
 from ..lifecycle.state import Health
 from ..provider import TokenProvider
 from ..serving.access import Access
+from ..serving.bodies import BoundedBody
 from ..serving.formats import Format, formatted, issued, token_type
 from ..serving.listening import Application, Message, Receive, Send
 from .hooks import Trouble
@@ -62,7 +64,7 @@ class Pages:
     def routes(self) -> list[Route]:
         """Each path, and who answers there."""
         return [
-            Route("/tokens/{name:path}", self._token, methods=["GET", "DELETE"]),
+            Route("/tokens/{name:path}", self._token, methods=["GET", "DELETE"], middleware=[Middleware(BoundedBody)]),
             Route("/livez", _alive),
             Route("/readyz", self._ready),
             Route("/healthz", self._health),

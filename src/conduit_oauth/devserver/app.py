@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from ..errors import ConfigurationError
 from ..protocol.http import parse_json_object
+from ..serving.bodies import BoundedBody
 from .control import Control
 from .gateway import ProtectedMcp
 from .token_endpoint import TokenEndpoint
@@ -128,16 +129,17 @@ def make_app(base_url: str, host: str, clients: dict[str, str], order: dict[str,
     token = TokenEndpoint(control, mint, metadata.gateway_url)
     # On loopback a page in a browser must not reach us by a name of its own (DNS rebinding); elsewhere any name may.
     hosts = [*LOOPBACK_HOSTS, "[::1]"] if host in LOOPBACK_HOSTS else ["*"]
+    bounded = [Middleware(BoundedBody)]
     return Starlette(
         routes=[
-            Route("/servers/{id}/oauth/token", token.__call__, methods=["POST"]),
-            Route("/servers/{id}/oauth/introspect", token.introspect, methods=["POST"]),
-            Route("/servers/{id}/oauth/revoke", token.revoke, methods=["POST"]),
+            Route("/servers/{id}/oauth/token", token.__call__, methods=["POST"], middleware=bounded),
+            Route("/servers/{id}/oauth/introspect", token.introspect, methods=["POST"], middleware=bounded),
+            Route("/servers/{id}/oauth/revoke", token.revoke, methods=["POST"], middleware=bounded),
             Route("/servers/{id}/oauth/jwks", metadata.jwks),
             Route("/servers/{id}/mcp", mcp),
             Route("/.well-known/oauth-authorization-server/servers/{id}", metadata.of_server),
             Route("/.well-known/oauth-protected-resource/servers/{id}/mcp", metadata.of_resource),
-            Route("/admin", _Admin(control, new_control).answer, methods=["GET", "POST", "DELETE"]),
+            Route("/admin", _Admin(control, new_control).answer, methods=["GET", "POST", "DELETE"], middleware=bounded),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
         lifespan=lambda _: mcp.server.session_manager.run(),
