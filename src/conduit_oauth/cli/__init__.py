@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+_HELP = frozenset({"-h", "--help"})
+
 
 def main() -> None:
     """Run the command line and exit with its status."""
@@ -22,7 +24,7 @@ def main() -> None:
 
 def _without_framework(words: list[str]) -> int | None:
     """The exit status of a command that need not wait for the framework of the commands; None where it has to."""
-    if words[:1] not in (["token"], ["bridge"]):
+    if words[:1] not in (["token"], ["bridge"]) or not _HELP.isdisjoint(words):
         return None
     try:
         from ..errors import OAuthError
