@@ -192,9 +192,28 @@ class TestBounds:
         self, store: Store, tier: Tier, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert Tier(MemoryStore(), 5.0, remote=False).pepper() == b""
+        assert tier.pepper() == b""
         monkeypatch.setattr(store, "pepper", b"pepper", raising=False)
-        assert tier.pepper() == b"pepper"
+        tier = Tier(store, 5.0)
+        tier.watch(0.0)
+        # It came while nobody waited for it.
         monkeypatch.setattr(store, "pepper", b"another")
+        assert tier.pepper() == b"pepper"
+
+    def test_what_only_the_users_of_the_store_know_may_not_be_there_at_first(
+        self, store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(store: Store) -> bytes:
+            raise StoreError("its key cannot be read")
+
+        stand_still(monkeypatch, clock)
+        monkeypatch.setattr(Store, "pepper", property(broken), raising=False)
+        tier = Tier(store, 5.0)
+        tier.watch(0.0)
+        assert tier.up
+        assert tier.pepper() is None
+        clock.step(1.0)
+        monkeypatch.setattr(Store, "pepper", b"pepper")
         assert tier.pepper() == b"pepper"
 
 

@@ -155,9 +155,11 @@ class _Operation(Generic[T]):
             _thread.start_new_thread(self._ask, ())
         except RuntimeError:
             self._ask()
-        # A process that gets no processor is not to blame the store for that.
-        self._begun.wait(_STARVED)
         patiently(self._done, seconds)
+        if not self._begun.is_set():
+            # A process that gets no processor is not to blame the store for that.
+            self._begun.wait(_STARVED)
+            patiently(self._done, seconds)
         if not self._done.is_set() and self._is_first():
             raise StoreError(f"no answer within {seconds:.2g} s")
         # Perhaps it came just now.

@@ -45,7 +45,6 @@ class Tier(Upkeep):
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
         # Who waits for another process's answer.
         self.waiting: set[int] = set()
-        self._pepper: bytes | None = None
         enter(self, Rank.TIER)
 
     @property
@@ -68,14 +67,7 @@ class Tier(Upkeep):
         """
         if not self._remote:
             return work(self.store)
-        tell_end_of_thread()
-        if self._thread is None:
-            self.start()
-        # Only the first time does anybody wait: later it is known to be out of reach.
-        if not self._up and not self._tried.is_set():
-            patiently(self._tried, self._operations.first)
-            self._tried.set()
-        if not self._up or self._sick.left(key, elapsed()) > 0:
+        if not self._is_in_use() or self._sick.left(key, elapsed()) > 0:
             return None
         try:
             bound = self._operations.farthest if patient else self.bound
@@ -111,7 +103,8 @@ class Tier(Upkeep):
 
     def pepper(self) -> bytes | None:
         """What only the users of this store know, empty where anybody may; None where that cannot be told now."""
-        if self._pepper is None:
+        # The first probe may bring it.
+        if self._pepper is None and self._is_in_use() and self._pepper is None:
             self._pepper = self.call("", lambda store: getattr(store, "pepper", b""))
         return self._pepper
 
@@ -147,6 +140,17 @@ class Tier(Upkeep):
         self._closed.set()
         if self._is_ours:
             self.store.close()
+
+    def _is_in_use(self) -> bool:
+        """Whether the store is in use; the first time, when it is known."""
+        tell_end_of_thread()
+        if self._thread is None:
+            self.start()
+        # Only the first time does anybody wait: later it is known to be out of reach.
+        if not self._up and not self._tried.is_set():
+            patiently(self._tried, self._operations.first)
+            self._tried.set()
+        return self._up
 
     def join(self, user: object) -> None:
         """Have the tier's thread for a user more."""

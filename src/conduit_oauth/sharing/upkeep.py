@@ -5,6 +5,7 @@ Invariant: A key is blamed first, and the store only if nothing works. Each chan
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import secrets
@@ -63,6 +64,8 @@ class Upkeep(Resident):
         self._sick = Sick()
         self._clocks = Clocks()
         self._pinged = elapsed()
+        # What only the users of the store know, None as long as nobody asked for it.
+        self._pepper: bytes | None = None
         self._up = up
         self._is_in_doubt = False
         self._said_down = self._said_deaf = False
@@ -121,10 +124,18 @@ class Upkeep(Resident):
         # After a fault, a real lease: a store that is full, or a replica, answers reads and pings. At the start only a
         # look, and without a word of what it costs: that is a connection's.
         lease = 0.001 if self._said_down or self._sick else 0.0
+
+        def look(store: TokenStore, key: str) -> None:
+            store.claim(key, NOTHING, lease, key)
+            if self._pepper is None:
+                # While nobody waits for it yet. Who needs one that cannot be had is told of that.
+                with contextlib.suppress(Exception):
+                    self._pepper = getattr(store, "pepper", b"")
+
         for left in reversed(range(_PROBES)):
             key = f"probe-{secrets.token_hex(4)}"
             try:
-                self._ask(lambda store, key=key: store.claim(key, NOTHING, lease, key), self._operations.connecting)
+                self._ask(lambda store, key=key: look(store, key), self._operations.connecting)
                 return
             except StoreError:
                 if not left:
