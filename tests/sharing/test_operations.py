@@ -143,9 +143,11 @@ def test_a_few_are_at_the_store_at_once_and_the_rest_in_their_turn(
     asked = line.fill()
     later = line.ask("later")
     line.wait_for_queue(1, clock)
+    line.ask("last")
+    line.wait_for_queue(2, clock)
     # What others wait for goes first, and what is not queued at once.
     line.ask("next", is_next=True)
-    line.wait_for_queue(2, clock)
+    line.wait_for_queue(3, clock)
     assert line.operations.run(lambda _: "unqueued", 20.0, queued=False) == "unqueued"
     assert len(line.begun) == AT_ONCE
     line.end("first-0")
@@ -153,15 +155,17 @@ def test_a_few_are_at_the_store_at_once_and_the_rest_in_their_turn(
     line.wait_for(AT_ONCE + 1)
     line.end("next")
     line.wait_for(AT_ONCE + 2)
-    assert line.begun[AT_ONCE:] == ["next", "later"]
     line.end("later")
+    line.wait_for(AT_ONCE + 3)
+    assert line.begun[AT_ONCE:] == ["next", "later", "last"]
+    line.end("last")
     assert later.result(20) == "later"
     for number in range(1, AT_ONCE):
         line.end(f"first-{number}")
         asked[number].result(20)
     # Every turn was given back.
     asked = [line.ask(f"second-{number}") for number in range(AT_ONCE)]
-    line.wait_for(2 * AT_ONCE + 2)
+    line.wait_for(2 * AT_ONCE + 3)
 
 
 def test_where_nothing_was_ever_answered_nobody_queues(make_line: Callable[[float], Line], clock: WatchedClock) -> None:
