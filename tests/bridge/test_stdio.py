@@ -172,7 +172,8 @@ def test_events_are_those_of_the_whole_however_they_are_cut(pieces: list[bytes])
 def test_the_pieces_of_an_event_are_bounded_however_small_they_are(piece: bytes) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
-            yield piece
+            # A piece of its own each time, as from a socket.
+            yield bytes(bytearray(piece))
 
     async def read() -> None:
         async for _ in server_events(endless(), 100_000):
