@@ -180,18 +180,27 @@ def test_how_soon_a_stream_is_resumed_is_bounded(said: bytes) -> None:
     assert 0.1 <= retry <= 60.0
 
 
-@pytest.mark.parametrize("left_by", [Answer.drain, reason_of])
+@pytest.mark.parametrize(
+    ("left_by", "said", "limit"),
+    [
+        pytest.param(Answer.drain, b"{}", 0.05, id="an answer that never ends"),
+        pytest.param(reason_of, b"{}", 0.05, id="a refusal that never ends"),
+        pytest.param(Answer.drain, json.dumps(result(PING, {})).encode(), 30.0, id="a stream that goes on after it"),
+    ],
+)
 def test_a_body_of_no_interest_that_never_ends_is_left(
     left_by: Callable[[Answer], Awaitable[object]],
+    said: bytes,
+    limit: float,
     authorization_server: AuthorizationServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("conduit_oauth.bridge.exchange._BODY", 0.05)
+    monkeypatch.setattr("conduit_oauth.bridge.exchange._BODY", limit)
     over = threading.Event()
 
     def script(exchange: Exchange, _: dict[str, Any]) -> None:
         exchange.begin_events()
-        exchange.event(b"{}")
+        exchange.event(said)
         over.wait(20)
 
     async def ask(gateway: ScriptedGateway, provider: TokenProvider) -> None:

@@ -16,7 +16,7 @@ import aiohttp
 
 from ..masking import mask
 from ..protocol.http import parse_json_object
-from .events import TooLargeError
+from .events import TooLargeError, server_events
 from .messages import INTERNAL_ERROR, table
 
 SESSION = "mcp-session-id"
@@ -24,6 +24,10 @@ LAST_EVENT = "last-event-id"
 VERSION = "mcp-protocol-version"
 # Seconds for a body that is of no interest to the client.
 _BODY = 30.0
+# Seconds in which a stream of events ends after the answer in it, or is left.
+_AFTER_ANSWER = 0.5
+# Bytes of an event in it.
+_LARGEST_EVENT = 1 << 20
 # How much of a refusal is looked at for what it refuses, and why.
 _LONGEST_REFUSAL = 4096
 # What may be asked again though an answer was lost: it changes nothing, or the same thing to the same value.
@@ -120,9 +124,17 @@ class Answer:
         return self._body
 
     async def drain(self) -> None:
-        """Read it to its end, so that whoever answers is not taken to have been left; leave what has no end."""
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-            async with asyncio.timeout(_BODY):
+        """Read it to its end, so that whoever answers is not taken to have been left; leave what has no end.
+
+        A stream of events may go on after the answer that it was begun for.
+        """
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, TooLargeError):
+            async with asyncio.timeout(_BODY) as limit:
+                if self.is_stream:
+                    async for event in server_events(self.chunks(), _LARGEST_EVENT):
+                        if {"result", "error"} & (parse_json_object(event.data) or {}).keys():
+                            limit.reschedule(asyncio.get_running_loop().time() + _AFTER_ANSWER)
+                            break
                 async for _ in self.chunks():
                     pass
         self.close()
