@@ -95,7 +95,7 @@ class ResourceServer:
             "path": request.url.path,
             "authorization": request.headers.get("authorization"),
             "dpop": request.headers.get("dpop"),
-            "body": (await request.body()).decode(),
+            "body": (await request.body()).decode("utf-8", "backslashreplace"),
             "headers": dict(request.headers),
             "query": request.url.query,
         }

@@ -21,6 +21,16 @@ def expanded(path: Path) -> Path:
         return path
 
 
+def is_there(path: Path) -> bool:
+    """Whether this user can come to something at `path`. `Path.exists` raises where it cannot be told."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_file(path: Path) -> bool:
+    """Whether this user can come to a file at `path`. `Path.is_file` raises where it cannot be told."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def path_in_file(text: str, folder: Path, field: str) -> Path:
     """The path that a file of settings in `folder` names, with `${NAME}` and `~` put in.
 
@@ -32,6 +42,8 @@ def path_in_file(text: str, folder: Path, field: str) -> Path:
             raise ConfigurationError(field, f"names the variable {found[1]}, which is not set", "Set it.")
         return said
 
+    if "\0" in text:
+        raise ConfigurationError(field, "has a NUL, which no path can have", "Take it out.")
     return folder / expanded(Path(_VARIABLE.sub(value, text)))
 
 

@@ -168,12 +168,13 @@ class TokenProvider(TokenHolder):
         with undisturbed():
             from .client.requester import Requester
             from .client.transport import SharedTransport, transport_of
-            from .client.validation import check_shareable, client_config, seconds, token_type
+            from .client.validation import check_functions, check_shareable, client_config, seconds, token_type
             from .identity.credentials import Credentials
             from .identity.tls import tls_files
             from .protocol.dpop import Dpop
             from .sharing.tier import tier_of
 
+        check_functions(clock=clock, observer=observer)
         self._tls = tls_files(client_certificate, ca_file, private_key_password)
         config = client_config(
             client_id=client_id,

@@ -85,12 +85,25 @@ def test_the_gateway_that_the_settings_name_leads_to_the_token_endpoint(
     assert "jsonrpc" in done.stdout
 
 
+def test_a_body_is_sent_as_the_bytes_that_were_typed(run: Run, resource_server: ResourceServer) -> None:
+    # No UTF-8, as a terminal of another code page has it.
+    done = run("request", "POST", f"{resource_server.url}/echo", "-d", "a\udcffb")
+    assert json.loads(done.stdout)["body"] == r"a\xffb"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["GET", "ftp://gateway.example"], "URL"),
         (["GET", "http://gateway.example"], "https"),
-        (["GET", "http://127.0.0.1:1/", "-H", "no-colon"], "no-colon"),
+        (["GET", "http://127.0.0.1:1/", "-H", "no-colon"], "header: has no name before a colon"),
+        (["GET", "http://127.0.0.1:1/", "-H", "X: a\nb"], "header: 'X' has a character"),
+        (["GET", "http://127.0.0.1:1/", "-H", "X: \u00e9"], "header: 'X' has a character"),
+        (["GET", "http://127.0.0.1:1/", "-H", "X Y: a"], "header: 'X Y' has a character"),
+        (["GET", "http://127.0.0.1:1/", "-H", "Content-Length: 5"], "header: Content-Length"),
+        (["GE T", "http://127.0.0.1:1/"], "method: 'GE T'"),
+        (["GET", "http://[::1"], "url: 'http://[::1'"),
+        (["GET", "http://127.0.0.1:1/", "--output", "x" * 300], "output: "),
         (["GET", "http://127.0.0.1:1/", "-H", "Authorization: Basic x"], "Authorization"),
     ],
 )

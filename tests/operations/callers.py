@@ -1,6 +1,6 @@
 """MCP clients of the official SDK that call a tool once a second, until stdin ends; prints what they saw, as JSON.
 
-The arguments are the URL and how many clients there are.
+Before that it prints a line, once each of them has a session. The arguments are the URL and how many clients there are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskStatus
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
@@ -37,10 +38,18 @@ async def call(session: ClientSession, number: int) -> str:
     return "" if [getattr(each, "text", "") for each in said] == [str(number + 1)] else str(result)
 
 
-async def client(url: str, number: int, ended: anyio.Event, heard: Heard) -> None:
+async def client(
+    url: str,
+    number: int,
+    ended: anyio.Event,
+    heard: Heard,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
     """One session, as long as it lasts."""
     async with streamable_http_client(url) as (reads, writes), ClientSession(reads, writes) as session:
         await session.initialize()
+        task_status.started()
         while not ended.is_set():
             began = time.monotonic()
             if wrong := await call(session, number):
@@ -56,7 +65,8 @@ async def main(url: str, clients: int) -> None:
     heard, ended = Heard(), anyio.Event()
     async with anyio.create_task_group() as group:
         for number in range(clients):
-            group.start_soon(client, url, number, ended, heard)
+            await group.start(client, url, number, ended, heard)
+        print("begun", flush=True)
         await anyio.to_thread.run_sync(sys.stdin.read)
         ended.set()
     print(json.dumps(vars(heard)))

@@ -166,6 +166,9 @@ class Callers:
                 text=True,
             )
         )
+        assert self._callers.stdout is not None
+        # Nothing happens to clients that do not call yet.
+        assert self._callers.stdout.readline() == "begun\n"
         self.restarts = 0
 
     def restart(self) -> None:

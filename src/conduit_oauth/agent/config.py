@@ -40,6 +40,8 @@ from ..settings import Settings, table_of
 _AGENT = frozenset({"listen", "socket_mode", "socket_group", "local_token_file", "allow_host", "expose", "outputs"})
 _OUTPUT = frozenset({"provider", "file", "directory", "format", "mode", "owner", "group", "run"})
 PROVIDER = "{provider}"
+# Users and groups have 32 bits, of which -1 stands for none (chown(2)).
+_MOST_IDENTITIES = (1 << 32) - 1
 # In bytes (unix(7)).
 _LONGEST_SOCKET = 107
 
@@ -215,7 +217,7 @@ def _output(said: object, index: int, folder: Path) -> Output:
         mode=_mode(_text(table, "mode", place) or "0600", f"{place}.mode"),
         uid=_identity(owner, lambda name: pwd.getpwnam(name).pw_uid, f"{place}.owner"),
         gid=_group(table, "group", place),
-        command=_resolved(command, folder),
+        command=_resolved(command, folder, f"{place}.run"),
     )
 
 
@@ -233,20 +235,25 @@ def _group(table: dict[str, Any], name: str, place: str = "agent") -> int:
     return _identity(_text(table, name, place), lambda group: grp.getgrnam(group).gr_gid, f"{place}.{name}")
 
 
-def _resolved(command: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """A program that is named by a path is found from the file, as every path is."""
+def _resolved(command: tuple[str, ...], folder: Path, place: str) -> tuple[str, ...]:
+    """A program that is named by a path is found from the file, as every path is. Raises `ConfigurationError`."""
+    if any("\0" in word for word in command):
+        raise ConfigurationError(place, "has a NUL, which no argument can have", "Take it out.")
     if not command or "/" not in command[0]:
         return command
-    return str(path_in_file(command[0], folder, "agent.outputs.run")), *command[1:]
+    return str(path_in_file(command[0], folder, place)), *command[1:]
 
 
 def _identity(name: str | None, lookup: Callable[[str], int], place: str) -> int:
     if name is None:
         return -1
     try:
-        return int(name) if name.isdecimal() else lookup(name)
-    except KeyError:
-        raise ConfigurationError(place, f"{name!r} is not known on this machine", "Name one that is.") from None
+        number = int(name) if name.isdecimal() else lookup(name)
+    except (KeyError, ValueError):  # no such name; one with a NUL
+        number = -1
+    if not 0 <= number < _MOST_IDENTITIES:
+        raise ConfigurationError(place, f"{name!r} is not known on this machine", "Name one that is.")
+    return number
 
 
 def _known(table: dict[str, Any], names: frozenset[str], place: str) -> None:

@@ -81,7 +81,8 @@ async def _tell(agent: Agent, on_ready: Callable[[], object]) -> None:
     await asyncio.to_thread(agent.settled.wait)
     on_ready()
     notify("READY=1")
-    limit = int(os.environ.get("WATCHDOG_USEC") or 0) / 1e6
+    said = os.environ.get("WATCHDOG_USEC", "")
+    limit = int(said) / 1e6 if said.isdecimal() else 0.0
     while limit:
         await asyncio.sleep(limit / 2)
         notify("WATCHDOG=1")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..places import expanded
+from ..places import expanded, is_file
 from .profile import PREFIX, SETTINGS, Options
 
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ def read_arguments(arguments: Sequence[str], own: Sequence[str]) -> tuple[Option
     for name in _FILES:
         file = where.get(name) or os.environ.get(PREFIX + name.upper())
         # Standard input and pipes cannot be read again.
-        if file and not expanded(Path(file)).is_file():
+        if file and not is_file(expanded(Path(file))):
             raise Unusual(name)
     rest = {name: given.pop(name) for name in own if name in given}
     return Options(given, profile=given.pop("profile", None), **where), rest

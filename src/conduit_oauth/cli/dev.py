@@ -68,6 +68,8 @@ def dev_server(
     order = {"latency": latency, "lifetime": lifetime, "faults": faults, "resources": resources}
     try:
         serve(DevServerConfig(host, port, client_id, secret, order), show)
+    except TypeError:  # the socket's, for a name that is none
+        raise ConfigurationError("host", f"{host!r} is no address", "Name one of this machine.") from None
     except OSError as error:
         raise ConfigurationError("port", f"{host}:{port}: {error.strerror}", "Choose another with --port.") from None
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError
-from ..places import config_folder, default_store, expanded
+from ..places import config_folder, default_store, expanded, is_file, is_there
 from ..provider import TokenProvider
 from ..settings import CREDENTIALS, Settings, read_table, read_toml, table_of
 
@@ -129,7 +129,7 @@ class Options(NamedTuple):
             if self.named:
                 raise
             return {}
-        if not path.exists() and self.config is None:
+        if not is_there(path) and self.config is None:
             if self.named:
                 raise ConfigurationError(
                     "profile",
@@ -159,7 +159,7 @@ def names_of_profiles(config: Path | None) -> list[str]:
     """The names of the profiles, for the completion of a shell: none where the file cannot be read."""
     try:
         path = Options({}, config=config).path
-        return list(profiles_in(path)) if path.is_file() else []
+        return list(profiles_in(path)) if is_file(path) else []
     except ConfigurationError:
         return []
 
@@ -185,7 +185,7 @@ def _prompt() -> str:
 
 def _secret_in(path: Path) -> str | Path:
     """A file, to be read anew for each request; what is in a pipe (`<(…)`), which can be read once only."""
-    return path if path.is_file() or not path.exists() else read_secret(path)
+    return path if is_file(path) or not is_there(path) else read_secret(path)
 
 
 def read_secret(path: Path | None) -> str:

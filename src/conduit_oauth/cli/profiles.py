@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ..errors import ConfigurationError
 from ..masking import clean
-from ..places import expanded
+from ..places import expanded, is_there
 from ..protocol.grant import is_scope
 from ..protocol.urls import parse_secure_url
 from ..provider import TokenProvider
@@ -114,7 +114,7 @@ def list_profiles(config: Config = None, as_json: AsJson = False) -> None:
     """
     path = Options({}, config=config).path
     rows: list[dict[str, Any]] = []
-    for name, said in profiles_in(path).items() if path.exists() else ():
+    for name, said in profiles_in(path).items() if is_there(path) else ():
         settings = table_of(said, f"profiles.{name}")
         where = next((settings[key] for key, _ in _WHERE if key in settings), "")
         rows.append(
@@ -243,7 +243,7 @@ def _check(name: str, said: dict[str, Any], secret: str | None, folder: Path) ->
 
 
 def _document(path: Path) -> tuple[Path, tomlkit.TOMLDocument]:
-    return path, read_toml(path, "config", tomlkit.parse) if path.exists() else tomlkit.document()
+    return path, read_toml(path, "config", tomlkit.parse) if is_there(path) else tomlkit.document()
 
 
 def _save(path: Path, document: tomlkit.TOMLDocument) -> None:
@@ -251,7 +251,7 @@ def _save(path: Path, document: tomlkit.TOMLDocument) -> None:
     target = path.resolve()
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
+        mode = stat.S_IMODE(target.stat().st_mode) if is_there(target) else 0o600
         # Made anew, under a name that nobody can guess and lay a link at.
         number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         draft = Path(name)

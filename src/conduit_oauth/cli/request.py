@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -25,8 +26,8 @@ from ..client.transport import CONNECT_TIMEOUT
 from ..errors import ConfigurationError, TransportError
 from ..identity.tls import trusted
 from ..masking import clean
-from ..places import expanded
-from ..protocol.http import parse_retry_after
+from ..places import expanded, is_there
+from ..protocol.http import is_http_token, parse_retry_after
 from ..protocol.pauses import backoff
 from .exits import REFUSED
 from .options import as_client
@@ -34,6 +35,8 @@ from .output import busy, err, out, plain
 from .profile import Options
 from .streams import OutputError
 
+# The authorization is this command's, and how a body is framed the HTTP client's.
+_OURS = frozenset({"authorization", "content-length", "transfer-encoding"})
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _LONGEST_PAUSE = 60.0
 # Seconds between two parts of an answer.
@@ -72,6 +75,9 @@ def request(
     """
     if data is not None and as_json is not None:
         raise ConfigurationError("--json", "cannot be used together with --data", "Pass one of them.")
+    address = _address(url)
+    if not is_http_token(method):
+        raise ConfigurationError("method", f"{method!r} is no method", "Use GET, POST, PUT, PATCH, DELETE or another.")
     headers = httpx2.Headers([_header(line) for line in header or ()])
     content = _body(data if as_json is None else as_json)
     if as_json is not None:
@@ -79,7 +85,7 @@ def request(
         headers.setdefault("Accept", "application/json, text/event-stream")
     elif content is not None:
         headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
-    proxy = proxy_for(url)
+    proxy = proxy_for(str(address))
     with (
         _writable(output) as file,
         options.provider() as provider,
@@ -92,7 +98,7 @@ def request(
             )
         ) as client,
     ):
-        outgoing = client.build_request(method.upper(), url, headers=headers, content=content)
+        outgoing = client.build_request(method.upper(), address, headers=headers, content=content)
         # Before the time for the answer begins.
         with busy("Waiting for a token", provider.control.progress):
             provider.get_token()
@@ -128,8 +134,6 @@ def _answer(
             answer.close()
             problem = str(answer.status_code)
             asked = parse_retry_after(answer.headers.get("retry-after"), time.time())
-        except httpx2.InvalidURL:
-            raise ConfigurationError("url", "is none that can be asked", f"Check {url}.") from None
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             failure = failure_of(url, error, journey, proxy)
             # Of what never had a connection, nothing can have been done.
@@ -149,7 +153,7 @@ def _writable(output: Path | None) -> Generator[BinaryIO | None]:
     if output is None:
         yield None
         return
-    existed = output.exists()
+    existed = is_there(output)
     try:
         file = output.open("ab")
     except OSError as error:
@@ -225,17 +229,29 @@ def _head(answer: httpx2.Response) -> str:
 def _header(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     if not colon or not name.strip():
-        raise ConfigurationError("header", f"{name!r} is no header", "Write 'Name: value'.")
-    if name.strip().lower() == "authorization":
-        raise ConfigurationError("header", "Authorization is what this command sets", "Use curl for one of your own.")
-    return name.strip(), value.strip()
+        raise ConfigurationError("header", "has no name before a colon", "Write 'Name: value'.")
+    name, value = name.strip(), value.strip()
+    if name.lower() in _OURS:
+        raise ConfigurationError("header", f"{name} is what this command sets", "Use curl for one of your own.")
+    # The value is not shown: it may be a secret.
+    if not is_http_token(name) or not value.isascii() or not value.replace("\t", " ").isprintable():
+        problem = f"{name!r} has a character that no header can have"
+        raise ConfigurationError("header", problem, "Use printable ASCII, and no space in a name.")
+    return name, value
+
+
+def _address(url: str) -> httpx2.URL:
+    try:
+        return httpx2.URL(url)
+    except (httpx2.InvalidURL, UnicodeError):
+        raise ConfigurationError("url", f"{url!r} is none that can be asked", "Give an absolute https URL.") from None
 
 
 def _body(text: str | None) -> bytes | None:
     if text is None:
         return None
     if not text.startswith("@"):
-        return text.encode()
+        return os.fsencode(text)
     try:
         with sys.stdin.buffer if text == "@-" else expanded(Path(text[1:])).open("rb") as file:
             content = file.read(_LONGEST_BODY + 1)

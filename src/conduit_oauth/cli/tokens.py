@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigurationError
 from ..identity.sources import public_environment
 from ..lifecycle.state import ProviderState
 from ..provider import TokenProvider
@@ -56,6 +57,10 @@ def execute(
     \b
     conduit-oauth exec --variable GATEWAY_TOKEN -- ./sync.sh --all
     """
+    if not command[0]:
+        raise ConfigurationError("command", "is empty", "Name a program to run.")
+    if not variable or "=" in variable:
+        raise ConfigurationError("variable", f"{variable!r} cannot be the name of a variable", "Name another.")
     with options.provider() as provider:
         value, _ = _token(provider, fresh=fresh)
     sys.stdout.flush()

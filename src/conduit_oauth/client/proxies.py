@@ -111,7 +111,7 @@ def _names(place: str, host: str, port: int) -> bool:
     name, colon, number = place.rpartition(":")
     if not colon:
         name = place
-    elif not number.isdigit() or int(number) != port:
+    elif number != str(port):
         return False
     name = name.strip("[]")
     if name.startswith(("*.", ".")):

@@ -55,7 +55,7 @@ def _grant_form(signing: Signing, parameters: list[tuple[str, str]]) -> Form:
 def _version(file: Path) -> tuple[int, int, int] | None:
     try:
         status = file.stat()
-    except OSError:
+    except (OSError, ValueError):  # a path with a NUL
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
 

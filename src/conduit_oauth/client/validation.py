@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from ..errors import ConfigurationError
 from ..identity.credentials import Credentials
-from ..identity.sources import Source
+from ..identity.sources import Source, check_encodable
 from ..protocol.client_auth import METHODS, TLS_METHODS, usable_methods
 from ..protocol.discovery import derive_token_endpoint
 from ..protocol.dpop import Dpop
 from ..protocol.grant import is_scope
+from ..protocol.http import is_http_token
 from ..protocol.urls import is_private, origins_of_token, parse_secure_url
 from .config import ClientConfig
 
 _WELL_KNOWN = re.compile(r"/\.well-known/(?:oauth-authorization-server|openid-configuration)")
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[\x21-\x7e]+\Z")
-# RFC 9110 §5.6.2.
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}\Z")
 # What says who the client is, and what is in the request.
 _PROTOCOL_HEADERS = frozenset(
     {"accept", "accept-encoding", "authorization", "connection", "content-length", "content-type", "cookie", "dpop"}
@@ -97,6 +96,13 @@ def client_config(
         insecure_hosts=insecure,
         step_up_to=_step_up_to(step_up_to),
     )
+
+
+def check_functions(**settings: object) -> None:
+    """Raise `ConfigurationError` for one that is given and cannot be called."""
+    for name, value in settings.items():
+        if value is not None and not callable(value):
+            raise ConfigurationError(name, "cannot be called", "Pass a function.")
 
 
 def check_shareable(config: ClientConfig, dpop: Dpop | None) -> None:
@@ -177,9 +183,13 @@ def _resources(resource: object) -> tuple[str, ...] | None:
 
 def seconds(value: object, field: str, *, at_least: float = 0.0) -> float:
     """A finite length of time of at least `at_least` seconds; raises `ConfigurationError`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < at_least:
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < at_least:
         raise ConfigurationError(field, f"is not a number of seconds of at least {at_least:g}", "Pass seconds.")
-    return float(value)
+    return number
 
 
 def _step_up_to(value: object) -> bool | str:
@@ -200,11 +210,12 @@ def token_type(value: object) -> str | None:
 def _text(value: object, field: str, advice: str) -> None:
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(field, "is missing or empty", advice)
+    check_encodable(value, field)
 
 
 def _credentials(credentials: Credentials, method: str | None, *, certified_client: bool) -> None:
     """One credential, of a type that can be read, for a method that can use it."""
-    if method is not None and method not in METHODS:
+    if method is not None and not (isinstance(method, str) and method in METHODS):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError("token_endpoint_auth_method", "is unknown", f"Use one of {', '.join(METHODS)}.")
     given = _given(credentials, "client_secret", "private_key", "client_assertion")
     exchanged = _given(credentials, "assertion", "subject_token")
@@ -240,17 +251,24 @@ def _given(credentials: Credentials, *names: str) -> dict[str, object]:
 
 
 def _extra(parameters: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    for name, value in parameters.items():
+    for name, value in _mapping(parameters, "extra_parameters"):
         if name in _PROTOCOL_PARAMETERS:
             raise ConfigurationError("extra_parameters", f"holds {name}", "Pass it by its own argument.")
-        if not name or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not name or not isinstance(name, str) or not isinstance(value, str):
             raise ConfigurationError("extra_parameters", f"{name!r} is not text", "Pass a mapping of str to str.")
+        check_encodable(name + value, "extra_parameters")
     return tuple(parameters.items())
 
 
+def _mapping(value: object, field: str) -> ItemsView[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(field, "is no mapping", 'Pass {"name": "value"}.')
+    return cast("Mapping[Any, Any]", value).items()
+
+
 def _headers(headers: Mapping[str, Source]) -> tuple[tuple[str, Source], ...]:
-    for name, value in headers.items():
-        if not _HEADER_NAME.match(name):
+    for name, value in _mapping(headers, "token_request_headers"):
+        if not isinstance(name, str) or not is_http_token(name):
             raise ConfigurationError("token_request_headers", f"{name!r} is not the name of a header", "Check it.")
         if name.lower() in _PROTOCOL_HEADERS:
             raise ConfigurationError("token_request_headers", f"holds {name}", "That one is set by the protocol.")
@@ -260,8 +278,8 @@ def _headers(headers: Mapping[str, Source]) -> tuple[tuple[str, Source], ...]:
 
 
 def _insecure_hosts(hosts: Sequence[str]) -> frozenset[str]:
-    if isinstance(hosts, str):
-        raise ConfigurationError("insecure_hosts", "is one text", 'Pass a list: ["gateway.internal"].')
+    if isinstance(hosts, str) or not isinstance(hosts, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError("insecure_hosts", "is no list", 'Pass a list: ["gateway.internal"].')
     for host in hosts:
         if not isinstance(host, str) or not host or not is_private(host):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(

@@ -11,12 +11,14 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, OAuthError
 from ..places import expanded
 
 TYPE_CHECKING = False  # typing's is slow to import
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 # In characters: a key with its chain has some ten thousand.
 _LONGEST_FILE = 1 << 20
@@ -101,12 +103,19 @@ def read_text(source: Source | tuple[Source, Source] | None, name: str) -> str:
     """The text of a source. Raises `ConfigurationError` naming `name` where there is none."""
     value: object = source
     if callable(source):
-        value = source()
+        value = _called(source, name)
     elif isinstance(source, Path):
         value = _read_source(source, name)
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(name, "is missing or empty", f"Pass it as text, a Path or a callable as {name}.")
+    check_encodable(value, name)
     return value
+
+
+def check_encodable(text: str, name: str) -> None:
+    """Raise `ConfigurationError` naming `name` for half a surrogate pair: Python has it for bytes that are no UTF-8."""
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ConfigurationError(name, "is not UTF-8", "Give it in UTF-8.")
 
 
 def header_value(source: Source, name: str) -> str:
@@ -121,7 +130,7 @@ def header_value(source: Source, name: str) -> str:
 
 def read_key(source: KeySource | None, name: str = "private_key") -> str | Mapping[str, Any]:
     """The text (PEM or JSON) or the JWK of a key source. Raises `ConfigurationError` naming `name`."""
-    value = source() if callable(source) else source
+    value = _called(source, name) if callable(source) else source
     if isinstance(value, Mapping):
         return value
     return read_text(value, name)
@@ -145,7 +154,7 @@ def read_material(source_of: Callable[[str], Any]) -> bytes:
 
 
 def read_file(path: Path, longest: int = _LONGEST_FILE) -> str:
-    """The text of a file of `longest` characters at most. Raises `OSError` and `UnicodeDecodeError`."""
+    """The text of a file of `longest` characters at most. Raises `OSError`, and `ValueError` for other bytes."""
     # Without the mark that editors and shells of Windows begin a file with.
     with expanded(path).open(encoding="utf-8-sig") as file:
         text = file.read(longest + 1)
@@ -154,9 +163,18 @@ def read_file(path: Path, longest: int = _LONGEST_FILE) -> str:
     return text
 
 
+def _called(source: Callable[[], T], name: str) -> T:
+    try:
+        return source()
+    except OAuthError:
+        raise
+    except Exception as error:  # its words may hold a secret
+        raise ConfigurationError(name, f"its callable raised {type(error).__name__}", "Mend the callable.") from None
+
+
 def _read_source(path: Path, name: str) -> str:
     try:
         # What an editor or `echo` leaves at the end of a line is not part of a secret.
         return read_file(path).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8; a path with a NUL
         raise ConfigurationError(name, f"cannot be read ({error})", "Name a readable text file.") from None

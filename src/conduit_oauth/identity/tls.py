@@ -7,15 +7,15 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from weakref import WeakValueDictionary
 
 from ..errors import ConfigurationError
-from ..places import expanded
+from ..places import expanded, is_file
 from ..runtime.process import LockOfProcess, undisturbed
 from .sources import Source, read_text
 
@@ -141,15 +141,24 @@ def tls_files(
     certificate: tuple[str | Path, str | Path] | None, authorities: str | Path | None, password: Source | None
 ) -> TlsFiles:
     """What the settings `client_certificate`, `ca_file` and `private_key_password` say. Raises `ConfigurationError`."""
+    pair = cast("object", certificate)
+    if pair is not None and (not isinstance(pair, tuple | list) or len(cast("Sized", pair)) != 2):
+        raise ConfigurationError("client_certificate", "is not two files", "Pass (certificate, key).")
     files = TlsFiles(
-        certificate and ClientCertificate(*(expanded(Path(file)) for file in certificate)),
-        None if authorities is None else expanded(Path(authorities)),
+        certificate and ClientCertificate(*(_path(file, "client_certificate") for file in certificate)),
+        None if authorities is None else _path(authorities, "ca_file"),
         partial(read_text, password, "private_key_password") if password else None,
     )
     if files.is_set:
         # Loaded once here, so that a wrong file is an error at construction.
         files.context()
     return files
+
+
+def _path(file: object, field: str) -> Path:
+    if not isinstance(file, str | Path) or "\0" in str(file):
+        raise ConfigurationError(field, "is no path", "Pass text or a Path.")
+    return expanded(Path(file))
 
 
 def trusted() -> ssl.SSLContext:
@@ -179,7 +188,7 @@ def _platform_context() -> ssl.SSLContext:
             if variable == "SSL_CERT_FILE":
                 _check_that_it_ends(Path(path))
         paths = ssl.get_default_verify_paths()
-        if files or sys.platform in ("darwin", "win32") or not Path(paths.openssl_cafile).is_file():
+        if files or sys.platform in ("darwin", "win32") or not is_file(Path(paths.openssl_cafile)):
             # It knows where else a platform may keep its authorities.
             import httpx2
 

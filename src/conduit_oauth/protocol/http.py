@@ -13,6 +13,8 @@ from typing import Any, Literal, NoReturn, cast
 from ..masking import mask, redact
 from ..refusals import REGISTERED_ERRORS
 
+# RFC 9110 §5.6.2: the name of a header or a method.
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
 
 
@@ -41,6 +43,11 @@ class Response:
     status: int
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(repr=False)
+
+
+def is_http_token(text: str) -> bool:
+    """Whether `text` can be the name of a header or a method; `token` in RFC 9110 §5.6.2."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 def parse_json_object(content: bytes) -> dict[str, Any] | None:

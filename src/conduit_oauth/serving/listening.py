@@ -71,7 +71,7 @@ def parse_address(text: str) -> Address:
             raise ConfigurationError("listen", "names no path", _ADVICE)
         return Address(path=Path(text.removeprefix("unix:")))
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+    if not colon or not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise ConfigurationError("listen", f"{text!r} is no address", _ADVICE)
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from ..errors import ConfigurationError
 
@@ -117,6 +117,14 @@ class TokenStore(Protocol):
         ...
 
 
+def split(url: str) -> SplitResult:
+    """The parts of the URL of a store. Raises `ConfigurationError`, which does not show it: a password may be in it."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise ConfigurationError("store", "is no URL", "Write sqlite:///absolute/path, or redis://host:port.") from None
+
+
 def hide_password(url: str) -> str:
     """The URL of a store, to be shown: without the password that it may hold."""
     scheme, separator, rest = url.partition("://")
@@ -138,7 +146,7 @@ def open_store(url: str, timeout: float) -> TokenStore | None:
     own. `timeout` is how many seconds an
     operation may take before it is given up; who asks may wait less. Raises `ConfigurationError`.
     """
-    scheme = urlsplit(url).scheme.lower()
+    scheme = split(url).scheme.lower()
     try:
         if scheme == "memory":
             return None

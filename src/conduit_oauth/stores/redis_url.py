@@ -20,6 +20,7 @@ from redis.sentinel import Sentinel
 
 from ..errors import ConfigurationError
 from ..identity.sources import Source, from_environment, read_text
+from . import split
 from .redis_connection import MasterConnection, SecureConnection, SecureMasterConnection, StoreConnection
 
 MakeClient = Callable[[], "redis.Redis | RedisCluster"]
@@ -62,7 +63,7 @@ class Password(redis.CredentialProvider):
 
 def place_of(url: str, timeout: float) -> Place:
     """What `url` says. Raises `ConfigurationError`; connects to nobody."""
-    parts = urlsplit(url)
+    parts = split(url)
     scheme, _, kind = parts.scheme.partition("+")
     scheme = scheme.replace("valkey", "redis")
     if kind not in ("", "sentinel", "cluster"):

@@ -6,11 +6,12 @@ import json
 import sqlite3
 import time
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ..clock import elapsed
 from ..errors import ConfigurationError
 from ..places import cache_folder
+from . import split
 from .row import LONGEST_VALUE, Row
 
 # Each release has the tables of its own format, so that an old one and a new one use one file side by side.
@@ -60,12 +61,14 @@ def read_void(text: str, now: float) -> dict[str, float]:
 
 def file_of(url: str) -> Path:
     """The file of `sqlite:///path`, or of `sqlite:` in the platform's cache directory. Raises `ConfigurationError`."""
-    parts = urlsplit(url)
+    parts = split(url)
     if parts.scheme.lower() != "sqlite" or parts.netloc or parts.query or parts.fragment:
         raise ConfigurationError("store", "is no sqlite URL", "Write sqlite:///absolute/path, or sqlite:.")
     if parts.path in ("", "/"):
         return cache_folder("store", "Set HOME, or write sqlite:///path.") / "tokens.sqlite3"
     path = unquote(parts.path)
+    if "\0" in path:
+        raise ConfigurationError("store", "names a file with a NUL in its name", "Name another.")
     # Four slashes, as SQLAlchemy has it, name an absolute path, too.
     return Path("/" + path.lstrip("/") if path.startswith("/") else path)
 
