@@ -279,6 +279,21 @@ def test_a_scope_list_is_read_as_the_scope_it_means() -> None:
     assert judge(good(scope=["a", "b"])).scope == "a b"
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("a  b\t", "a b"),
+        ("a \ud800 b\0c d", "a d"),
+        ('"a" b', "b"),
+        ("\ud800", ""),
+        ("a " * 100_000, "a " * 8191 + "a"),
+        (["a", "\x1b[31m", "b"], "a b"),
+    ],
+)
+def test_of_a_granted_scope_what_can_be_one_is_kept(said: object, kept: str) -> None:
+    assert judge(good(scope=said)).scope == kept
+
+
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_an_error_answer(status: int) -> None:
     body = {"error": "invalid_client", "error_description": "unknown\r\nclient", "error_uri": "https://as.example/e"}

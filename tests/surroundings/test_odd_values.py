@@ -49,6 +49,8 @@ def broken() -> str:
         ("token_request_headers", {"client_secret": "b", "token_request_headers": ["a"]}),
         ("token_request_headers", {"client_secret": "b", "token_request_headers": {1: "a"}}),
         ("timeout", {"client_secret": "b", "timeout": 10**400}),
+        ("timeout", {"client_secret": "b", "timeout": 1e10}),
+        ("refresh_ahead", {"client_secret": "b", "refresh_ahead": float("nan")}),
         ("clock", {"client_secret": "b", "clock": 5}),
         ("observer", {"client_secret": "b", "observer": 5}),
     ],

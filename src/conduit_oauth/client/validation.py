@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,8 @@ from ..protocol.http import is_http_token
 from ..protocol.urls import is_private, origins_of_token, parse_secure_url
 from .config import ClientConfig
 
+# In seconds, some thirty years: what waits takes no number of any size.
+_LONGEST_TIME = 1e9
 _WELL_KNOWN = re.compile(r"/\.well-known/(?:oauth-authorization-server|openid-configuration)")
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[\x21-\x7e]+\Z")
 # What says who the client is, and what is in the request.
@@ -182,14 +183,11 @@ def _resources(resource: object) -> tuple[str, ...] | None:
 
 
 def seconds(value: object, field: str, *, at_least: float = 0.0) -> float:
-    """A finite length of time of at least `at_least` seconds; raises `ConfigurationError`."""
-    try:
-        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number) or number < at_least:
-        raise ConfigurationError(field, f"is not a number of seconds of at least {at_least:g}", "Pass seconds.")
-    return number
+    """A length of time of at least `at_least` seconds, which a lock can wait for; raises `ConfigurationError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= _LONGEST_TIME:
+        problem = f"is not a number of seconds between {at_least:g} and {_LONGEST_TIME:g}"
+        raise ConfigurationError(field, problem, "Pass seconds.")
+    return float(value)
 
 
 def _step_up_to(value: object) -> bool | str:

@@ -20,6 +20,7 @@ Form = list[tuple[str, str]]
 
 # More than any server takes in a header.
 _LONGEST_TOKEN = 65_536
+_LONGEST_SCOPE = 16_384
 _ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")  # RFC 6749 A.12, less the blank: it goes into a header
 # RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
@@ -228,10 +229,15 @@ def _scope(url: str, body: dict[str, Any]) -> str | None:
     scope = body.get("scope")
     # Some servers send a list; the meaning is plain and the token is good.
     if isinstance(scope, list) and all(isinstance(item, str) for item in cast("list[Any]", scope)):
-        return " ".join(cast("list[str]", scope))
-    if scope is not None and not isinstance(scope, str):
+        scope = " ".join(cast("list[str]", scope))
+    if scope is None:
+        return None
+    if not isinstance(scope, str):
         raise InvalidTokenResponse(url, "scope", "is not a string")
-    return scope
+    if len(scope) > _LONGEST_SCOPE:
+        scope = scope[:_LONGEST_SCOPE].rpartition(" ")[0]
+    # What is no name of a scope is not a reason to refuse the token; it is kept from files, stores and terminals.
+    return " ".join(filter(is_scope, scope.split()))
 
 
 def _refusal(url: str, response: Response, secrets: list[str], wall_now: float, asked: Asked) -> TokenRequestError:
