@@ -118,10 +118,42 @@ def test_faults_are_counted_down_in_order(authorization_server: AuthorizationSer
 
 
 @pytest.mark.parametrize(
-    "order", ["[]", "{", '{"latencies": 1}', '{"faults": [{"count": 1}]}', '{"faults": [{"malformed": "x"}]}']
+    "order",
+    [
+        "[]",
+        "{",
+        '{"latencies": 1}',
+        '{"latency": "x"}',
+        '{"latency": 1e400}',
+        '{"lifetime": -1}',
+        '{"clients": {"a": 5}}',
+        '{"resources": []}',
+        '{"resources": {"https://a.example/": [5]}}',
+        '{"revoke": 5}',
+        '{"faults": [{"count": 1}]}',
+        '{"faults": [{"malformed": "x"}]}',
+        '{"faults": [{"status": "x"}]}',
+        '{"faults": [{"status": 503, "count": "x"}]}',
+    ],
 )
 def test_senseless_orders_are_refused(order: str, authorization_server: AuthorizationServer) -> None:
     assert httpx2.post(f"{authorization_server.url}/admin", content=order).status_code == 400
+    assert httpx2.post(authorization_server.token_endpoint(), data=FORM).status_code == 200
+
+
+def test_of_an_order_that_makes_no_sense_nothing_is_carried_out(authorization_server: AuthorizationServer) -> None:
+    order = {"lifetime": 5, "clients": {"other": "secret"}, "faults": [{"status": 503}], "resources": 5}
+    assert httpx2.post(f"{authorization_server.url}/admin", json=order).status_code == 400
+    assert httpx2.post(authorization_server.token_endpoint(), data=FORM).json()["expires_in"] == 3600
+
+
+def test_bytes_that_are_no_utf8_are_refused(authorization_server: AuthorizationServer) -> None:
+    for name in ("token", "introspect", "revoke"):
+        url = f"{authorization_server.issuer()}/oauth/{name}"
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert httpx2.post(url, content=b"client_id=\xff", headers=form).status_code == 401
+        alone = {"grant_type": "client_credentials"}
+        assert httpx2.post(url, data=alone, headers={"Authorization": b"Basic \xff"}).status_code == 401
 
 
 def test_the_admin_endpoint_is_not_for_web_pages(authorization_server: AuthorizationServer) -> None:

@@ -95,6 +95,8 @@ class _Admin:
         elif request.method == "DELETE":
             self._begin_anew()
         elif wanted := request.query_params.get("token_requests"):
+            if not wanted.isdecimal() or len(wanted) > 9:
+                return JSONResponse({"error": "token_requests is how many to wait for"}, 400)
             await control.wait_for_requests(int(wanted))
         return JSONResponse(
             {

@@ -6,8 +6,9 @@ import asyncio
 import dataclasses
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from ..protocol.grant import is_scope
 from ..protocol.urls import parse_url
 
 Malformation = Literal["html", "truncated", "array", "no_token", "bad_token", "bad_expires_in"]
@@ -21,6 +22,10 @@ MALFORMED: dict[str, bytes] = {
     "bad_token": b'{"access_token": "a b\\r\\nX-Injected: 1", "token_type": "Bearer"}',
     "bad_expires_in": b'{"access_token": "abc", "token_type": "Bearer", "expires_in": -1}',
 }
+
+
+# Of seconds, and of requests that go wrong.
+_MOST = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,14 @@ class Fault:
             raise ValueError("a fault has exactly one of status, malformed, drop and revoked")
         if self.malformed is not None and self.malformed not in MALFORMED:
             raise ValueError(f"malformed is one of {', '.join(MALFORMED)}")
+        if not isinstance(self.count, int) or not 1 <= self.count < _MOST:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError("count is how many requests go wrong")
+        if self.status is not None and not (isinstance(self.status, int) and 200 <= self.status < 600):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError("status is one of HTTP, from 200 to 599")
+        if self.retry_after is not None:
+            _seconds(self.retry_after, "retry_after")
+        if not isinstance(self.body, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("body is a string")
 
 
 @dataclass(slots=True)
@@ -83,27 +96,40 @@ class Control:
         return fault
 
     def change(self, order: dict[str, Any]) -> None:
-        """Carry out an order of the admin endpoint; raises `ValueError`, `TypeError` or
-        `ConfigurationError` for one that makes no sense.
+        """Carry out an order of the admin endpoint.
+
+        Raises `ValueError`, `TypeError` or `ConfigurationError` for one that makes no sense.
         """
         known = {"latency", "lifetime", "metadata", "clients", "resources", "faults", "hold", "revoke"}
         unknown = order.keys() - known
         if unknown:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         faults = [Fault(**fault) for fault in order.get("faults", [])]
-        self.latency = float(order.get("latency", self.latency))
-        self.lifetime = float(order.get("lifetime", self.lifetime))
-        self.metadata = bool(order.get("metadata", self.metadata))
-        self.clients.update(order.get("clients", {}))
-        for url, scopes in order.get("resources", {}).items():
+        latency = _seconds(order.get("latency", self.latency), "latency")
+        lifetime = _seconds(order.get("lifetime", self.lifetime), "lifetime")
+        clients = _object(order, "clients")
+        if not all(isinstance(secret, str) for secret in clients.values()):
+            raise TypeError("clients has the secret of each, a string")
+        resources: dict[str, tuple[str, ...]] = {}
+        for url, scopes in _object(order, "resources").items():
             parse_url(url, "resource")
-            self.resources[url] = tuple(scopes) or self.scopes
+            if not isinstance(scopes, list | tuple) or not all(map(is_scope, cast("list[Any]", scopes))):
+                raise TypeError("resources has the scopes of each, a list of strings")
+            resources[url] = tuple(cast("list[str]", scopes)) or self.scopes
+        revoked = order.get("revoke", "")
+        if not isinstance(revoked, str):
+            raise TypeError("revoke is a token, or all")
+        # Nothing of an order that makes no sense is carried out.
+        self.latency, self.lifetime = latency, lifetime
+        self.metadata = bool(order.get("metadata", self.metadata))
+        self.clients.update(clients)
+        self.resources.update(resources)
         if "faults" in order:
             self.faults = deque(faults)
         if "hold" in order:
             (self.released.clear if order["hold"] else self.released.set)()
         if "revoke" in order:
-            self.revoked.update(self.issued if order["revoke"] == "all" else [order["revoke"]])
+            self.revoked.update(self.issued if revoked == "all" else [revoked])
 
     async def log(self, entry: dict[str, Any]) -> None:
         """Note a token request, and wake who waits for it."""
@@ -115,3 +141,16 @@ class Control:
         """Wait until `count` token requests have come in."""
         async with self.arrived:
             await self.arrived.wait_for(lambda: len(self.token_requests) >= count)
+
+
+def _seconds(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:
+        raise ValueError(f"{name} is a number of seconds")
+    return float(value)
+
+
+def _object(order: dict[str, Any], name: str) -> dict[str, Any]:
+    value = order.get(name, {})
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} is an object")
+    return cast("dict[str, Any]", value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import hmac
 from collections.abc import Callable
@@ -48,7 +47,7 @@ class TokenEndpoint:
 
     async def __call__(self, request: Request) -> Response:
         """Log the request, be as slow and as faulty as told, then grant or refuse."""
-        form = parse_qsl((await request.body()).decode(), keep_blank_values=True)
+        form = parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True)
         await self._control.log(_log_entry(request, form))
         if self._control.latency:
             await asyncio.sleep(self._control.latency)
@@ -80,7 +79,7 @@ class TokenEndpoint:
         return Response()
 
     async def _token_in(self, request: Request) -> str:
-        parameters = dict(parse_qsl((await request.body()).decode(), keep_blank_values=True))
+        parameters = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True))
         self._authenticate(request.headers.get("authorization"), parameters)
         if not parameters.get("token"):
             raise Refusal("invalid_request", "there is no token")
@@ -141,7 +140,7 @@ def _basic(authorization: str) -> tuple[str, str]:
         user, _, password = (
             base64.b64decode(authorization.removeprefix("Basic "), validate=True).decode().partition(":")
         )
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         raise Refusal("invalid_client", "the Authorization header is not Basic", 401) from None
     return unquote_plus(user), unquote_plus(password)
 
