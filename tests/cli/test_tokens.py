@@ -183,3 +183,11 @@ def test_a_cache_that_was_cleared_holds_no_token(run: Run, authorization_server:
     assert run("token").stdout != token
     assert run("cache", "clear").returncode == 0
     assert run("cache", "clear").returncode == 0
+
+
+def test_a_cache_that_cannot_be_come_to_is_told(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "conduit-oauth").symlink_to("conduit-oauth")
+    done = run("cache", "clear", XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert "Run it as the user of the cache" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -30,11 +30,13 @@ def clear() -> None:
     conduit-oauth cache clear
     """
     folder = cache_folder("cache", "Set HOME.")
-    # The key beside them is no token, and other processes hold what it seals.
-    files = [file for file in folder.glob("tokens.sqlite3*") if file.suffix != ".key"]
     try:
-        for file in files:
-            file.unlink(missing_ok=True)
+        for file in folder.iterdir():
+            # The key beside them is no token, and other processes hold what it seals.
+            if file.name.startswith("tokens.sqlite3") and file.suffix != ".key":
+                file.unlink(missing_ok=True)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # nothing was ever kept there
     except OSError as error:
         raise ConfigurationError("cache", f"{folder}: {error.strerror}", "Run it as the user of the cache.") from None
     err.print(f"The cache in {folder} is empty.", soft_wrap=True)
