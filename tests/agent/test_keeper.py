@@ -8,6 +8,7 @@ import stat
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -383,3 +384,28 @@ def test_a_provider_that_was_given_up_stays_so(keep: Keep, said: Said, monkeypat
     agent.close()
     assert said.count("provider_restarted name=broken") == 5
     assert said.count("provider_given_up name=broken") == 1
+
+
+def test_a_fault_of_ours_with_one_output_is_told_and_ends_nothing(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(output: Output, *arguments: Any) -> None:
+        if output.provider == "broken":
+            raise LookupError
+        put(output, *arguments)
+
+    monkeypatch.setattr("conduit_oauth.agent.keeper.put", broken)
+    outputs = "".join(
+        f'[[agent.outputs]]\nprovider = "{name}"\nfile = "tokens/{{provider}}"\n' for name in ("broken", "sound")
+    )
+    agent = Agent(write(f"[providers.broken]\n[providers.sound]\n{outputs}"))
+    assert agent.once() == {"broken": "broke down with LookupError"}
+    assert (tmp_path / "tokens" / "sound").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [('file = "tokens/{provider}"', "is no file name"), ('run = ["true"]', "embedded null byte")]
+)
+def test_a_provider_that_no_file_and_no_variable_can_name_is_told(write: Write, output: str, said: str) -> None:
+    agent = Agent(write(f'[providers."a\\u0000b"]\n[[agent.outputs]]\nprovider = "*"\n{output}\n'))
+    assert said in agent.once()["a\0b"]

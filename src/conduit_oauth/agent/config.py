@@ -88,7 +88,7 @@ class Output:
         place = self.file or self.directory
         if place is None or PROVIDER not in str(place):
             return place
-        if "/" in name or name.startswith("."):
+        if "/" in name or "\0" in name or name.startswith("."):
             raise ConfigurationError(f"providers.{name}", "is no file name", "Rename it, or give it its own output.")
         return Path(str(place).replace(PROVIDER, name))
 

@@ -161,8 +161,8 @@ class Hooks:
                 # A group of its own: what it started ends with it.
                 start_new_session=True,
             )
-        except OSError as error:
-            return error.strerror or str(error)
+        except (OSError, ValueError) as error:  # the name of a provider with a NUL
+            return getattr(error, "strerror", None) or str(error)
         with process:
             with self._lock:
                 self._processes[output] = process

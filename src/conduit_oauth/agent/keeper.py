@@ -264,6 +264,9 @@ class Agent:
             except (OSError, ConfigurationError) as error:
                 failed = f"{output.place(name) if isinstance(error, OSError) else output.provider}: {error}"
                 logger.warning("output_failed name=%s: %s", name, failed)
+            except Exception as error:  # a fault of ours: reported, and tried again, as any other
+                failed = f"broke down with {type(error).__name__}"
+                logger.error("agent_failed\n%s", traceback.format_exc())
         if failed is not None:
             self._trouble(name, failed)
             self._look_at_later(name, elapsed() + RETRY)
