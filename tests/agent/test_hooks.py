@@ -77,6 +77,17 @@ def test_what_fails_is_tried_again_and_told_until_it_works(
         assert ours.troubles == {}
 
 
+def test_a_thousand_commands_that_fail_take_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    monkeypatch.setattr(hooks, "_AT_ONCE", 2)
+    with hooked() as ours:
+        for number in range(1000):
+            ours.tell(f"output {number}", Call(f"p{number}", ("/absent",), {}, "a"))
+        ours.wait()
+        assert len(ours.troubles) == 1000
+        assert threading.active_count() - before <= 3
+
+
 def test_the_end_of_an_output_is_told_after_all_else_and_forgotten(bell: Bell) -> None:
     with hooked() as ours:
         ours.tell("output", call(ringing(bell), "aaa"))

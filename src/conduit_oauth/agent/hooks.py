@@ -55,7 +55,9 @@ class Hooks:
         self._told: dict[str, Call] = {}
         self._troubles: dict[str, tuple[str, Trouble]] = {}
         self._pauses: dict[str, float] = {}
-        self._retries: dict[str, threading.Timer] = {}
+        # When each command that failed is due again, and the thread that sees to that.
+        self._retries: dict[str, float] = {}
+        self._retrier: threading.Thread | None = None
         # Whose command runs or is about to, and its process.
         self._busy: set[str] = set()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -86,8 +88,7 @@ class Hooks:
         """End what runs, and begin nothing more; what was cut is logged."""
         with self._lock:
             self._is_over = True
-            for timer in self._retries.values():
-                timer.cancel()
+            self._lock.notify_all()
             for output in self._busy:
                 logger.warning("command_cut output=%s: %s", output, self._wanted[output][0].command[0])
             for process in self._processes.values():
@@ -95,20 +96,40 @@ class Hooks:
             self._lock.wait_for(lambda: not self._processes, LAST_WORDS)
             for process in self._processes.values():
                 _end(process, signal.SIGKILL)
+            retrier = self._retrier
+        if retrier is not None:
+            retrier.join()
         # A command that is about to start finds that the agent ends.
         self._threads.shutdown(cancel_futures=True)
 
     def _begin(self, output: str) -> None:
-        if (timer := self._retries.pop(output, None)) is not None:
-            timer.cancel()
+        self._retries.pop(output, None)
         if output not in self._busy and not self._is_over:
             self._busy.add(output)
-            self._threads.submit(self._work, output)
+            # Where no thread is to be had, it is queued, and begins with the next one that gets a thread.
+            with contextlib.suppress(RuntimeError):
+                self._threads.submit(self._work, output)
 
-    def _begin_again(self, output: str) -> None:
+    def _begin_later(self, output: str, pause: float) -> None:
+        self._retries[output] = elapsed() + pause
+        self._lock.notify_all()
+        if self._retrier is None:
+            # One thread, however many commands fail. Where there is none to be had, the next one that fails tries it.
+            retrier = threading.Thread(target=self._retry, name="conduit-oauth-retries", daemon=True)
+            with contextlib.suppress(RuntimeError):
+                retrier.start()
+                self._retrier = retrier
+
+    def _retry(self) -> None:
+        """Begin again what is due, for as long as anything is to be begun again."""
         with self._lock:
-            self._retries.pop(output, None)
-            self._begin(output)
+            while self._retries and not self._is_over:
+                now = elapsed()
+                for output in [output for output, due in self._retries.items() if due <= now]:
+                    self._begin(output)
+                if self._retries:
+                    self._lock.wait(min(self._retries.values()) - now)
+            self._retrier = None
 
     def _work(self, output: str) -> None:
         """Run the command until it was told of the latest, or failed at that."""
@@ -143,11 +164,8 @@ class Hooks:
                     continue
                 pause = self._pauses.get(output, RETRY)
                 self._pauses[output] = min(RETRY_CAP, 2 * pause)
-                timer = self._retries[output] = threading.Timer(pause, self._begin_again, (output,))
-                timer.daemon = True
-                timer.start()
                 self._busy.discard(output)
-                self._lock.notify_all()
+                self._begin_later(output, pause)
                 return
 
     def _run(self, output: str, call: Call) -> str | None:
