@@ -409,3 +409,12 @@ def test_a_fault_of_ours_with_one_output_is_told_and_ends_nothing(
 def test_a_provider_that_no_file_and_no_variable_can_name_is_told(write: Write, output: str, said: str) -> None:
     agent = Agent(write(f'[providers."a\\u0000b"]\n[[agent.outputs]]\nprovider = "*"\n{output}\n'))
     assert said in agent.once()["a\0b"]
+
+
+def test_a_folder_whose_name_is_no_utf8(write: Write, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for file in (tmp_path / "secret", write(BILLING.replace("BELL", '["true"]'))):
+        file.rename(folder / file.name)
+    assert Agent(folder / "agent.toml").once() == {}
+    assert (folder / "tokens" / "billing").exists()

@@ -35,7 +35,7 @@ class Ledger:
 
     def __init__(self, config: Path) -> None:
         folder = _folder()
-        digest = hashlib.sha256(str(config.absolute()).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(os.fsencode(config.absolute())).hexdigest()[:16]
         self._file = None if folder is None else folder / f"agent-{digest}.json"
         self._kept: str | None = None
 
@@ -95,7 +95,7 @@ class Claims:
 
 
 def _place_of(slot: str) -> int:
-    return int.from_bytes(hashlib.sha256(slot.encode()).digest()[:7])
+    return int.from_bytes(hashlib.sha256(os.fsencode(slot)).digest()[:7])
 
 
 def _folder() -> Path | None:
