@@ -237,3 +237,35 @@ def test_a_secret_that_stands_in_the_file_is_not_shown(way: list[str], run: Run,
     assert "hunter2" not in done.stdout
     assert "OTHER" in done.stdout
     assert "demo" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "way", [["add", "p", "--replace", "--client-id", "a", "--issuer", "https://a.example"], ["remove", "p", "-y"]]
+)
+@pytest.mark.parametrize("text", ["profiles = 5", 'profiles = "p"', "[profiles]\np = 5", "[[profiles]]\np = 5"])
+def test_a_file_of_another_shape_is_not_edited(text: str, way: list[str], run: Run, config: Path) -> None:
+    config.parent.mkdir(parents=True)
+    config.write_text(text)
+    done = run("profile", *way, stdin="secret", **NONE)
+    assert done.returncode == 2
+    assert "is not a table" in done.stderr
+    assert config.read_text() == text
+
+
+def test_paths_that_no_file_of_settings_can_have(run: Run, config: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"key-\xff.pem")
+    odd.write_text("x")
+    asked = ["profile", "add", "--client-id", "a", "--issuer", "https://a.example"]
+    done = run(*asked, "--private-key", odd, **NONE)
+    assert (done.returncode, "--private-key: is not UTF-8" in done.stderr) == (2, True), done.stderr
+    config.parent.mkdir(parents=True)
+    config.symlink_to(config)
+    done = run(*asked, stdin="secret", **NONE)
+    assert (done.returncode, "is a loop of links" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_secret_that_cannot_be_removed_is_named(run: Run, config: Path) -> None:
+    (config.parent / "secrets" / "default").mkdir(parents=True)
+    config.write_text('[profiles.default]\nclient_secret = { file = "secrets/default" }\n')
+    done = run("profile", "remove", "default", "-y", **NONE)
+    assert (done.returncode, "Remove it by hand" in done.stderr) == (2, True), done.stderr

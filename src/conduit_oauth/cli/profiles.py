@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from getpass import getpass
 from pathlib import Path
@@ -19,16 +16,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigurationError
+from ..identity.sources import check_encodable
 from ..masking import clean
 from ..places import expanded, is_there
 from ..protocol.grant import is_scope
 from ..protocol.urls import parse_secure_url
 from ..provider import TokenProvider
-from ..settings import CREDENTIALS, SECRETS, read_table, read_toml, table_of
+from ..settings import CREDENTIALS, SECRETS, read_table, table_of
 from ..stores import hide_password
 from .options import Config, as_client, complete_profile
 from .output import err, out, plain
 from .profile import Options, profiles_in, read_secret
+from .profile_file import read_document, save_document
 from .vault import forget_secret, keep_secret
 
 profile = typer.Typer(
@@ -78,7 +77,8 @@ def add(
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigurationError("name", f"{name!r} is no name", "Use letters, digits, '.', '_' and '-'.")
-    path, document = _document(options.path)
+    path = options.path
+    document = read_document(path)
     profiles = document.setdefault("profiles", tomlkit.table(is_super_table=True))
     if name in profiles and not replace:
         raise ConfigurationError("name", f"{name!r} is in {path} already", "Choose another, or pass --replace.")
@@ -88,7 +88,7 @@ def add(
     secret = None if proves_itself else _secret(options.client_secret_file)
     _check(name, said, secret, path.parent)
     # Where it cannot be written, the secret that a replaced profile has must stay.
-    _save(path, document)
+    save_document(path, document)
     before = cast("Mapping[str, Any]", profiles.get(name, {})).get("client_secret")
     where = ""
     if secret is not None:
@@ -98,7 +98,7 @@ def add(
         for key, value in source.items():
             said["client_secret"][key] = value
     profiles[name] = tomlkit.item(said)
-    _save(path, document)
+    save_document(path, document)
     if before != said.get("client_secret"):
         forget_secret(name, before, path)
     err.print(f"Profile {name} is in {path}{where}.", soft_wrap=True)
@@ -171,7 +171,8 @@ def remove(
     \b
     conduit-oauth profile remove billing --yes
     """
-    path, document = _document(Options({}, config=config).path)
+    path = Options({}, config=config).path
+    document = read_document(path)
     profiles = cast("dict[str, Any]", document).get("profiles", {})
     said = _existing(profiles, name, path)
     if not yes:
@@ -180,19 +181,26 @@ def remove(
         typer.confirm(f"Remove the profile {name} of {path}?", abort=True, err=True)
     forget_secret(name, said.get("client_secret"), path)
     del profiles[name]
-    _save(path, document)
+    save_document(path, document)
 
 
 def _keys(private_key: Path | None, certificate: Path | None, certificate_key: Path | None) -> dict[str, Any]:
     """The settings that lead to the files of a key, or of a certificate and its key, from anywhere."""
     said: dict[str, Any] = {}
     if private_key is not None:
-        said["private_key"] = {"file": str(expanded(private_key).absolute())}
+        said["private_key"] = {"file": _from_anywhere(private_key, "private_key")}
     if certificate is not None:
         if certificate_key is None:
             raise ConfigurationError("client_certificate_key", "is missing", "Pass --client-certificate-key FILE.")
-        said["client_certificate"] = [str(expanded(file).absolute()) for file in (certificate, certificate_key)]
+        pair = (certificate, "client_certificate"), (certificate_key, "client_certificate_key")
+        said["client_certificate"] = [_from_anywhere(file, option) for file, option in pair]
     return said
+
+
+def _from_anywhere(file: Path, option: str) -> str:
+    path = str(expanded(file).absolute())
+    check_encodable(path, option)
+    return path
 
 
 def _asked(said: dict[str, Any]) -> dict[str, Any]:
@@ -240,31 +248,6 @@ def _check(name: str, said: dict[str, Any], secret: str | None, folder: Path) ->
     if secret is not None:
         settings["client_secret"] = secret
     TokenProvider(settings.pop("client_id", ""), **settings).close()
-
-
-def _document(path: Path) -> tuple[Path, tomlkit.TOMLDocument]:
-    return path, read_toml(path, "config", tomlkit.parse) if is_there(path) else tomlkit.document()
-
-
-def _save(path: Path, document: tomlkit.TOMLDocument) -> None:
-    # Where it is a link, the file that it leads to is the one that is edited.
-    target = path.resolve()
-    try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = stat.S_IMODE(target.stat().st_mode) if is_there(target) else 0o600
-        # Made anew, under a name that nobody can guess and lay a link at.
-        number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        draft = Path(name)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                os.fchmod(number, mode)
-                file.write(tomlkit.dumps(document))
-            draft.replace(target)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ConfigurationError("config", f"{path}: {error.strerror}", "Choose another --config.") from None
 
 
 def _existing(profiles: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:

@@ -41,7 +41,11 @@ def forget_secret(name: str, source: Any, config: Path) -> None:
         case {"keyring": str(service), "username": str(username)} if service == SERVICE:
             _forget_in_keyring(username)
         case {"file": str(file)} if file == f"{_FOLDER}/{name}":
-            (config.parent / file).unlink(missing_ok=True)
+            place = config.parent / file
+            try:
+                place.unlink(missing_ok=True)
+            except OSError as error:
+                raise ConfigurationError("client_secret", f"{place}: {error.strerror}", "Remove it by hand.") from None
         case _:
             pass
 
@@ -57,7 +61,7 @@ def _keyring_with(username: str, secret: str) -> str | None:
         keyring.set_password(SERVICE, username, secret)
         if keyring.get_password(SERVICE, username) != secret:
             return None
-    except (KeyringError, RuntimeError, OSError):
+    except (KeyringError, RuntimeError, OSError, UnicodeError):  # the name of the folder is no UTF-8
         return None
     kind = _taker(keyring.get_keyring(), username, secret).__class__
     named = f"{kind.__module__}.{kind.__qualname__}"
@@ -82,7 +86,7 @@ def _forget_in_keyring(username: str) -> None:
         return
     try:
         keyring.delete_password(SERVICE, username)
-    except (KeyringError, RuntimeError, OSError) as error:
+    except (KeyringError, RuntimeError, OSError, UnicodeError) as error:
         raise ConfigurationError(
             "keyring", f"did not give up {username!r} ({type(error).__name__})", "Remove the entry by hand."
         ) from None

@@ -1,0 +1,47 @@
+"""The file of profiles as it is edited: what stands in it otherwise stays, and its mode."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import tomlkit
+
+from ..errors import ConfigurationError
+from ..places import is_there
+from ..settings import read_toml, table_of
+
+
+def read_document(path: Path) -> tomlkit.TOMLDocument:
+    """The document of a file, an empty one where there is no file. Raises `ConfigurationError`."""
+    document = read_toml(path, "config", tomlkit.parse) if is_there(path) else tomlkit.document()
+    profiles = table_of(cast("dict[str, Any]", document).get("profiles", {}), "profiles")
+    for name, said in profiles.items():
+        table_of(said, f"profiles.{name}")
+    return document
+
+
+def save_document(path: Path, document: tomlkit.TOMLDocument) -> None:
+    """Put it into the file in one step. Raises `ConfigurationError`."""
+    try:
+        # Where it is a link, the file that it leads to is the one that is edited.
+        target = path.resolve()
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(target.stat().st_mode) if is_there(target) else 0o600
+        # Made anew, under a name that nobody can guess and lay a link at.
+        number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        draft = Path(name)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                os.fchmod(number, mode)
+                file.write(tomlkit.dumps(document))
+            draft.replace(target)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        problem = f"{path}: {getattr(error, 'strerror', None) or 'is a loop of links'}"
+        raise ConfigurationError("config", problem, "Choose another --config.") from None
