@@ -102,7 +102,7 @@ def test_a_file_of_settings_names_the_path_that_is_none(setting: str, tmp_path: 
     ("arguments", "said"),
     [
         (["token", "--config", TOO_LONG], "--config: "),
-        (["token", "--client-secret-file", TOO_LONG], "client_secret: "),
+        (["token", "--client-secret-file", TOO_LONG], "--client-secret-file: "),
         (["token", "--client-id", NO_UTF8], "--client-id: "),
         (["token", "--store", "redis://[::1"], "--store: "),
         (["exec", "--", ""], "command: "),
@@ -116,8 +116,7 @@ def test_a_command_names_the_option(arguments: list[str], said: str, tmp_path: P
         "HOME": str(tmp_path),
         "CONDUIT_OAUTH_CLIENT_ID": "a",
         "CONDUIT_OAUTH_TOKEN_ENDPOINT": ENDPOINT["token_endpoint"],
-        # A file that is named goes first.
-        **({} if "--client-secret-file" in arguments else {"CONDUIT_OAUTH_CLIENT_SECRET": "b"}),
+        "CONDUIT_OAUTH_CLIENT_SECRET": "b",
     }
     done = subprocess.run(
         [COMMAND, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60

@@ -123,9 +123,11 @@ def _as_given(error: OAuthError) -> str:
     if not isinstance(error, ConfigurationError) or not said.startswith(f"{error.field}: "):
         return said
     option, variable = f"--{error.field.replace('_', '-')}", f"CONDUIT_OAUTH_{error.field.upper()}"
-    if any(word.partition("=")[0] == option for word in sys.argv[1:]):
-        return option + said.removeprefix(error.field)
-    return variable + said.removeprefix(error.field) if os.environ.get(variable) else said
+    words = {word.partition("=")[0] for word in sys.argv[1:]}
+    # What is said of a secret may be of the file that holds it.
+    given = [name for name in (option, f"{option}-file") if name in words]
+    given += [name for name in (variable, f"{variable}_FILE") if os.environ.get(name)]
+    return "".join((*given[:1], said.removeprefix(error.field))) if given else said
 
 
 def complain(error: OAuthError) -> int:

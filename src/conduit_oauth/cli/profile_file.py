@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -28,7 +29,9 @@ def save_document(path: Path, document: tomlkit.TOMLDocument) -> None:
     """Put it into the file in one step. Raises `ConfigurationError`."""
     try:
         # Where it is a link, the file that it leads to is the one that is edited.
-        target = path.resolve()
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, "is a loop of links")
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = stat.S_IMODE(target.stat().st_mode) if is_there(target) else 0o600
         # Made anew, under a name that nobody can guess and lay a link at.
@@ -42,6 +45,5 @@ def save_document(path: Path, document: tomlkit.TOMLDocument) -> None:
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-    except (OSError, RuntimeError) as error:  # a link that leads to itself
-        problem = f"{path}: {getattr(error, 'strerror', None) or 'is a loop of links'}"
-        raise ConfigurationError("config", problem, "Choose another --config.") from None
+    except OSError as error:
+        raise ConfigurationError("config", f"{path}: {error.strerror}", "Choose another --config.") from None
