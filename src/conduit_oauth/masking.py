@@ -13,9 +13,11 @@ from urllib.parse import quote, quote_plus, unquote
 EXCERPT_LENGTH = 200
 # Characters of a server's text that are looked at: more than are shown, so that what is masked leaves enough.
 _LONGEST = 8192
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_CONTROL = re.compile(r"[\x00-\x1f]+")
 # A token, an assertion, a key: long, unbroken, and not just lower-case words; or a URL, whose parts are looked at.
 _TOKEN_LIKE = re.compile(r"https?://[^\s\"'<>]+|[A-Za-z0-9._~+/=%-]{20,}")
+# What is said to be a secret, in JSON or in a form, however short it is.
+_NAMED = re.compile(r"""((?:token|secret|password|assertion)(?:"\s{0,4}:\s{0,4}"|=))[^"&\s]+""", re.IGNORECASE)
 _URL_PART = re.compile(r"[^/?&=#]{20,}")
 _BASE64 = re.compile(r"[A-Za-z0-9_-]{8,}")
 # A shorter secret would be found in any text.
@@ -74,13 +76,15 @@ def _compact(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """`text` as one line without control characters: nothing that forges a log line or drives a terminal."""
+    """`text` as one line that can be printed: nothing that forges a log line, or drives or turns a terminal."""
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else "\0" for letter in text)
     return _CONTROL.sub(" ", text).strip()
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """As `mask`, for text of no known form: whatever looks like a token goes too."""
-    return mask(_TOKEN_LIKE.sub(_without_token, text[:_LONGEST]), secrets)
+    return mask(_TOKEN_LIKE.sub(_without_token, _NAMED.sub(r"\1***", text[:_LONGEST])), secrets)
 
 
 def _without_token(match: re.Match[str]) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from conduit_oauth.masking import EXCERPT_LENGTH, mask
+from conduit_oauth.masking import EXCERPT_LENGTH, mask, redact
 
 SECRET = "Very-secret/value+9"
 FORMS = {
@@ -42,3 +42,21 @@ def test_a_text_is_one_line_and_short() -> None:
     shown = mask("one\ntwo\x1b[31m\u2028" + "x" * 100_000, [])
     assert shown.isprintable()
     assert len(shown) <= EXCERPT_LENGTH + 1
+
+
+@pytest.mark.parametrize("odd", ["\u202e", "\u2066", "\ufeff", "\u200b", "\ud800", "\ue000"])
+def test_a_text_turns_no_terminal_around(odd: str) -> None:
+    assert mask(f"one{odd}two", []) == "one two"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ('{"access_token": "short", "token_type": "Bearer"}', '{"access_token": "***", "token_type": "Bearer"}'),
+        ('{"client_secret":"ab","a":1}', '{"client_secret":"***","a":1}'),
+        ("access_token=short&token_type=Bearer", "access_token=***&token_type=Bearer"),
+        ("the token: it is invalid", "the token: it is invalid"),
+    ],
+)
+def test_what_is_said_to_be_a_token_is_not_shown_however_short(said: str, shown: str) -> None:
+    assert redact(said, []) == shown
