@@ -92,6 +92,19 @@ def test_netrc_names_the_machine_of_the_resource(run: Run) -> None:
     assert run("token", "--format", "netrc", "--login", "me").stdout.split()[3] == "me"
 
 
+@pytest.mark.parametrize(
+    ("shape", "option", "odd"),
+    [
+        *(("env", "--variable", odd) for odd in ("", "a b", "a;b", "a\nb", "1a")),
+        *(("netrc", "--login", odd) for odd in ("", "a b", "a\nb", 'a"b', "a\\b")),
+    ],
+)
+def test_what_other_programs_would_read_differently_is_refused(shape: str, option: str, odd: str, run: Run) -> None:
+    done = run("token", "--format", shape, option, odd)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {option}: " in done.stderr
+
+
 def test_netrc_without_a_resource_says_what_is_missing(run: Run, authorization_server: AuthorizationServer) -> None:
     done = run("token", "--format", "netrc", "--token-endpoint", authorization_server.token_endpoint())
     assert done.returncode == 2

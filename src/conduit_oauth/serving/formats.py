@@ -55,7 +55,8 @@ def issued(provider: TokenProvider, value: str, state: ProviderState) -> Issued:
 def formatted(shape: Format, token: Issued, *, variable: str = VARIABLE, login: str = LOGIN) -> str:
     """`token` as `shape` has it, without a last line break.
 
-    Raises `ConfigurationError` for a `netrc` entry of an unknown machine, or a strange KUBERNETES_EXEC_INFO.
+    Raises `ConfigurationError` for a `netrc` entry of an unknown machine, a `variable` or a `login` that cannot be
+    one, or a strange KUBERNETES_EXEC_INFO.
     """
     value, kind = token.value, token.token_type
     match shape:
@@ -71,8 +72,12 @@ def formatted(shape: Format, token: Issued, *, variable: str = VARIABLE, login: 
             from shlex import quote
 
             # A shell may read the line: what is special there is quoted. Most tokens hold nothing of that kind.
+            if not (variable.isascii() and variable.isidentifier()):
+                raise ConfigurationError("variable", f"{variable!r} is no variable of a shell", "Name another.")
             return f"{variable}={quote(value)}"
         case Format.NETRC:
+            if not login or not all("!" <= letter <= "~" for letter in login) or set(login) & set('"\\#'):
+                raise ConfigurationError("login", f"{login!r} cannot stand in a .netrc", "Use letters and digits.")
             return f"machine {_host(token.origins)} login {login} password {_netrc(value)}"
         case Format.JSON:
             expires = token.expires_at and token.expires_at.isoformat(timespec="seconds")
