@@ -207,12 +207,13 @@ def test_stdio_ends_with_its_input_after_the_last_answer(
 )
 def test_the_configuration_it_prints_starts_the_bridge(client: str, tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    arguments = ["--mcp-url", "https://gateway.example/mcp", "--profile", "billing", "--server-name", "billing"]
-    command = [COMMAND, "bridge", "--print-config", client, *arguments]
+    name = "billing \N{RECEIPT}"
+    arguments = ["--mcp-url", "https://gateway.example/mcp", "--profile", "billing"]
+    command = [COMMAND, "bridge", "--print-config", client, "--server-name", name, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
     said = tomllib.loads(done.stdout) if client == "codex" else json.loads(done.stdout)
     ((servers),) = said.values()
-    server = servers["billing"]
+    server = servers[name]
     assert Path(server["command"]).is_absolute()
     assert server["args"] == ["bridge", "--mcp-url", "https://gateway.example/mcp", "--profile", "billing"]
     # The bridge is what it starts: with these settings it gets as far as missing the profile.

@@ -52,8 +52,8 @@ def snippet_for_http(client: Client, name: str, url: str, bearer: str | None) ->
     url_name, headers_name = _BY_HTTP[client]
     headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
     if client is Client.CODEX:
-        lines = [f"[{table}.{json.dumps(name)}]", f"{url_name} = {json.dumps(url)}"]
-        lines += [f"{headers_name} = {{ {key} = {json.dumps(value)} }}" for key, value in headers.items()]
+        lines = [f"[{table}.{_in_toml(name)}]", f"{url_name} = {_in_toml(url)}"]
+        lines += [f"{headers_name} = {{ {key} = {_in_toml(value)} }}" for key, value in headers.items()]
         return file, "\n".join(lines)
     server: dict[str, object] = {url_name: url}
     if client in (Client.CLAUDE_CODE, Client.VSCODE):
@@ -67,10 +67,14 @@ def snippet(client: Client, name: str, command: str, arguments: list[str]) -> tu
     """The file of `client`, and what to put there so that it starts `command` as the server called `name`."""
     file, table = _PLACES[client]
     if client is Client.CODEX:
-        # A JSON string is a TOML basic string.
-        entry = f"command = {json.dumps(command)}\nargs = {json.dumps(arguments)}"
-        return file, f"[{table}.{json.dumps(name)}]\n{entry}"
+        entry = f"command = {_in_toml(command)}\nargs = {_in_toml(arguments)}"
+        return file, f"[{table}.{_in_toml(name)}]\n{entry}"
     server: dict[str, object] = {"command": command, "args": arguments}
     if client is Client.VSCODE:
         server = {"type": "stdio", **server}
     return file, json.dumps({table: {name: server}}, indent=2)
+
+
+def _in_toml(value: str | list[str]) -> str:
+    # A JSON string is a TOML basic string, but for pairs of surrogates.
+    return json.dumps(value, ensure_ascii=False)
