@@ -605,3 +605,12 @@ def test_a_certificate_that_python_refuses_since_3_13_is_named(world: World) -> 
     assert found.cause == "certificate-malformed"
     assert "Missing Authority Key Identifier" in found.said
     assert "RFC 5280" in found.advice
+
+
+def test_what_a_certificate_says_is_cut(world: World) -> None:
+    url = world.server(world.tls(host=".".join(["a" * 60] * 4), ends=90 * DAY)).url.replace("http:", "https:")
+    trusting = ssl.create_default_context(cafile=world.folder / "authority.pem")
+    ways = check_way(url, Transport(), signs=False, client_context=trusting)
+    found = next(each for each in ways if each.step == "TLS")
+    assert found.cause == "certificate-name"
+    assert len(found.said) < 280

@@ -12,6 +12,7 @@ from cryptography import x509
 
 from ..client.proxies import Proxy
 from ..identity.tls import MALFORMED, is_malformed, trusted
+from ..masking import mask
 from .findings import Checks, Diagnosis, bad, good, warning
 from .output import span
 
@@ -31,8 +32,6 @@ def check_tls(
     try:
         with connect() as plain:
             secured = _shaken(context, plain, host)
-        shown = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
-        version = secured.version()
     except ssl.SSLCertVerificationError as error:
         yield _untrusted(host, connect, error, proxy)
         return
@@ -50,6 +49,9 @@ def check_tls(
     except OSError as error:
         yield bad("TLS", "tls-failed", f"{host}:{port} cut the handshake short ({error})", "Check that it speaks TLS.")
         return
+    if (shown := _certificate_of(secured)) is None:
+        yield good("TLS", f"{secured.version()}, a certificate that is trusted")
+        return
     left = (shown.not_valid_after_utc - datetime.now(UTC)).total_seconds()
     if left < _SOON:
         yield warning(
@@ -59,7 +61,7 @@ def check_tls(
             "See that its renewal works: from then on every client will refuse it.",
         )
     else:
-        yield good("TLS", f"{version}, a certificate that is trusted and lasts {span(left)}")
+        yield good("TLS", f"{secured.version()}, a certificate that is trusted and lasts {span(left)}")
 
 
 def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSLObject:
@@ -72,7 +74,9 @@ def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSL
             secured.do_handshake()
         except ssl.SSLWantReadError:
             plain.sendall(outgoing.read())
-            plain.settimeout(max(0.001, deadline - time.monotonic()))
+            if (left := deadline - time.monotonic()) <= 0:
+                raise TimeoutError(f"no handshake within {TIMEOUT:g} s") from None
+            plain.settimeout(left)
             if received := plain.recv(1 << 14):
                 incoming.write(received)
             else:
@@ -100,7 +104,7 @@ def _untrusted(host: str, connect: Connect, error: ssl.SSLCertVerificationError,
             said = f"the certificate of {host} begins{when}"
             return bad("TLS", "certificate-not-yet", said, "Check this machine's clock, then the server's certificate.")
         case 62 | 64:
-            names = ", ".join(_names(shown)) if shown else "another name"
+            names = _names(shown) if shown else "another name"
             said = f"the certificate is for {names}, not for {host}"
             return bad(
                 "TLS", "certificate-name", said, "Use the name that it is for, or have one issued for this name."
@@ -111,7 +115,7 @@ def _untrusted(host: str, connect: Connect, error: ssl.SSLCertVerificationError,
         case 18:
             return bad("TLS", "certificate-self-signed", f"{host} signed its certificate itself", trust)
         case _:
-            issuer = f" {shown.issuer.rfc4514_string()}" if shown else ""
+            issuer = f" {mask(shown.issuer.rfc4514_string(), ())}" if shown else ""
             said = f"the certificate of {host} is from an authority that is not trusted here{issuer and ':'}{issuer}"
             return bad("TLS", "certificate-authority", said, f"{trust} Or the server leaves out the one in between.")
 
@@ -124,14 +128,23 @@ def _shown_certificate(host: str, connect: Connect) -> x509.Certificate | None:
     try:
         with connect() as plain:
             secured = _shaken(context, plain, host)
+    except OSError:
+        return None
+    return _certificate_of(secured)
+
+
+def _certificate_of(secured: ssl.SSLObject) -> x509.Certificate | None:
+    """What the server showed, None where it cannot be read: OpenSSL looks at less of it."""
+    try:
         return x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
-    except (OSError, ValueError):
+    except ValueError:
         return None
 
 
-def _names(certificate: x509.Certificate) -> list[str]:
+def _names(certificate: x509.Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return [certificate.subject.rfc4514_string()]
-    return [str(name.value) for name in names]
+        said = ", ".join(str(name.value) for name in names)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+        said = certificate.subject.rfc4514_string()
+    return mask(said, ())

@@ -6,6 +6,7 @@ Invariant: A check reports what it saw and what to do. It changes nothing, and i
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import http.client
 import socket
@@ -14,7 +15,6 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from ..client.network import look_up
@@ -22,7 +22,7 @@ from ..client.proxies import Proxy, proxy_for
 from ..client.transport import Transport
 from ..errors import ConfigurationError, TransportError
 from ..masking import mask
-from ..protocol.http import Request
+from ..protocol.http import Request, parse_date
 from .certificates import check_tls
 from .findings import Checks, Diagnosis, bad, good, warning
 from .output import span
@@ -117,7 +117,12 @@ def _tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
         headers["Proxy-Authorization"] = f"Basic {pair}"
     # Each read has its time, and a proxy can drip an endless answer. Its end looks like that of the headers.
     deadline = time.monotonic() + TIMEOUT
-    end = threading.Timer(TIMEOUT, lambda: connection.sock and connection.sock.shutdown(socket.SHUT_RDWR))
+
+    def cut() -> None:
+        with contextlib.suppress(OSError, AttributeError):  # it is closed already
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+    end = threading.Timer(TIMEOUT, cut)
     end.start()
     try:
         # CONNECT by itself: the connection is to be used for TLS after it.
@@ -180,9 +185,7 @@ def _check_clock(url: str, transport: Transport, *, signs: bool) -> Checks:
             "The server takes connections and answers nothing of use: look at its log, and at what stands before it.",
         )
         return
-    try:
-        theirs = parsedate_to_datetime(said or "").timestamp()
-    except ValueError:
+    if (theirs := parse_date(said or "")) is None:
         yield good("clock", "the server does not tell its time")
         return
     # The server's seconds are whole ones.

@@ -12,7 +12,7 @@ from ..errors import (
     TokenRequestError,
     TransportError,
 )
-from ..masking import clean, mask
+from ..masking import mask
 from ..protocol.challenge import bearer_challenge
 from ..protocol.http import Response, read_texts
 from ..token import AccessToken
@@ -114,7 +114,7 @@ def _of_status(step: str, said: str, because: str, answer: Response) -> Diagnosi
     if answer.status == 404:
         return bad(step, "resource-not-there", said, "The token is good and the URL is not: check its path.")
     if 300 <= answer.status < 400:
-        where = clean(answer.headers.get("location", ""))
+        where = mask(answer.headers.get("location", ""), ())
         return bad(step, "resource-moved", f"{said}, to {where}", "Configure that URL, if you know it.")
     if answer.status >= 500:
         return bad(

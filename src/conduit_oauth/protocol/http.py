@@ -105,11 +105,17 @@ def parse_retry_after(value: str | None, wall_now: float) -> float | None:
         return None
     if (number := read_number(value)) is not None:
         return number
+    moment = parse_date(value)
+    return None if moment is None else max(0.0, moment - wall_now)
+
+
+def parse_date(value: str) -> float | None:
+    """The Unix time of a date in a header (RFC 9110 §5.6.7), None for anything else."""
     import email.utils  # brings half of the email package, for a header that is hardly ever a date
 
     try:
         moment = email.utils.parsedate_to_datetime(value)
         # A date in -0000 comes back naive, and means UTC (RFC 5322 §3.3).
-        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - wall_now)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
     except (ValueError, OverflowError):
         return None
