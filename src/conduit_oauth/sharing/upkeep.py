@@ -32,6 +32,8 @@ logger = logging.getLogger("conduit_oauth")
 _LISTEN = 0.25
 _RETRY_FIRST = 0.1
 _RETRY_CAP = 2.0
+# Seconds that a look of this thread takes at most, where operations take less: it hears nothing meanwhile.
+_LONGEST_LOOK = 2.0
 # Seconds between two looks at the store's clocks.
 PING = 5.0
 # One that works may hesitate: where no operation failed in the last seconds, one is waited for longer by that.
@@ -69,6 +71,8 @@ class Upkeep(Resident):
         self._up = up
         self._is_in_doubt = False
         self._said_down = self._said_deaf = False
+        # Whether it ever worked.
+        self._has_risen = False
         self._failed_at = -math.inf
         # Set when the store was tried for the first time; set when it is to be left.
         self._tried = Flag()
@@ -84,6 +88,12 @@ class Upkeep(Resident):
         """Seconds that an operation is waited for: a short stall costs no round, and a long one only once."""
         least = self.timeout if elapsed() < self._failed_at + _WARY else _HESITATION * self.timeout
         return max(least, self._operations.bound)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for a look of this thread, which may need a new connection; the first one may take longer."""
+        longest = self._operations.connecting
+        return min(longest, max(self._operations.bound, _LONGEST_LOOK)) if self._has_risen else longest
 
     def remind(self, teller: Teller) -> None:
         """Have `teller` try again, as soon as the store answers."""
@@ -135,7 +145,7 @@ class Upkeep(Resident):
         for left in reversed(range(_PROBES)):
             key = f"probe-{secrets.token_hex(4)}"
             try:
-                self._ask(lambda store, key=key: look(store, key), self._operations.connecting)
+                self._ask(lambda store, key=key: look(store, key), self._patience)
                 return
             except StoreError:
                 if not left:
@@ -162,7 +172,7 @@ class Upkeep(Resident):
     def _compare_clocks(self) -> None:
         """See whether a clock of the store went back: then what it has looks younger than it is."""
         before = elapsed()
-        told = self._ask(lambda store: store.clocks(), self._operations.connecting)
+        told = self._ask(lambda store: store.clocks(), self._patience)
         if self._clocks.went_back(told, before, elapsed()):
             logger.warning("store_clock_went_back: what it has is asked for anew")
             self.subscribers.resync(distrust=True)
@@ -188,6 +198,7 @@ class Upkeep(Resident):
     def _rise(self) -> None:
         if self._up:
             return
+        self._has_risen = True
         self._up = self._operations.is_open = True
         self._sick.clear()
         self._tried.set()
