@@ -412,7 +412,7 @@ def test_a_provider_that_no_file_and_no_variable_can_name_is_told(write: Write, 
 
 
 def test_a_folder_whose_name_is_no_utf8(write: Write, tmp_path: Path) -> None:
-    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder = tmp_path / os.fsdecode(b"odd-\xff")
     folder.mkdir()
     for file in (tmp_path / "secret", write(BILLING.replace("BELL", '["true"]'))):
         file.rename(folder / file.name)
