@@ -46,6 +46,9 @@ def check_tls(
                 "The server's TLS may be too old, or it wants a client certificate: set client_certificate.",
             )
         return
+    except TimeoutError:
+        yield bad("TLS", "tls-failed", f"{host}:{port}: no handshake within {TIMEOUT:g} s", "Check that it speaks TLS.")
+        return
     except OSError as error:
         yield bad("TLS", "tls-failed", f"{host}:{port} cut the handshake short ({error})", "Check that it speaks TLS.")
         return
@@ -65,7 +68,7 @@ def check_tls(
 
 
 def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSLObject:
-    """The TLS of the server, whose bytes `plain` carries: the TLS of a proxy may be around them."""
+    """The TLS of the server, whose bytes `plain` carries: the TLS of a proxy may be around them. Raises `OSError`."""
     deadline = time.monotonic() + TIMEOUT
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     secured = context.wrap_bio(incoming, outgoing, server_hostname=host)
@@ -75,7 +78,7 @@ def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSL
         except ssl.SSLWantReadError:
             plain.sendall(outgoing.read())
             if (left := deadline - time.monotonic()) <= 0:
-                raise TimeoutError(f"no handshake within {TIMEOUT:g} s") from None
+                raise TimeoutError from None
             plain.settimeout(left)
             if received := plain.recv(1 << 14):
                 incoming.write(received)
