@@ -383,6 +383,15 @@ def test_inspect_refuses_an_empty_input(run: Run) -> None:
     assert "token: is empty" in done.stderr
 
 
+@pytest.mark.parametrize("size", [40, 4000])
+def test_inspect_of_a_token_in_the_place_of_a_file_does_not_repeat_it(size: int, run: Run) -> None:
+    done = run("inspect", "eyJ" + "a" * size)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: token_file: cannot be read")
+    assert "pipe one" in done.stderr
+    assert "aaaa" not in done.stderr
+
+
 def test_inspect_takes_the_options_of_a_client(run: Run, authorization_server: AuthorizationServer) -> None:
     issuer = authorization_server.issuer()
     for options in (

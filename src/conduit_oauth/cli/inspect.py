@@ -51,7 +51,10 @@ def inspect(
         with nullcontext(sys.stdin) if str(token_file) == "-" else token_file.open(encoding="utf-8-sig") as file:
             token = file.read(_LONGEST + 1).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError("token", str(error), "Name a readable file, or -.") from None
+        # Without the name: it is often the token itself that is given in its place.
+        reason = error.strerror if isinstance(error, OSError) else error
+        advice = "Name a file that holds a token, or pipe one to this command."
+        raise ConfigurationError("token_file", f"cannot be read ({reason})", advice) from None
     if len(token) > _LONGEST:
         raise ConfigurationError("token", f"is longer than {_LONGEST} characters", "Name a file that holds a token.")
     if not token:
