@@ -32,6 +32,11 @@ class Exchange(Asked):
 Script = Callable[[Exchange, dict[str, Any]], object]
 
 
+def _message_in(body: bytes) -> dict[str, Any]:
+    # Python refuses to read a number of more digits.
+    return json.loads(body, parse_int=lambda digits: int(digits[:4000]))
+
+
 def result(message: dict[str, Any], value: object) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": message["id"], "result": value}
 
@@ -50,7 +55,7 @@ class ScriptedGateway:
                 if self.command != "POST":
                     methods.get(self.command.lower(), lambda exchange: exchange.answer(status=405))(self)
                     return
-                message = json.loads(body)
+                message = _message_in(body)
                 if message.get("method") == "initialize":
                     about = {
                         "protocolVersion": VERSION,
@@ -72,7 +77,7 @@ class ScriptedGateway:
 
     def sent(self) -> list[str]:
         """The methods of the messages that came."""
-        return [json.loads(body).get("method", "") for method, _, body in self.requests if method == "POST"]
+        return [_message_in(body).get("method", "") for method, _, body in self.requests if method == "POST"]
 
     def __enter__(self) -> Self:
         self._serving.__enter__()

@@ -129,6 +129,25 @@ def test_messages_pass_unchanged_both_ways(open_stdio: OpenStdio) -> None:
     assert line in [body for _, _, body in bridge.gateway.requests]
 
 
+@pytest.mark.parametrize("by_events", [False, True])
+def test_a_number_that_python_does_not_read_passes_both_ways(by_events: bool, open_stdio: OpenStdio) -> None:
+    number = b"7" * 5000
+    body = b'{"jsonrpc":"2.0","id":1,"result":{"n":' + number + b"}}"
+
+    def answer(exchange: Exchange, _: dict[str, Any]) -> None:
+        if by_events:
+            exchange.begin_events()
+            exchange.event(body)
+        else:
+            exchange.answer(body)
+
+    bridge = open_stdio(answer)
+    line = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"n","arguments":{"n":' + number + b"}}}"
+    bridge.send(line)
+    assert bridge.line() == body + b"\n"
+    assert line in [body for _, _, body in bridge.gateway.requests]
+
+
 def test_a_method_that_no_header_can_have_is_the_gateways_to_judge(open_stdio: OpenStdio) -> None:
     modern = b'{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}'
     bridge = open_stdio(echo)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from typing import Any, cast
 
 PARSE_ERROR, INVALID_REQUEST, INTERNAL_ERROR = -32700, -32600, -32603
@@ -12,9 +14,27 @@ Message = dict[str, Any]
 RequestId = str | int | float
 
 
-def refuse_constant(name: str) -> object:
-    """Take no `NaN` and no `Infinity`, which are no JSON (RFC 8259 §6). Raises `ValueError`."""
+def parse(text: str, *, strict: bool = False) -> object:
+    """The JSON value in `text`; `strict` takes no `NaN` and no `Infinity`, which are no JSON (RFC 8259 §6).
+
+    Raises `ValueError`, or `RecursionError` for one that is nested too deeply.
+    """
+    constant = _refuse_constant if strict else None
+    try:
+        return json.loads(text, parse_constant=constant)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        # An integer may have more digits than Python reads. Its message passes as it is.
+        return json.loads(text, parse_constant=constant, parse_int=_number)
+
+
+def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON")
+
+
+def _number(digits: str) -> float:
+    return int(digits) if len(digits) <= sys.int_info.str_digits_check_threshold else math.inf
 
 
 def fault_of(message: object) -> str | None:

@@ -29,7 +29,7 @@ from .messages import (
     RequestId,
     fault_of,
     id_of,
-    refuse_constant,
+    parse,
     table,
 )
 from .mirror import MIRRORED, Mirror, header_text
@@ -93,7 +93,7 @@ class LineSession:
     async def _take(self, line: bytes) -> None:
         """A message of the client's. A request is left to a task; what has no answer goes in order."""
         try:
-            message: object = json.loads(line.decode(), parse_constant=refuse_constant)
+            message: object = parse(line.decode(), strict=True)
         except (ValueError, RecursionError):
             await self._refuse(None, PARSE_ERROR, "that is no JSON")
             return
@@ -188,7 +188,7 @@ class LineSession:
         """Give the client `content`, if it is an answer to its request."""
         try:
             text = content.decode("utf-8-sig")
-            message: object = json.loads(text)
+            message: object = parse(text)
         except RecursionError:
             # Too deep to be looked at; the client may be able to.
             await self._write(content)
@@ -247,7 +247,7 @@ class LineSession:
         if event.event != "message" or not event.data.strip():
             return False
         try:
-            message: object = json.loads(event.data.decode())
+            message: object = parse(event.data.decode())
         except RecursionError:
             await self._write(event.data)
             return asked is not None
