@@ -44,6 +44,9 @@ def result(message: dict[str, Any], value: object) -> dict[str, Any]:
 class ScriptedGateway:
     """Answers `initialize` and notifications itself, a GET and a DELETE with 405, and leaves the rest to `script`."""
 
+    # What the names of its sessions begin with.
+    sessions = "s"
+
     def __init__(self, script: Script, port: int = 0, **methods: Callable[[Exchange], object]) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         outer = self
@@ -62,7 +65,8 @@ class ScriptedGateway:
                         "capabilities": {},
                         "serverInfo": {"name": "g", "version": "1"},
                     }
-                    self.answer(result(message, about), Mcp_Session_Id=f"s{outer.sent().count('initialize')}")
+                    session = f"{outer.sessions}{outer.sent().count('initialize')}"
+                    self.answer(result(message, about), Mcp_Session_Id=session)
                 elif "id" not in message or "method" not in message:
                     self.answer(status=202)
                 else:

@@ -17,6 +17,7 @@ from conduit_oauth.testing import AuthorizationServer
 from tests.bridge.conftest import Bridge, StartBridge
 from tests.conftest import COMMAND
 from tests.resource_server import ResourceServer
+from tests.scripted_server import Asked, ScriptedServer
 
 PING = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
 
@@ -43,6 +44,27 @@ def test_a_request_passes_with_our_token_and_without_what_is_the_clients_own(
     assert (sent["mcp-session-id"], sent["last-event-id"], sent["x-other"]) == ("s-1", "e-9", "kept")
     assert sent["host"] == resource_server.url.removeprefix("http://")
     assert not sent.keys() & {"cookie", "origin"}
+
+
+def test_query_and_headers_pass_byte_for_byte(
+    start_bridge: StartBridge, authorization_server: AuthorizationServer
+) -> None:
+    query, name, other_name = "a=%2F&b=%7e&c=[1]&d=a%20b+c&e=%e9", "Zoë".encode(), "Zoë".encode("latin-1")
+
+    def answer(asked: Asked) -> None:
+        asked.answer({}, X_Name=other_name.decode("latin-1"), Mcp_Session_Id=other_name.decode("latin-1"))
+
+    with ScriptedServer(answer) as gateway:
+        server = "--token-endpoint", authorization_server.token_endpoint()
+        bridge = start_bridge("--mcp-url", f"{gateway.url}/mcp", *server)
+        for _ in range(2):
+            answered = httpx2.post(f"{bridge.url}?{query}", json=PING, headers={b"X-Name": name})
+            assert answered.status_code == 200
+            for header in ("X-Name", "Mcp-Session-Id"):
+                assert (header.encode().lower(), other_name) in [(k.lower(), v) for k, v in answered.headers.raw]
+    for path, headers, _ in gateway.seen:
+        assert path == f"/mcp?{query}"
+        assert headers["x-name"].encode("latin-1") == name
 
 
 def test_a_refused_token_is_replaced_and_the_client_knows_nothing(

@@ -358,6 +358,16 @@ def test_odd_tools_pass_on(tools: object, open_stdio: OpenStdio) -> None:
     assert bridge.ask(PING)["id"] == "p"
 
 
+def test_a_session_whose_name_no_header_can_have_is_none(
+    monkeypatch: pytest.MonkeyPatch, open_stdio: OpenStdio
+) -> None:
+    monkeypatch.setattr(ScriptedGateway, "sessions", "s\xff")
+    bridge = open_stdio(echo)
+    assert bridge.ask({**PING, "params": {"a": 1}})["result"] == {"a": 1}
+    assert not any("mcp-session-id" in headers for _, headers, _ in bridge.gateway.requests)
+    assert bridge.end() == (0, "")
+
+
 def test_an_error_of_the_gateway_keeps_its_words_and_has_the_requests_id(open_stdio: OpenStdio) -> None:
     error = {"code": -32001, "message": "unknown tool"}
     body = {"jsonrpc": "2.0", "id": None, "error": error}

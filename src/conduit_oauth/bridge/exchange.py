@@ -17,7 +17,7 @@ import aiohttp
 from ..masking import mask
 from ..protocol.http import parse_json_object
 from .events import TooLargeError, server_events
-from .messages import INTERNAL_ERROR, table
+from .messages import INTERNAL_ERROR, header_text, table
 
 SESSION = "mcp-session-id"
 LAST_EVENT = "last-event-id"
@@ -90,7 +90,7 @@ class Answer:
         self.headers: Sequence[tuple[bytes, bytes]] = (
             ((b"content-type", b"application/json"),) if response is None else response.raw_headers
         )
-        self.session = None if response is None else response.headers.get(SESSION)
+        self.session = None if response is None else header_text(response.headers.get(SESSION))
 
     def header(self, name: bytes) -> str | None:
         """A header's first value; `name` in lower case."""
@@ -147,8 +147,7 @@ class Answer:
     def rename(self, session: str) -> None:
         """Call the session by the name that the client knows."""
         self.headers = [
-            (name, session.encode("latin-1") if name.lower() == SESSION.encode() else value)
-            for name, value in self.headers
+            (name, session.encode() if name.lower() == SESSION.encode() else value) for name, value in self.headers
         ]
 
 

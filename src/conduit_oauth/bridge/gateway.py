@@ -15,6 +15,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from ..auth.aiohttp import TokenAuth
 from ..client.proxies import proxy_for
@@ -204,7 +205,8 @@ class Gateway:
         async with asyncio.timeout(_FIRST_BYTE if repeatable else _FIRST_BYTE_OF_EFFECTS):
             return await http.request(
                 question.method,
-                question.url,
+                # As it is: another spelling may be another resource.
+                URL(question.url, encoded=True),
                 headers=question.headers,
                 data=question.content or None,
                 allow_redirects=False,

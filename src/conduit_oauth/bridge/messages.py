@@ -67,3 +67,8 @@ def id_of(message: object) -> RequestId | None:
 def table(value: object) -> dict[str, Any]:
     """`value`, if it is a JSON object; else an empty one."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def header_text(value: object) -> str | None:
+    """`value`, if it can stand in a header."""
+    return value if isinstance(value, str) and value and value.isascii() and value.isprintable() else None

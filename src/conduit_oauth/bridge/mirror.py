@@ -9,7 +9,7 @@ import contextlib
 from typing import cast
 
 from .exchange import VERSION
-from .messages import Message, table
+from .messages import Message, header_text, table
 
 # How a tool's schema names a parameter that has a header of its own.
 MIRRORED = "x-mcp-header"
@@ -63,8 +63,3 @@ class Mirror:
                     self._tools[name] = mapped
         while len(self._tools) > _MOST_TOOLS:
             del self._tools[next(iter(self._tools))]
-
-
-def header_text(value: object) -> str | None:
-    """`value`, if it can stand in a header."""
-    return value if isinstance(value, str) and value and value.isascii() and value.isprintable() else None

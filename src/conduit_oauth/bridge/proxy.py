@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 
@@ -39,6 +39,8 @@ _HOP_BY_HOP = frozenset(
 )
 # The client's own credentials, and what tells of this machine. Length and host are those of the new request.
 _NOT_PASSED_ON = _HOP_BY_HOP | {b"authorization", b"cookie", b"dpop", b"origin", b"referer", b"host", b"content-length"}
+# What a query keeps as it is. Anything else has no place in a URL.
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 # The gateway's challenge and cookies are between it and us.
 _NOT_PASSED_BACK = _HOP_BY_HOP | {b"www-authenticate", b"set-cookie"}
 
@@ -78,7 +80,7 @@ class Proxy:
             watch.end()
 
     async def _forward(self, scope: Message, body: bytes, send: Send) -> None:
-        query = scope["query_string"].decode("latin-1")
+        query = quote(scope["query_string"], safe=_ASCII)
         url = f"{self._url}?{query}" if query else self._url
         answer = await self._gateway.send(Question(scope["method"], url, _passed_on(scope["headers"]), body))
         try:
@@ -130,10 +132,18 @@ def _passed_on(headers: RawHeaders) -> dict[str, str]:
     passed: dict[str, str] = {}
     for raw, value in headers:
         if raw not in _NOT_PASSED_ON:
-            name, text = raw.decode("latin-1"), value.decode("latin-1")
+            name, text = raw.decode("latin-1"), _text_of(value)
             passed[name] = f"{passed[name]}, {text}" if name in passed else text
     passed.setdefault("accept-encoding", "identity")
     return passed
+
+
+def _text_of(value: bytes) -> str:
+    """A header's value as aiohttp, which writes UTF-8, passes it on unchanged. It cannot where that is none."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 async def _body(receive: Receive, largest: int, *, keep: bool) -> bytes | None:

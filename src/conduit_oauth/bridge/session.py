@@ -28,11 +28,12 @@ from .messages import (
     Message,
     RequestId,
     fault_of,
+    header_text,
     id_of,
     parse,
     table,
 )
-from .mirror import MIRRORED, Mirror, header_text
+from .mirror import MIRRORED, Mirror
 
 logger = logging.getLogger("conduit_oauth.bridge")
 
