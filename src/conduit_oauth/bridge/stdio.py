@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import os
 import queue
 import signal
@@ -21,6 +22,8 @@ from .session import LineSession
 
 T = TypeVar("T")
 
+logger = logging.getLogger("conduit_oauth.bridge")
+
 
 async def serve_stdio(url: str, gateway: Gateway) -> None:
     """Bridge stdin and stdout to the gateway at `url`, until stdin ends or SIGTERM comes.
@@ -32,8 +35,7 @@ async def serve_stdio(url: str, gateway: Gateway) -> None:
     lines: asyncio.Queue[bytes | EOFError | None] = asyncio.Queue(16)
 
     def read() -> None:
-        # Not by sys.stdin, whose lock a thread that waits for input would keep beyond the end of the process.
-        for line in split_lines(lambda: os.read(sys.stdin.fileno(), 1 << 16), gateway.largest):
+        for line in split_lines(_input, gateway.largest):
             asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()
         asyncio.run_coroutine_threadsafe(lines.put(EOFError()), loop).result()
 
@@ -53,6 +55,16 @@ async def serve_stdio(url: str, gateway: Gateway) -> None:
             raise writer.broken.result() from None
         if (current := asyncio.current_task()) is not None and current.cancelling():
             raise
+
+
+def _input() -> bytes:
+    """The next bytes of stdin; none at its end, and where it cannot be read (any more)."""
+    try:
+        # Not by sys.stdin, whose lock a thread that waits for input would keep beyond the end of the process.
+        return os.read(sys.stdin.fileno(), 1 << 16)
+    except OSError as error:
+        logger.warning("standard input cannot be read (%s)", error.strerror)
+        return b""
 
 
 class _Writer:

@@ -16,6 +16,9 @@ def main() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    # There is nothing to be read, and nobody to be told. What has no stdout is told so (`prepare_streams`).
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     # The HTTP client imports it where it is installed, in 40 ms and 5 MiB, for event loops that no command has.
     sys.modules.setdefault("trio", None)  # pyright: ignore[reportArgumentType]
     status = _without_framework(sys.argv[1:])

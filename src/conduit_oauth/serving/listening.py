@@ -73,7 +73,7 @@ def parse_address(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise ConfigurationError("listen", f"{text!r} is no address", _ADVICE)
-    return Address(host.removeprefix("[").removesuffix("]"), int(port))
+    return Address(host.removeprefix("[").removesuffix("]").lower(), int(port))
 
 
 def access_of(address: Address, bearer: str | None, names: Iterable[str], *, expose: bool) -> Access:
