@@ -142,10 +142,8 @@ def test_other_paths_are_not_served(bridge: Bridge, resource_server: ResourceSer
     assert len(resource_server.requests) == 1
 
 
-def test_the_name_that_it_listens_on_is_that_in_any_case(
-    start_bridge: StartBridge, resource_server: ResourceServer
-) -> None:
-    bridge = start_bridge("--mcp-url", f"{resource_server.url}/echo", listen="LocalHost:0")
+def test_the_name_that_it_listens_on_is_taken_in_any_case(start: StartBridge, resource_server: ResourceServer) -> None:
+    bridge = start(f"{resource_server.url}/echo", listen="LocalHost:0")
     assert httpx2.post(bridge.url, json=PING).status_code == 200
 
 
