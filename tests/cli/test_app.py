@@ -214,7 +214,7 @@ def test_a_secret_in_the_profile_is_refused(run: Run, tmp_path: Path) -> None:
         (["token", "--scope", "admin"], {}, 3, "invalid_scope"),
         (["token", "--token-endpoint", "http://127.0.0.1:1/", "--timeout", "0.2"], {}, 4, "127.0.0.1:1"),
         (["discover", "gateway.example"], {}, 2, "URL"),
-        (["inspect", "/absent"], {}, 2, "/absent"),
+        (["inspect", "/absent"], {}, 2, "token_file: cannot be read (No such file or directory)"),
         (["frobnicate"], {}, 2, "frobnicate"),
     ],
 )
