@@ -24,6 +24,9 @@ from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import FakeClock, MakeProvider
 from tests.resource_server import ResourceServer
 
+CLAIMS = '{"access_token": {"nbf": {"value": "1604106651"}}}'
+DEMANDS_CLAIMS = f'error="insufficient_claims", claims="{base64.b64encode(CLAIMS.encode()).decode()}"'
+
 
 class Answer(NamedTuple):
     status: int
@@ -134,14 +137,12 @@ def test_claims_that_a_resource_demands_are_in_the_next_token_request(
 ) -> None:
     provider = make_provider()
     resource_server.refused.add(provider.get_token())
-    claims = '{"access_token": {"nbf": {"value": "1604106651"}}}'
-    encoded = base64.b64encode(claims.encode()).decode()
-    resource_server.refusal = (401, f'error="insufficient_claims", claims="{encoded}"')
+    resource_server.refusal = (401, DEMANDS_CLAIMS)
     assert send(provider, "GET", f"{resource_server.url}/echo").status == 200
     provider.invalidate()
     provider.get_token()
     sent = [request["form"].get("claims") for request in authorization_server.token_requests]
-    assert sent == [None, claims, None]
+    assert sent == [None, CLAIMS, None]
 
 
 def test_a_second_401_is_the_callers(
@@ -174,8 +175,8 @@ def test_a_late_401_for_an_old_token_throws_no_new_one_away(
         async def get_token_async(self) -> str:
             return self.get_token()
 
-        def invalidate(self, token: str | None = None) -> None:
-            provider.invalidate(token)
+        def invalidate(self, token: str | None = None, *, claims: str | None = None) -> None:
+            provider.invalidate(token, claims=claims)
 
     late = Late("demo", "x", token_endpoint=authorization_server.token_endpoint())
     assert send(late, "GET", f"{resource_server.url}/echo").status == 200
@@ -437,7 +438,9 @@ def test_aiohttp_takes_no_spelling_of_another_origin_for_the_providers(
     assert not any("Bearer" in (sent or "") for sent in other_origin.tokens)
 
 
+@pytest.mark.parametrize("refusal", [(401, 'error="invalid_token"'), (401, DEMANDS_CLAIMS)])
 def test_a_resource_that_refuses_every_token_causes_few_token_requests(
+    refusal: tuple[int, str],
     make_provider: MakeProvider,
     resource_server: ResourceServer,
     other_origin: ResourceServer,
@@ -446,7 +449,7 @@ def test_a_resource_that_refuses_every_token_causes_few_token_requests(
 ) -> None:
     clock = FakeClock()
     monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
-    resource_server.refuse_all = True
+    resource_server.refuse_all, resource_server.refusal = True, refusal
     provider = make_provider()
 
     def ask(url: str, times: int) -> set[int]:
@@ -475,6 +478,32 @@ def test_a_resource_that_refuses_every_token_causes_few_token_requests(
     resource_server.refused.add(provider.get_token())
     assert ask(f"{resource_server.url}/echo", 1) == {200}
     assert len(authorization_server.token_requests) == 7
+
+
+def test_a_resource_that_refuses_every_streamed_request_causes_few_token_requests(
+    send: Send,
+    make_provider: MakeProvider,
+    resource_server: ResourceServer,
+    authorization_server: AuthorizationServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
+    resource_server.refuse_all = True
+    provider = make_provider()
+
+    def ask(times: int) -> None:
+        for _ in range(times):
+            assert send(provider, "POST", f"{resource_server.url}/echo", b"hello", stream=True).status == 401
+
+    ask(6)
+    assert len(resource_server.requests) == 6
+    assert len(authorization_server.token_requests) == 3
+    clock.step(1.1)
+    ask(6)
+    assert len(authorization_server.token_requests) == 4
+    resource_server.refuse_all = False
+    assert send(provider, "POST", f"{resource_server.url}/echo", b"hello", stream=True).status == 200
 
 
 def test_a_wider_token_goes_only_to_the_origin_that_asked_for_it(

@@ -5,6 +5,7 @@ RFC 6750 §2.1, §3, §5.3 for bearer tokens; RFC 9449 §7, §9 for those bound 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -80,6 +81,10 @@ class Destinations:
             self._wider[origin] = provider
 
 
+# Refusals, the end of a rest, and the token that was refused last.
+_NO_DOUBT = (0, -math.inf, "")
+
+
 class Doubts:
     """The resources that refuse even a fresh token of a provider, and until when their word is not acted on.
 
@@ -87,24 +92,25 @@ class Doubts:
     """
 
     def __init__(self) -> None:
-        self._rests: dict[str, tuple[int, float]] = {}
+        self._rests: dict[str, tuple[int, float, str]] = {}
 
     def is_known(self, origin: str) -> bool:
-        """Whether `origin` refused a fresh token, and took none since."""
+        """Whether `origin` refused a token, and took none since."""
         return origin in self._rests
 
     def is_doubted(self, origin: str) -> bool:
         """Whether a refusal by `origin` is left to the caller."""
-        return origin in self._rests and elapsed() < self._rests[origin][1]
+        return elapsed() < self._rests.get(origin, _NO_DOUBT)[1]
 
-    def refused_fresh(self, origin: str) -> None:
-        """A token that was obtained because of a refusal was refused, too."""
-        times, until = self._rests.get(origin, (0, 0.0))
+    def refused(self, origin: str, token: str) -> None:
+        """It refused `token`. One that was obtained because of a refusal was a fresh one."""
+        times, until, before = self._rests.get(origin, _NO_DOUBT)
         # Requests that were under way together count as one.
-        if elapsed() >= until and (times or len(self._rests) < _MOST_ORIGINS):
-            # One fresh token may be a bad one.
-            rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(times - 1, 16)) if times else 0.0
-            self._rests[origin] = times + 1, elapsed() + rest
+        if token == before or elapsed() < until or (not before and len(self._rests) >= _MOST_ORIGINS):
+            return
+        # One fresh token may be a bad one.
+        rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(times - 2, 16)) if times > 1 else 0.0
+        self._rests[origin] = times + 1, elapsed() + rest, token
 
     def accepted(self, origin: str) -> None:
         """It took a token."""
@@ -177,21 +183,16 @@ class Presentation:
         if status == 401 or any(challenge.parameters.get("error") == "invalid_token" for challenge in challenges):
             if fresh and any(challenge.parameters.get("error") == "use_dpop_nonce" for challenge in challenges):
                 return self._try("nonce")
-            claims = next(filter(None, map(demanded_claims, challenges)), None)
-            if claims is not None:
-                self.provider.invalidate(self._token, claims=claims)
-                return self._try("claims")
-            return self._replace()
+            return self._replace(next(filter(None, map(demanded_claims, challenges)), None))
         return self._step_up(challenges)
 
-    def _replace(self) -> bool:
-        """Forget the token and take another; not again where that one is refused, too."""
-        if self._doubts.is_doubted(self._origin):
+    def _replace(self, claims: str | None) -> bool:
+        """Forget the token and take another, with `claims` where they are demanded; not again where it is refused."""
+        # Also where the request cannot be sent again, and the next one finds out what becomes of the other token.
+        self._doubts.refused(self._origin, self._token)
+        if self._doubts.is_doubted(self._origin) or not self._try("token" if claims is None else "claims"):
             return False
-        if not self._try("token"):
-            self._doubts.refused_fresh(self._origin)
-            return False
-        self.provider.invalidate(self._token)
+        self.provider.invalidate(self._token, claims=claims)
         return True
 
     def _step_up(self, challenges: list[Challenge]) -> bool:
