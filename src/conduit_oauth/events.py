@@ -51,7 +51,12 @@ Observer = Callable[[Event], object]
 def observe(observer: Observer | None, event: Event) -> None:
     """Tell the observer, if there is one."""
     if observer is not None:
-        try:
-            observer(event)
-        except Exception:  # an observer's fault must not become a caller's
-            logger.error("observer_failed event=%s\n%s", event.name, traceback.format_exc())
+        call_back(event.name, observer, event)
+
+
+def call_back(event: str, callback: Callable[..., object], *arguments: object) -> None:
+    """Call what a user of ours gave us for `event`. Its fault is logged, and does not become a caller's."""
+    try:
+        callback(*arguments)
+    except Exception:
+        logger.error("observer_failed event=%s\n%s", event, traceback.format_exc())

@@ -652,14 +652,34 @@ class TestNews:
         broken, well = Listener(), Listener()
         broken.error = ValueError("a fault of ours")
         tier.subscribers.subscribe("broken", broken, "")
+        tier.subscribers.subscribe("broken", well, "")
         tier.subscribers.subscribe("well", well, "")
         store.tell("broken", Entry(floor=7))
-        assert tier.watch(0.0) == 1.0
+        store.tell("well", Entry(floor=8))
+        tier.watch(0.0)
         (said,) = lines(caplog)
         assert said.startswith("store_thread_failed")
-        store.tell("well", Entry(floor=7))
-        assert tier.watch(1.0) == 0.0
-        assert well.heard_of == [Entry(floor=7)]
+        assert well.heard_of == [Entry(floor=7), Entry(floor=8)]
+
+    def test_who_breaks_down_telling_the_store_keeps_nobody_from_it(
+        self, tier: Tier, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        told: list[str] = []
+
+        class Teller:
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def tell(self) -> None:
+                told.append(self.name)
+                raise ValueError(self.name)
+
+        tellers = [Teller("one"), Teller("other")]
+        for teller in tellers:
+            tier.remind(teller)
+        tier.watch(0.0)
+        assert sorted(told) == ["one", "other"]
+        assert [said.startswith("store_thread_failed") for said in lines(caplog)] == [True, True]
 
     @pytest.mark.parametrize(
         ("error", "said"), [(StoreError("not allowed"), "not allowed"), (KeyError("a"), "broke down with KeyError")]

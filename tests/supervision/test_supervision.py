@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -201,6 +202,24 @@ def test_a_refusal_is_forgotten_when_the_file_is_read_anew(
         providers.reload()
         assert changed.wait(20)
         assert provider.control.held() is not None
+
+
+def test_what_a_callback_raises_is_logged_and_goes_no_further(
+    make_providers: Make, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise LookupError("not ours")
+
+    caplog.set_level(logging.INFO, "conduit_oauth")
+    with make_providers(file, on_change=broken, on_reload=broken) as providers:
+        provider = providers["billing"]
+        token = provider.get_token()
+        provider.invalidate(token)
+        assert provider.get_token() != token
+        providers.reload()
+    said = [record.getMessage().partition("\n")[0] for record in caplog.records]
+    assert {"observer_failed event=on_change", "observer_failed event=on_reload"} <= {*said}
+    assert any(line.startswith("providers_reloaded") for line in said)
 
 
 def test_a_refresh_that_failed_is_tried_at_once_when_the_file_is_read_anew(

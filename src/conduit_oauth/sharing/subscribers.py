@@ -5,12 +5,19 @@ Invariant: who takes a ticket before a look at the store misses nothing that is 
 
 from __future__ import annotations
 
+import logging
 import threading
+import traceback
 import weakref
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
 from ..runtime.landing import Flag
 from ..stores import Entry
+
+T = TypeVar("T")
+
+logger = logging.getLogger("conduit_oauth")
 
 # From so many keys on, those that nobody listens to any more are dropped now and then.
 _SWEEP = 256
@@ -78,8 +85,7 @@ class Subscribers:
             listeners = list(self._listeners.get(key, ()))
         for ticket in tickets:
             ticket.set()
-        for listener in listeners:
-            listener.heard(entry)
+        for_each(listeners, lambda listener: listener.heard(entry))
         if not key:
             self.resync()
 
@@ -87,5 +93,13 @@ class Subscribers:
         """Have all look again."""
         with self._lock:
             listeners = [listener for each in self._listeners.values() for listener in each]
-        for listener in listeners:
-            listener.resync(distrust=distrust)
+        for_each(listeners, lambda listener: listener.resync(distrust=distrust))
+
+
+def for_each(several: Iterable[T], work: Callable[[T], object]) -> None:
+    """Do `work` for each, whatever becomes of the others. A fault is logged."""
+    for each in several:
+        try:
+            work(each)
+        except Exception:  # a fault of ours, or of a user's own store
+            logger.error("store_thread_failed\n%s", traceback.format_exc())

@@ -23,7 +23,7 @@ from .clocks import Clocks
 from .leases import Leases
 from .operations import Operations
 from .sick import Sick
-from .subscribers import Subscribers
+from .subscribers import Subscribers, for_each
 
 T = TypeVar("T")
 
@@ -111,8 +111,7 @@ class Upkeep(Resident):
             self._give_back()
             with self._lock:
                 tellers, self._tellers = list(self._tellers), weakref.WeakSet()
-            for teller in tellers:
-                teller.tell()
+            for_each(tellers, lambda teller: teller.tell())
             self._renew()
             if elapsed() - self._pinged > PING:
                 self._pinged = elapsed()

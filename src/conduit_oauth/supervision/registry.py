@@ -21,6 +21,7 @@ from ..client.transport import SharedTransport
 from ..client.validation import seconds
 from ..clock import Clock, elapsed
 from ..errors import ConfigurationError
+from ..events import call_back
 from ..lifecycle.state import Health
 from ..provider import TokenProvider
 from ..runtime.landing import NoThreadError, in_thread
@@ -145,8 +146,7 @@ class TokenProviders(Resident):
     def health(self) -> dict[str, Health]:
         """How each provider is; nothing is asked or made for that."""
         with self._lock:
-            wards = dict(self._wards)
-            return {name: self._supervisor.health(name, wards.get(name)) for name in self._settings}
+            return {name: self._supervisor.health(name, self._wards.get(name)) for name in self._settings}
 
     def reload(self) -> None:
         """Read the file anew, now. Raises `ConfigurationError`, and changes nothing, if it is invalid.
@@ -160,8 +160,7 @@ class TokenProviders(Resident):
         self._file.wait_for_writer()
         settings, tables = self._file.read()
         with self._lock:
-            before, self._settings = self._settings, settings
-            self.tables = tables
+            before, self._settings, self.tables = self._settings, settings, tables
             for name in [name for name in self._wards if settings.get(name) != before.get(name)]:
                 if name not in settings:
                     self._supervisor.let_go(name, self._wards.pop(name))
@@ -172,7 +171,7 @@ class TokenProviders(Resident):
             for name, ward in self._wards.items():
                 self._supervisor.forgive(name, ward)
         if self._on_reload is not None:
-            self._on_reload()
+            call_back("on_reload", self._on_reload)
         logger.info("providers_reloaded file=%s", self._file.path)
 
     def start(self) -> Self:
@@ -184,9 +183,10 @@ class TokenProviders(Resident):
 
     def close(self) -> None:
         """End the supervision, close every provider, then the connections."""
-        self._closed = True
+        with self._lock:
+            self._closed, made = True, list(self._made)
         self._supervisor.end()
-        for provider in list(self._made):
+        for provider in made:
             provider.close()
         self._transport.shut()
 
@@ -247,7 +247,6 @@ class TokenProviders(Resident):
             raise ConfigurationError("providers", "are closed", "Create a new TokenProviders.")
 
     def _make(self, name: str) -> Ward:
-        self._check_open()
         if name not in self._settings:
             raise KeyError(f"no provider {name!r}; there are {', '.join(list(self._settings)[:20]) or 'none'}")
         provider = self._alive.get(name)
@@ -272,6 +271,7 @@ class TokenProviders(Resident):
         self._supervisor.watch(name, ward, provider)
 
     def _provider(self, name: str) -> TokenProvider:
+        self._check_open()
         given: dict[str, Any] = {"http_client": self._transport, **self._settings[name]}
         try:
             provider = TokenProvider(name=name, **given)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 
 from ..clock import Clock, jitter
 from ..errors import OAuthError
+from ..events import call_back
 from ..lifecycle.state import Health
 from ..provider import TokenProvider
 from ..runtime.landing import Flag, Landing, NoThreadError, in_thread
@@ -250,7 +251,7 @@ class Supervisor:
             self._wake.set()
             self._start_late()
         if self._changed is not None:
-            self._changed(name)
+            call_back("on_change", self._changed, name)
 
     def _restart(self, name: str, ward: Ward, error: OAuthError) -> None:
         """Make a provider anew that broke down, a little later each time; give it up where that does not help."""
