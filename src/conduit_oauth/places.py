@@ -31,6 +31,14 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
+def make_private(folder: Path) -> None:
+    """Make `folder`, and what is missing on the way to it, for this user alone. Raises `OSError`."""
+    for each in reversed((folder, *folder.parents)):
+        if not is_there(each):
+            with suppress(FileExistsError):
+                each.mkdir(0o700)
+
+
 def path_in_file(text: str, folder: Path, field: str) -> Path:
     """The path that a file of settings in `folder` names, with `${NAME}` and `~` put in.
 

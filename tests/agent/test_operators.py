@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,23 @@ def test_once_runs_every_command_and_tells_those_that_failed(
     assert {each.name for each in (tmp_path / "ran").iterdir()} == {*names}
     config = write('[providers.billing]\n[[agent.outputs]]\nprovider = "*"\nrun = ["/bin/sh", "-c", "exit 9"]\n')
     done = run(config, client_environment, "--once")
+    assert done.returncode == 1
+    assert "billing: /bin/sh ended with status 9" in done.stderr
+
+
+def test_a_command_that_fails_is_told_though_the_agent_was_started_by_one_who_ignores_its_children(
+    write: Write, client_environment: dict[str, str]
+) -> None:
+    config = write('[providers.billing]\n[[agent.outputs]]\nprovider = "*"\nrun = ["/bin/sh", "-c", "exit 9"]\n')
+    starter = "import os, signal as s, sys; s.signal(s.SIGCHLD, s.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", starter, COMMAND, "agent", "--config", config, "--once"],
+        env=client_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 1
     assert "billing: /bin/sh ended with status 9" in done.stderr
 

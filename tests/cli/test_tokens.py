@@ -144,6 +144,11 @@ def test_exec_runs_a_program_with_the_token_and_without_the_secret(run: Run) -> 
     assert done.stdout == f"{run('token').stdout.strip()} none"
 
 
+def test_exec_runs_a_program_with_the_signals_that_a_shell_would_give_it(run: Run) -> None:
+    done = run("exec", "--", "sh", "-c", "yes | head -1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "y\n", "")
+
+
 def test_exec_of_a_missing_program_exits_as_a_shell_does(run: Run, tmp_path: Path) -> None:
     done = run("exec", "--", "/absent/program")
     assert done.returncode == 127

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from ..errors import ConfigurationError
 from ..identity.sources import read_file
-from ..places import cache_folder
+from ..places import cache_folder, make_private
 from .config import Output
 from .outputs import write
 
@@ -71,7 +71,7 @@ class Claims:
         if slot in self._held or (folder := _folder()) is None:
             return
         if self._descriptor is None:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private(folder)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             self._descriptor = os.open(folder / "agent.lock", flags, 0o600)
         try:

@@ -27,6 +27,9 @@ def agent(
     conduit-oauth agent --config /etc/conduit-oauth/agent.toml
     curl --unix-socket /run/conduit-oauth/agent.sock http://agent/tokens/billing
     """
+    if hasattr(signal, "SIGCHLD"):
+        # Whoever started us may ignore it: then every command that we run would seem to have done well.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if hasattr(signal, "SIGHUP") and not (once or check):
         # From the first moment on: what comes before the file is read changes nothing.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -17,7 +17,7 @@ from rich.markup import escape
 from ..bridge.snippets import Client, snippet, snippet_for_http
 from ..errors import ConfigurationError
 from ..identity.sources import read_text
-from ..places import expanded, state_folder
+from ..places import expanded, make_private, state_folder
 from ..stores import hide_password
 from .logs import LogFormat, LogLevel, log_to_stderr
 from .options import as_client
@@ -136,7 +136,7 @@ def _bearer(address: Address, file: Path | None, *, no_local_token: bool) -> str
 def _make_token(file: Path) -> None:
     """Write a new token to `file`, unless it is there."""
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(file.parent)
         with tempfile.NamedTemporaryFile("w", dir=file.parent) as draft:
             draft.write(secrets.token_urlsafe(32) + "\n")
             draft.flush()

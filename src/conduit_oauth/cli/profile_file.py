@@ -12,7 +12,7 @@ from typing import Any, cast
 import tomlkit
 
 from ..errors import ConfigurationError
-from ..places import is_there
+from ..places import is_there, make_private
 from ..settings import read_toml, table_of
 
 
@@ -32,7 +32,7 @@ def save_document(path: Path, document: tomlkit.TOMLDocument) -> None:
         target = Path(os.path.realpath(path))
         if target.is_symlink():
             raise OSError(errno.ELOOP, "is a loop of links")
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(target.parent)
         mode = stat.S_IMODE(target.stat().st_mode) if is_there(target) else 0o600
         # Made anew, under a name that nobody can guess and lay a link at.
         number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

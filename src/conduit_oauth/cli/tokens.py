@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -64,6 +65,10 @@ def execute(
     with options.provider() as provider:
         value, _ = _token(provider, fresh=fresh)
     sys.stdout.flush()
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        # Python ignores them, and the program would inherit that.
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
         # In our place, so that signals, the terminal and the exit status are the program's own.
         os.execvpe(command[0], command, {**public_environment(), variable: value})  # noqa: S606 - what was asked for

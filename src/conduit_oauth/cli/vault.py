@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..places import make_private
 
 SERVICE = "conduit-oauth"
 _FOLDER = "secrets"
@@ -26,7 +27,7 @@ def keep_secret(name: str, secret: str, config: Path) -> tuple[dict[str, str], s
         return {"keyring": SERVICE, "username": username}, keyring
     place = config.parent / _FOLDER / name
     try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(place.parent)
         place.unlink(missing_ok=True)
         with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(secret)

@@ -12,6 +12,7 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
+from ..places import make_private
 from . import StoreError
 from .sqlite_rows import KEY_LENGTH, TABLE, key_file
 
@@ -36,7 +37,7 @@ PRAGMA user_version = 1;
 
 def create(path: Path) -> None:
     """Make the file whole before it has its name: nobody ever opens a half-made one, or one that others may read."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # 0600
     os.close(descriptor)
     draft = Path(name)
@@ -55,7 +56,7 @@ def key_beside(path: Path, new: bytes | None = None) -> bytes:
     """The random key of the store at `path`, made where there is none (or `new`). Raises `StoreError`."""
     file = key_file(path)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         if not file.exists():
             descriptor, name = tempfile.mkstemp(prefix=f"{file.name}.", dir=path.parent)  # 0600
             with os.fdopen(descriptor, "wb") as draft:
