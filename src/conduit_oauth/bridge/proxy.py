@@ -37,8 +37,12 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-# The client's own credentials, and what tells of this machine. Length and host are those of the new request.
-_NOT_PASSED_ON = _HOP_BY_HOP | {b"authorization", b"cookie", b"dpop", b"origin", b"referer", b"host", b"content-length"}
+# The client's own credentials, and what tells of this machine. Length and host are those of the new request, and what
+# waited for its body has it.
+_NOT_PASSED_ON = _HOP_BY_HOP | {
+    *(b"authorization", b"cookie", b"dpop", b"origin", b"referer"),
+    *(b"host", b"content-length", b"expect"),
+}
 # What a query keeps as it is. Anything else has no place in a URL.
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 # The gateway's challenge and cookies are between it and us.
@@ -84,8 +88,7 @@ class Proxy:
         url = f"{self._url}?{query}" if query else self._url
         answer = await self._gateway.send(Question(scope["method"], url, _passed_on(scope["headers"]), body))
         try:
-            headers = [(name.lower(), value) for name, value in answer.headers]
-            headers = [(name, value) for name, value in headers if name not in _NOT_PASSED_BACK]
+            headers = _without(_NOT_PASSED_BACK, answer.headers)
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             async for chunk in answer.chunks():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -127,13 +130,19 @@ class _Watch:
         self.task.cancel()
 
 
+def _without(names: frozenset[bytes], headers: RawHeaders) -> RawHeaders:
+    """`headers` less those of `names`, and less those that belong to one connection by its own word; in lower case."""
+    given = [(name.lower(), value) for name, value in headers]
+    own = {each.strip().lower() for name, value in given if name == b"connection" for each in value.split(b",")}
+    return [(name, value) for name, value in given if name not in names and name not in own]
+
+
 def _passed_on(headers: RawHeaders) -> dict[str, str]:
     """The client's headers, less its own affairs; of one that came in several lines, one line (RFC 9110 §5.3)."""
     passed: dict[str, str] = {}
-    for raw, value in headers:
-        if raw not in _NOT_PASSED_ON:
-            name, text = raw.decode("latin-1"), _text_of(value)
-            passed[name] = f"{passed[name]}, {text}" if name in passed else text
+    for raw, value in _without(_NOT_PASSED_ON, headers):
+        name, text = raw.decode("latin-1"), _text_of(value)
+        passed[name] = f"{passed[name]}, {text}" if name in passed else text
     passed.setdefault("accept-encoding", "identity")
     return passed
 
