@@ -23,6 +23,7 @@ from conduit_oauth.provider import MAX_STEPS
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import FakeClock, MakeProvider
 from tests.resource_server import ResourceServer
+from tests.scripted_server import Asked, ScriptedServer
 
 CLAIMS = '{"access_token": {"nbf": {"value": "1604106651"}}}'
 DEMANDS_CLAIMS = f'error="insufficient_claims", claims="{base64.b64encode(CLAIMS.encode()).decode()}"'
@@ -329,6 +330,50 @@ def test_a_server_that_always_wants_more_scope_is_asked_once_more_only(
     assert caught.value.error == "invalid_scope"
     assert len(resource_server.requests) == 1
     assert provider.get_token()
+
+
+def test_a_wider_scope_that_is_not_granted_any_more_costs_the_other_requests_nothing() -> None:
+    granted = ["read"]
+    requests = []
+
+    def grant(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        scope = "write" if b"write" in request.content else "read"
+        if scope not in granted:
+            return httpx2.Response(400, json={"error": "invalid_scope"})
+        return httpx2.Response(200, json={"access_token": scope, "token_type": "Bearer", "expires_in": 3600})
+
+    def answer(asked: Asked) -> None:
+        if asked.path == "/write" and asked.headers["authorization"] != "Bearer write":
+            asked.answer(status=403, WWW_Authenticate='Bearer error="insufficient_scope", scope="write"')
+        else:
+            asked.answer({})
+
+    server = {"token_endpoint": "https://as.example/token", "transport": httpx2.MockTransport(grant)}
+    with (
+        ScriptedServer(answer) as resource,
+        TokenProvider("me", "secret", scope="read", **server) as provider,
+        httpx2.Client(auth=provider.auth(), base_url=resource.url) as client,
+    ):
+        for _ in range(2):
+            with pytest.raises(TokenRequestError):
+                client.get("/write")
+            assert client.get("/read").status_code == 200
+        # The refusal is remembered.
+        assert len(requests) == 2
+        wider = provider.stepped_up("write")
+        assert wider is not None
+        granted.append("write")
+        wider.control.forgive()
+        assert client.get("/write").status_code == 200
+        assert client.get("/read").status_code == 200
+        granted.remove("write")
+        wider.invalidate()
+        for _ in range(2):
+            assert client.get("/read").status_code == 200
+            with pytest.raises(TokenRequestError):
+                client.get("/write")
+        assert [asked[1]["authorization"] for asked in resource.seen][-4:] == ["Bearer read"] * 4
 
 
 def test_a_server_that_is_not_content_with_the_wider_scope_either_is_not_asked_a_third_time(

@@ -20,7 +20,7 @@ class HttpxFlow:
         """For `Client`."""
         presentation = self._begin(request)
         while True:
-            _set(request, presentation.headers(presentation.provider.get_token()))
+            _set(request, presentation.headers())
             if not self._goes_on(presentation, request, (yield request)):
                 return
 
@@ -28,7 +28,7 @@ class HttpxFlow:
         """For `AsyncClient`."""
         presentation = self._begin(request)
         while True:
-            _set(request, presentation.headers(await presentation.provider.get_token_async()))
+            _set(request, await presentation.headers_async())
             if not self._goes_on(presentation, request, (yield request)):
                 return
 

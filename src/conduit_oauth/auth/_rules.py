@@ -12,7 +12,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from ..clock import elapsed
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, TokenRequestError
 from ..protocol.challenge import Challenge, demanded_claims, parse_challenges
 from ..protocol.dpop import Dpop
 from ..protocol.urls import origin_of, parse_secure_url
@@ -49,7 +49,7 @@ class Destinations:
     """
 
     def __init__(self, provider: AnyProvider) -> None:
-        self._provider = provider
+        self.provider = provider
         self._judged: dict[tuple[str, str], str] = {}
         self._wider: dict[str, AnyProvider] = {}
         self.doubts = _doubts.setdefault(provider, Doubts())
@@ -59,12 +59,12 @@ class Destinations:
         destination = scheme, authority
         if (judged := self._judged.get(destination)) is not None:
             return judged
-        origin = origin_of(parse_secure_url(f"{scheme}://{authority}", "request URL", self._provider.insecure_hosts))
-        origins = self._provider.origins
+        origin = origin_of(parse_secure_url(f"{scheme}://{authority}", "request URL", self.provider.insecure_hosts))
+        origins = self.provider.origins
         if origins and origin not in origins:
             raise ConfigurationError(
                 "request URL",
-                f"is at {origin}, and the token of {self._provider.name!r} was obtained for {', '.join(origins)}",
+                f"is at {origin}, and the token of {self.provider.name!r} was obtained for {', '.join(origins)}",
                 "Use a provider whose mcp_url or resource is at that origin.",
             )
         if len(self._judged) < _MOST_ORIGINS:
@@ -73,12 +73,16 @@ class Destinations:
 
     def provider_for(self, origin: str) -> AnyProvider:
         """Whose token goes to `origin`."""
-        return self._wider.get(origin, self._provider)
+        return self._wider.get(origin, self.provider)
 
     def keep(self, origin: str, provider: AnyProvider) -> None:
-        """Once a wider scope was asked for, later requests to that origin are likely to need it, too."""
-        if provider is not self._provider and (origin in self._wider or len(self._wider) < _MOST_ORIGINS):
+        """Once a wider scope was granted, later requests to that origin are likely to need it, too."""
+        if provider is not self.provider and (origin in self._wider or len(self._wider) < _MOST_ORIGINS):
             self._wider[origin] = provider
+
+    def narrow(self, origin: str) -> None:
+        """The wider scope is granted no more."""
+        self._wider.pop(origin, None)
 
 
 # Refusals, the end of a rest, and the token that was refused last.
@@ -152,9 +156,38 @@ class Presentation:
         self._token = self._sent = ""
         self._tried: set[str] = set()
 
-    def headers(self, token: str) -> dict[str, str]:
-        """What presents `token` with the next attempt."""
+    def headers(self) -> dict[str, str]:
+        """What presents the token with the next attempt. Raises as `get_token` does."""
+        try:
+            token = self.provider.get_token()
+        except TokenRequestError:
+            if not self._narrowed():
+                raise
+            token = self.provider.get_token()
+        return self._present(token)
+
+    async def headers_async(self) -> dict[str, str]:
+        """As `headers`, for asyncio and trio."""
+        try:
+            token = await self.provider.get_token_async()
+        except TokenRequestError:
+            if not self._narrowed():
+                raise
+            token = await self.provider.get_token_async()
+        return self._present(token)
+
+    def _narrowed(self) -> bool:
+        """Whether a wider scope that an earlier request asked for is refused now, and is done without."""
+        if self.provider is self._destinations.provider or "scope" in self._tried:
+            return False
+        self._destinations.narrow(self._origin)
+        self.provider = self._destinations.provider
+        return True
+
+    def _present(self, token: str) -> dict[str, str]:
         self._token = token
+        if "scope" in self._tried:
+            self._destinations.keep(self._origin, self.provider)
         if self._dpop is None:
             self._sent = f"Bearer {token}"
             return {"Authorization": self._sent}
@@ -204,7 +237,6 @@ class Presentation:
                 )
                 if wider is not None and self._try("scope"):
                     self.provider = wider
-                    self._destinations.keep(self._origin, wider)
                     return True
         return False
 

@@ -34,7 +34,7 @@ class TokenAuth:
         origin = self._destinations.check(request.url.scheme, request.url.raw_authority)
         presentation = Presentation(self._destinations, origin, request.method, request.url)
         while True:
-            request.headers.update(presentation.headers(await presentation.provider.get_token_async()))
+            request.headers.update(await presentation.headers_async())
             response = await handler(request)
             if presentation.is_settled(response.status):
                 break

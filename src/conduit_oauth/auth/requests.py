@@ -25,7 +25,7 @@ class TokenAuth(AuthBase):
         parts = urlsplit(url)
         origin = self._destinations.check(parts.scheme, parts.netloc)
         presentation = Presentation(self._destinations, origin, request.method or "", url)
-        request.headers.update(presentation.headers(presentation.provider.get_token()))
+        request.headers.update(presentation.headers())
         request.hooks["response"].append(partial(self._on_response, presentation))
         return request
 
@@ -41,7 +41,7 @@ class TokenAuth(AuthBase):
             # Read to the end, so that the connection is back in the pool whatever comes next.
             response.content  # noqa: B018  # pyright: ignore[reportUnusedExpression]
             response.close()
-            fresh = presentation.headers(presentation.provider.get_token())
+            fresh = presentation.headers()
             replay = sent.copy()
             extract_cookies_to_jar(replay._cookies, sent, response.raw)  # pyright: ignore
             replay.prepare_cookies(replay._cookies)  # pyright: ignore
