@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..clock import Clock
-from ..errors import ConfigurationError, InvalidTokenResponse, OAuthError
+from ..errors import ConfigurationError, InvalidTokenResponse, OAuthError, TokenRequestError
 from ..identity.credentials import Credentials
 from ..identity.sources import header_value, read_text
 from ..protocol.client_auth import METHODS, Signing
@@ -38,6 +38,9 @@ from .locator import Locator, drive
 from .transport import Sender, Transport
 
 logger = logging.getLogger("conduit_oauth")
+
+# Refusals that say nothing of what was asked for.
+_OF_THE_CLIENT = ("invalid_client", "unauthorized_client")
 
 
 def _grant_form(signing: Signing, parameters: list[tuple[str, str]]) -> Form:
@@ -151,21 +154,26 @@ class Requester:
             found = self._widened(sender, found, self.config.step_up)
         parameters = self.config.parameters(found)
         scope = next((value for name, value in parameters if name == "scope"), None)
+
+        def run(parameters: list[tuple[str, str]]) -> AccessToken:
+            def attempt(credentials: Credentials, tried: tuple[str, ...]) -> AccessToken:
+                self.tried = tried
+                return self._requested(sender, found, credentials, tried, parameters, scope)
+
+            return self.authentication.run("token_endpoint", found, attempt)
+
         claims, self.claims = self.claims, None
         if claims is not None:
-            parameters = [*(pair for pair in parameters if pair[0] != "claims"), ("claims", claims)]
-
-        def attempt(credentials: Credentials, tried: tuple[str, ...]) -> AccessToken:
-            self.tried = tried
-            return self._requested(sender, found, credentials, tried, parameters, scope)
-
-        try:
-            return self.authentication.run("token_endpoint", found, attempt)
-        except OAuthError as error:
-            # Claims that the server refuses are the resource's affair: they must not keep this client from its token.
-            if error.retryable and self.claims is None:
-                self.claims = claims
-            raise
+            try:
+                return run([*(pair for pair in parameters if pair[0] != "claims"), ("claims", claims)])
+            except OAuthError as error:
+                if error.retryable and self.claims is None:
+                    self.claims = claims
+                if not isinstance(error, TokenRequestError) or error.retryable or error.error in _OF_THE_CLIENT:
+                    raise
+                # The resource's affair: they must not keep this client from its token.
+                logger.warning("claims_refused: %s", error)
+        return run(parameters)
 
     def _requested(
         self,
