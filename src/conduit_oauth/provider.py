@@ -244,22 +244,23 @@ class TokenProvider(TokenHolder):
         is apart from this one's, so that a refusal of the wider scope costs nothing; it closes with this one.
         """
         wider = self._requester.config.stepped_up(scope, self._life.token.scope, url, resource_metadata)
-        if wider is None:
+        root = self._root()
+        if wider is None or root is None or root._control.closed:
             return None
         key = wider.scope or f"{url} {resource_metadata}"
-        if key not in self._wider:
-            if len(self._wider) >= MAX_STEPS:
+        if key not in root._wider:
+            if len(root._wider) >= MAX_STEPS:
                 return None
             # Two threads may come here at once: the first to arrive stays.
-            self._wider.setdefault(key, self._with_config(wider))
-        return self._wider[key]
+            root._wider.setdefault(key, self._with_config(wider))
+        return root._wider[key]
 
     def _with_config(self, config: ClientConfig) -> Self:
         other = object.__new__(type(self))
         requester, share = self._requester.with_config(config), self._control.share
         tier = share and share.tier
         TokenHolder.__init__(other, self.name, requester, self._clock, self._timeout, tier, self._observer)
-        other._tls = self._tls
+        other._tls, other._root = self._tls, self._root
         return other
 
     @property

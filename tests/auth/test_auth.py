@@ -17,7 +17,7 @@ import requests
 import conduit_oauth.auth.aiohttp
 import conduit_oauth.auth.httpx
 import conduit_oauth.auth.requests
-from conduit_oauth import ConfigurationError, TokenProvider, TokenRequestError
+from conduit_oauth import ConfigurationError, ProviderClosedError, TokenProvider, TokenRequestError
 from conduit_oauth.cli.inspection import read_jwt
 from conduit_oauth.provider import MAX_STEPS
 from conduit_oauth.testing import AuthorizationServer
@@ -399,6 +399,41 @@ def test_scopes_are_not_widened_for_ever(make_provider: MakeProvider) -> None:
     assert provider.stepped_up("s0") is wider[0]
     assert provider.stepped_up("a") is None
     assert provider.stepped_up('bad"scope') is None
+
+
+def test_a_resource_that_always_wants_another_scope_is_not_followed_for_ever() -> None:
+    requests: list[httpx2.Request] = []
+
+    def grant(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        if request.url.path == "/revoke":
+            return httpx2.Response(200)
+        return httpx2.Response(200, json={"access_token": f"t{len(requests)}", "token_type": "Bearer"})
+
+    def answer(asked: Asked) -> None:
+        challenge = f'Bearer error="insufficient_scope", scope="s{len(resource.seen)}"'
+        asked.answer(status=403, WWW_Authenticate=challenge)
+
+    provider = TokenProvider(
+        "me",
+        "secret",
+        scope="a",
+        token_endpoint="https://as.example/token",
+        revocation_endpoint="https://as.example/revoke",
+        revoke_on_close=True,
+        transport=httpx2.MockTransport(grant),
+    )
+    with ScriptedServer(answer) as resource, provider, httpx2.Client(auth=provider.auth()) as client:
+        for _ in range(3 * MAX_STEPS):
+            assert client.get(resource.url).status_code == 403
+        assert len(requests) == 1 + MAX_STEPS
+        wider = provider.stepped_up("s1")
+    # All of them go with it.
+    assert sum(request.url.path == "/revoke" for request in requests) == 1 + MAX_STEPS
+    assert wider is not None
+    with pytest.raises(ProviderClosedError):
+        wider.get_token()
+    assert provider.stepped_up("s1") is None
 
 
 def test_requests_do_not_wait_for_each_other(make_provider: MakeProvider) -> None:

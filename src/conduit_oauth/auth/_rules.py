@@ -229,13 +229,15 @@ class Presentation:
         return True
 
     def _step_up(self, challenges: list[Challenge]) -> bool:
+        if not self._try("scope"):
+            return False
         for challenge in challenges:
             told = challenge.parameters
             if told.get("error") == "insufficient_scope":
                 wider = self.provider.stepped_up(
                     told.get("scope") or None, url=str(self._url), resource_metadata=told.get("resource_metadata")
                 )
-                if wider is not None and self._try("scope"):
+                if wider is not None:
                     self.provider = wider
                     return True
         return False

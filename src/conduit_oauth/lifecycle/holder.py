@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..clock import Clock
     from ..events import Observer
     from ..sharing.tier import Tier
+    from ..token import AccessToken
     from .control import FlightControl
     from .state import ProviderState
 
@@ -33,6 +34,7 @@ class TokenHolder:
         "_observer",
         "_requester",
         "_revoke_on_close",
+        "_root",
         "_timeout",
         "_wider",
         "name",
@@ -52,6 +54,8 @@ class TokenHolder:
         from ..runtime.process import undisturbed
 
         with undisturbed():
+            from weakref import ref
+
             from .control import FlightControl
             from .life import Life
 
@@ -61,8 +65,9 @@ class TokenHolder:
         self._timeout = timeout
         self._observer = observer
         self._revoke_on_close = revoke_on_close
-        # Those of wider scopes, which close with this one.
+        # Those of wider scopes, which close with this one. Each knows the one that has them all.
         self._wider: dict[str, Self] = {}
+        self._root: ref[Self] = ref(self)
         self._life = Life()
         self._control = FlightControl(name, self._life, requester, clock, timeout, tier=tier, observer=observer)
 
@@ -189,20 +194,25 @@ class TokenHolder:
         A shared store hears first of what this process knows; `store_timeout` seconds are waited for that at most.
         With `revoke_on_close` the server is asked to forget the token; where it does not, that is logged.
         """
-        token = self._life.token
-        self._control.close()
-        for wider in self._wider.values():
-            wider._control.close()
-        if self._revoke_on_close and self._clock() < token.expires_at:
-            from . import inquiry
-            from .control import logger
-
-            # Once: nobody waits long for a provider that closes.
-            deadline = self._clock() + self._requester.attempt_timeout
-            error = inquiry.revoke(self._requester, self._clock, token.value, deadline, once=True)
-            if error is not None:
-                logger.warning("token_revocation_failed name=%s: %s", self.name, error)
+        tokens: list[AccessToken] = []
+        for each in (self, *list(self._wider.values())):
+            tokens.append(each._life.token)
+            each._control.close()
+        if self._revoke_on_close:
+            self._revoke_all(tokens)
         self._requester.transport.close()
+
+    def _revoke_all(self, tokens: list[AccessToken]) -> None:
+        from . import inquiry
+        from .control import logger
+
+        # Once: nobody waits long for a provider that closes.
+        deadline = self._clock() + self._requester.attempt_timeout
+        for token in tokens:
+            if self._clock() < token.expires_at:
+                error = inquiry.revoke(self._requester, self._clock, token.value, deadline, once=True)
+                if error is not None:
+                    logger.warning("token_revocation_failed name=%s: %s", self.name, error)
 
     async def aclose(self) -> None:
         """As `close`, for asyncio and trio."""
