@@ -37,8 +37,8 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-# The client's own credentials, and what tells of this machine. Length and host are those of the new request, and what
-# waited for its body has it.
+# The client's own credentials, and what tells of this machine. Length and host are those of the new request. What the
+# client expects before it sends its body, it has from us.
 _NOT_PASSED_ON = _HOP_BY_HOP | {
     *(b"authorization", b"cookie", b"dpop", b"origin", b"referer"),
     *(b"host", b"content-length", b"expect"),
@@ -148,7 +148,7 @@ def _passed_on(headers: RawHeaders) -> dict[str, str]:
 
 
 def _text_of(value: bytes) -> str:
-    """A header's value as aiohttp, which writes UTF-8, passes it on unchanged. It cannot where that is none."""
+    """A header's value as text. aiohttp writes it in UTF-8: what was in UTF-8 passes unchanged."""
     try:
         return value.decode()
     except UnicodeDecodeError:
