@@ -586,6 +586,24 @@ def test_a_resource_that_refuses_every_streamed_request_causes_few_token_request
     assert send(provider, "POST", f"{resource_server.url}/echo", b"hello", stream=True).status == 200
 
 
+def test_a_resource_that_refuses_some_requests_causes_few_token_requests(
+    make_provider: MakeProvider, authorization_server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
+
+    def answer(asked: Asked) -> None:
+        asked.answer(status=401 if asked.path == "/admin" else 200)
+
+    with ScriptedServer(answer) as resource, httpx2.Client(auth=make_provider().auth()) as client:
+        for seconds, requests_so_far in ((0.0, 3), (1.1, 4), (1.1, 4), (1.0, 5), (3600, 7)):
+            clock.step(seconds)
+            for _ in range(5):
+                assert client.get(f"{resource.url}/read").status_code == 200
+                assert client.get(f"{resource.url}/admin").status_code == 401
+            assert len(authorization_server.token_requests) == requests_so_far
+
+
 def test_a_wider_token_goes_only_to_the_origin_that_asked_for_it(
     make_provider: MakeProvider, resource_server: ResourceServer, other_origin: ResourceServer
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from ..clock import elapsed
@@ -19,8 +19,9 @@ from ..protocol.urls import origin_of, parse_secure_url
 
 # A crawler's worth of origins would grow without bound; a service has a handful.
 _MOST_ORIGINS = 256
-# Seconds for which the refusals of a resource cause no token request: the first, and the longest.
-_FIRST_REST, _LONGEST_REST = 1.0, 60.0
+# Seconds for which the refusals of a resource cause no token request: the first, and the longest; and after which they
+# are forgotten.
+_FIRST_REST, _LONGEST_REST, _FORGOTTEN = 1.0, 60.0, 120.0
 
 
 class AnyProvider(Protocol):
@@ -85,8 +86,16 @@ class Destinations:
         self._wider.pop(origin, None)
 
 
-# Refusals, the end of a rest, and the token that was refused last.
-_NO_DOUBT = (0, -math.inf, "")
+class _Refusals(NamedTuple):
+    """How many tokens an origin refused, when the last time, which one, and for how long its word is not acted on."""
+
+    times: int = 0
+    at: float = -math.inf
+    token: str = ""
+    rest: float = 0.0
+
+
+_NONE = _Refusals()
 
 
 class Doubts:
@@ -96,29 +105,34 @@ class Doubts:
     """
 
     def __init__(self) -> None:
-        self._rests: dict[str, tuple[int, float, str]] = {}
+        self._refusals: dict[str, _Refusals] = {}
 
     def is_known(self, origin: str) -> bool:
-        """Whether `origin` refused a token, and took none since."""
-        return origin in self._rests
+        """Whether `origin` refused a token, and took none in its place."""
+        return origin in self._refusals
 
     def is_doubted(self, origin: str) -> bool:
         """Whether a refusal by `origin` is left to the caller."""
-        return elapsed() < self._rests.get(origin, _NO_DOUBT)[1]
+        last = self._refusals.get(origin, _NONE)
+        return elapsed() < last.at + last.rest
 
     def refused(self, origin: str, token: str) -> None:
         """It refused `token`. One that was obtained because of a refusal was a fresh one."""
-        times, until, before = self._rests.get(origin, _NO_DOUBT)
+        now, last = elapsed(), self._refusals.get(origin, _NONE)
         # Requests that were under way together count as one.
-        if token == before or elapsed() < until or (not before and len(self._rests) >= _MOST_ORIGINS):
+        if token == last.token or self.is_doubted(origin):
             return
+        if last is _NONE and len(self._refusals) >= _MOST_ORIGINS:
+            return
+        times = last.times if now - last.at <= _FORGOTTEN else 0
         # One fresh token may be a bad one.
         rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(times - 2, 16)) if times > 1 else 0.0
-        self._rests[origin] = times + 1, elapsed() + rest, token
+        self._refusals[origin] = _Refusals(times + 1, now, token, rest)
 
-    def accepted(self, origin: str) -> None:
-        """It took a token."""
-        self._rests.pop(origin, None)
+    def accepted(self, origin: str, *, instead: bool) -> None:
+        """It took a token, `instead` of one that it had refused: of another request that says nothing."""
+        if instead or elapsed() - self._refusals.get(origin, _NONE).at > _FORGOTTEN:
+            self._refusals.pop(origin, None)
 
 
 # By provider, whatever clients and adapters it serves.
@@ -209,7 +223,7 @@ class Presentation:
             return False
         fresh = self._dpop is not None and self._dpop.remember(str(self._url), answer.get("DPoP-Nonce"), resource=True)
         if status not in (401, 403):
-            self._doubts.accepted(self._origin)
+            self._doubts.accepted(self._origin, instead=not self._tried.isdisjoint({"token", "claims"}))
             return False
         challenges = parse_challenges(answer.get("WWW-Authenticate", ""))
         # RFC 6750 §3.1 has 401 for a token that is no longer valid; some resources say 403 and mean the same.
