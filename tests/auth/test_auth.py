@@ -586,6 +586,30 @@ def test_a_resource_that_refuses_every_streamed_request_causes_few_token_request
     assert send(provider, "POST", f"{resource_server.url}/echo", b"hello", stream=True).status == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_that_gives_the_refused_token_again_is_asked_as_rarely(
+    stream: bool, resource_server: ResourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
+    asked = 0
+
+    def grant(_: httpx2.Request) -> httpx2.Response:
+        nonlocal asked
+        asked += 1
+        return httpx2.Response(200, json={"access_token": "same", "token_type": "Bearer", "expires_in": 3600})
+
+    resource_server.refuse_all = True
+    server = {"token_endpoint": "https://as.example/token", "transport": httpx2.MockTransport(grant)}
+    with TokenProvider("me", "secret", **server) as provider, httpx2.Client(auth=provider.auth()) as client:
+        for seconds, requests_so_far in ((0.0, 3), (1.1, 4), (1.1, 4), (1.0, 5)):
+            clock.step(seconds)
+            for _ in range(6):
+                content = chunks(b"hello") if stream else b"hello"
+                assert client.post(f"{resource_server.url}/echo", content=content).status_code == 401
+            assert asked == requests_so_far
+
+
 def test_a_resource_that_refuses_some_requests_causes_few_token_requests(
     make_provider: MakeProvider, authorization_server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,12 +87,16 @@ class Destinations:
 
 
 class _Refusals(NamedTuple):
-    """How many tokens an origin refused, when the last time, which one, and for how long its word is not acted on."""
+    """How often an origin refused, when the last time, and for how long its word is not acted on since.
+
+    `replaced`: how many tokens were replaced for it. `counted`: how many of these when a refusal was counted last.
+    """
 
     times: int = 0
     at: float = -math.inf
-    token: str = ""
     rest: float = 0.0
+    replaced: int = 0
+    counted: int = -1
 
 
 _NONE = _Refusals()
@@ -111,23 +115,33 @@ class Doubts:
         """Whether `origin` refused a token, and took none in its place."""
         return origin in self._refusals
 
-    def is_doubted(self, origin: str) -> bool:
-        """Whether a refusal by `origin` is left to the caller."""
-        last = self._refusals.get(origin, _NONE)
-        return elapsed() < last.at + last.rest
+    def replaced(self, origin: str) -> int:
+        """How many tokens were replaced because `origin` refused them."""
+        return self._refusals.get(origin, _NONE).replaced
 
-    def refused(self, origin: str, token: str) -> None:
-        """It refused `token`. One that was obtained because of a refusal was a fresh one."""
+    def is_acted_on(self, origin: str, replaced: int) -> bool:
+        """Whether a refusal by `origin` is; `replaced` from when the token was taken that it refused.
+
+        One that was taken after another was replaced is a fresh one. Refusals of those that were under way then count
+        as one.
+        """
         now, last = elapsed(), self._refusals.get(origin, _NONE)
-        # Requests that were under way together count as one.
-        if token == last.token or self.is_doubted(origin):
-            return
-        if last is _NONE and len(self._refusals) >= _MOST_ORIGINS:
-            return
-        times = last.times if now - last.at <= _FORGOTTEN else 0
+        if now < last.at + last.rest:
+            return False
+        if now - last.at > _FORGOTTEN:
+            last = _Refusals(replaced=last.replaced)
+        if replaced <= last.counted:
+            return True
         # One fresh token may be a bad one.
-        rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(times - 2, 16)) if times > 1 else 0.0
-        self._refusals[origin] = _Refusals(times + 1, now, token, rest)
+        rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(last.times - 2, 16)) if last.times > 1 else 0.0
+        if origin in self._refusals or len(self._refusals) < _MOST_ORIGINS:
+            self._refusals[origin] = _Refusals(last.times + 1, now, rest, last.replaced, replaced)
+        return rest == 0.0
+
+    def replacing(self, origin: str) -> None:
+        """The token that it refused is replaced."""
+        if (last := self._refusals.get(origin)) is not None:
+            self._refusals[origin] = last._replace(replaced=last.replaced + 1)
 
     def accepted(self, origin: str, *, instead: bool) -> None:
         """It took a token, `instead` of one that it had refused: of another request that says nothing."""
@@ -152,6 +166,7 @@ class Presentation:
         "_dpop",
         "_method",
         "_origin",
+        "_replaced",
         "_sent",
         "_token",
         "_tried",
@@ -168,10 +183,13 @@ class Presentation:
         self._method = method
         self._url = url
         self._token = self._sent = ""
+        # How many tokens were replaced for this origin when ours was taken.
+        self._replaced = 0
         self._tried: set[str] = set()
 
     def headers(self) -> dict[str, str]:
         """What presents the token with the next attempt. Raises as `get_token` does."""
+        self._replaced = self._doubts.replaced(self._origin)
         try:
             token = self.provider.get_token()
         except TokenRequestError:
@@ -182,6 +200,7 @@ class Presentation:
 
     async def headers_async(self) -> dict[str, str]:
         """As `headers`, for asyncio and trio."""
+        self._replaced = self._doubts.replaced(self._origin)
         try:
             token = await self.provider.get_token_async()
         except TokenRequestError:
@@ -236,10 +255,11 @@ class Presentation:
     def _replace(self, claims: str | None) -> bool:
         """Forget the token and take another, with `claims` where they are demanded; not again where it is refused."""
         # Also where the request cannot be sent again, and the next one finds out what becomes of the other token.
-        self._doubts.refused(self._origin, self._token)
-        if self._doubts.is_doubted(self._origin) or not self._try("token" if claims is None else "claims"):
+        is_acted_on = self._doubts.is_acted_on(self._origin, self._replaced)
+        if not is_acted_on or not self._try("token" if claims is None else "claims"):
             return False
         self.provider.invalidate(self._token, claims=claims)
+        self._doubts.replacing(self._origin)
         return True
 
     def _step_up(self, challenges: list[Challenge]) -> bool:
