@@ -120,10 +120,9 @@ class Doubts:
         return self._refusals.get(origin, _NONE).replaced
 
     def is_acted_on(self, origin: str, replaced: int) -> bool:
-        """Whether a refusal by `origin` is; `replaced` from when the token was taken that it refused.
+        """Whether to take another token because `origin` refused one; `replaced` is as of when that one was taken.
 
-        One that was taken after another was replaced is a fresh one. Refusals of those that were under way then count
-        as one.
+        A token that was taken after another one was replaced is fresh. Refusals of tokens from before count as one.
         """
         now, last = elapsed(), self._refusals.get(origin, _NONE)
         if now < last.at + last.rest:
