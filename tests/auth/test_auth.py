@@ -392,6 +392,20 @@ def test_a_server_that_is_not_content_with_the_wider_scope_either_is_not_asked_a
     assert len(resource_server.requests) == 2
 
 
+def test_wider_tokens_are_invalidated_with_the_narrow_one(make_provider: MakeProvider) -> None:
+    provider = make_provider(scope="mcp:read")
+    wider = provider.stepped_up("mcp:write")
+    assert wider is not None
+    narrow_token, wide_token = provider.get_token(), wider.get_token()
+    provider.invalidate(wide_token)
+    assert provider.get_token() == narrow_token
+    assert wider.get_token() != wide_token
+    wide_token = wider.get_token()
+    provider.invalidate()
+    assert provider.get_token() != narrow_token
+    assert wider.get_token() != wide_token
+
+
 def test_scopes_are_not_widened_for_ever(make_provider: MakeProvider) -> None:
     provider = make_provider(scope="a")
     wider = [provider.stepped_up(f"s{number}") for number in range(20)]

@@ -123,12 +123,14 @@ class TokenHolder:
     def invalidate(self, token: str | None = None, *, claims: str | None = None) -> None:
         """Forget the cached token; with `token`, only if it is still that one, so that a late 401 harms no newer one.
 
+        That holds for the tokens of wider scopes, too (`TokenProvider.stepped_up`).
         An answer to a request that was sent before is not cached after it. `claims` (JSON, OpenID Connect Core §5.5) is
         what a resource demanded of the next token: the next token request sends it.
         """
         if claims is not None:
             self._requester.claims = claims
-        self._control.invalidate(token)
+        for each in (self, *list(self._wider.values())):
+            each._control.invalidate(token)
 
     def introspect(self, token: str | None = None) -> dict[str, Any]:
         """What the server says of `token`, or of ours (RFC 7662): `active`, and what else it cares to tell.
