@@ -161,9 +161,10 @@ class Transport:
             return self._by_proxy[proxy]
 
     def _close_proxies(self) -> None:
-        for way in self._by_proxy.values():
+        # One that a flight makes meanwhile is not among them.
+        ways, self._by_proxy = self._by_proxy, {}
+        for way in ways.values():
             way.close()
-        self._by_proxy.clear()
 
     def close(self) -> None:
         """Close the connections that are ours."""
