@@ -359,11 +359,21 @@ def test_a_store_from_a_client_of_ones_own(
     authorization_server: AuthorizationServer, make_provider: MakeProvider, start_redis: Start
 ) -> None:
     server = start_redis()
-    ours = RedisStore(server.client, prefix="own")
-    other = open_store(server.url + "?prefix=own", 5.0)
-    token = make_provider(store=ours).get_token()
-    assert make_provider(store=other).get_token() == token
+    client = server.client
+    provider = make_provider(store=RedisStore(client, prefix="own"))
+    opened = open_store(server.url + "?prefix=own", 5.0)
+    assert opened is not None
+    other = make_provider(store=opened)
+    token = provider.get_token()
+    assert other.get_token() == token
     assert len(authorization_server.token_requests) == 1
+    provider.close()
+    other.close()
+    # Client and store stay open, and whoever made them closes them once nobody uses them.
+    until(lambda: all(thread.name != "conduit-oauth-store" for thread in threading.enumerate()))
+    assert client.ping()
+    client.close()
+    opened.close()
 
 
 class FaultyStore(MemoryStore):
