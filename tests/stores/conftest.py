@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from conduit_oauth.stores import TokenStore, open_store
 from conduit_oauth.stores.memory import MemoryStore
 from tests.leaks import lasting
 from tests.redis_server import RedisServer
+from tests.stores.line import until
 
 # Another connection to the same store, as another process has it.
 Open = Callable[[], TokenStore]
@@ -73,3 +75,12 @@ def settle(provider: TokenProvider) -> None:
     """Wait until the store knows what the provider knows."""
     while provider.state().refreshing:
         pass
+
+
+def close_stores(providers: Iterable[TokenProvider], *stores: TokenStore) -> None:
+    """Close stores of a test's own, which providers leave open, once no thread of theirs uses them."""
+    for provider in providers:
+        provider.close()
+    until(lambda: all(thread.name != "conduit-oauth-store" for thread in threading.enumerate()))
+    for store in stores:
+        store.close()

@@ -26,7 +26,7 @@ from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider, Said
 from tests.ports import free_port
 from tests.redis_server import RedisServer, TlsRedisServer
-from tests.stores.conftest import settle
+from tests.stores.conftest import close_stores, settle
 from tests.stores.line import until
 
 Start = Callable[..., RedisServer]
@@ -359,21 +359,12 @@ def test_a_store_from_a_client_of_ones_own(
     authorization_server: AuthorizationServer, make_provider: MakeProvider, start_redis: Start
 ) -> None:
     server = start_redis()
-    client = server.client
-    provider = make_provider(store=RedisStore(client, prefix="own"))
-    opened = open_store(server.url + "?prefix=own", 5.0)
-    assert opened is not None
-    other = make_provider(store=opened)
-    token = provider.get_token()
-    assert other.get_token() == token
+    ours, other = RedisStore(server.client, prefix="own"), open_store(server.url + "?prefix=own", 5.0)
+    assert other is not None
+    providers = [make_provider(store=ours), make_provider(store=other)]
+    assert len({provider.get_token() for provider in providers}) == 1
     assert len(authorization_server.token_requests) == 1
-    provider.close()
-    other.close()
-    # Client and store stay open, and whoever made them closes them once nobody uses them.
-    until(lambda: all(thread.name != "conduit-oauth-store" for thread in threading.enumerate()))
-    assert client.ping()
-    client.close()
-    opened.close()
+    close_stores(providers, ours, other)
 
 
 class FaultyStore(MemoryStore):

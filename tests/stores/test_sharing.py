@@ -26,7 +26,7 @@ from conduit_oauth.testing import AuthorizationServer
 from conduit_oauth.token import NO_TOKEN, AccessToken
 from tests.conftest import FakeClock, MakeProvider
 from tests.redis_server import RedisServer
-from tests.stores.conftest import Open, settle
+from tests.stores.conftest import Open, close_stores, settle
 
 Peer = Callable[..., TokenProvider]
 
@@ -327,6 +327,7 @@ def test_a_fleet_that_waits_on_redis_is_told_the_token_and_need_not_ask_for_it(
         assert len({each.result() for each in waiting}) == 1
     assert [store.looks for store in stores] == before
     assert len(authorization_server.token_requests) == 1
+    close_stores(fleet, *stores)
 
 
 def test_news_are_as_old_as_the_last_look_of_who_waits_for_them_and_no_use_to_others(
