@@ -8,18 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import COMMAND
-
-
-@pytest.fixture
-def environment(client_environment: dict[str, str], authorization_server: AuthorizationServer) -> dict[str, str]:
-    return {
-        **client_environment,
-        "CONDUIT_OAUTH_MCP_URL": authorization_server.mcp_url(),
-        "CONDUIT_OAUTH_STORE": "memory:",
-        "COLUMNS": "200",
-    }
 
 
 def run(command: str, streams: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

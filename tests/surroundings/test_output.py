@@ -13,17 +13,6 @@ from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import COMMAND
 from tests.scripted_server import Asked, ScriptedServer
 
-
-@pytest.fixture
-def environment(client_environment: dict[str, str], authorization_server: AuthorizationServer) -> dict[str, str]:
-    return {
-        **client_environment,
-        "CONDUIT_OAUTH_MCP_URL": authorization_server.mcp_url(),
-        "CONDUIT_OAUTH_STORE": "memory:",
-        "COLUMNS": "200",
-    }
-
-
 COMMANDS = [["token"], ["doctor"], ["inspect", "--json"], ["request", "GET", "URL"], ["--help"]]
 
 
