@@ -322,6 +322,28 @@ def test_a_refresh_begins_when_the_server_says() -> None:
     assert len(asked) == 2
 
 
+def test_a_client_that_is_refused_is_not_tried_without_the_claims(clock: FakeClock) -> None:
+    requests: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        return httpx2.Response(401)
+
+    transport = httpx2.MockTransport(answer)
+    with TokenProvider(
+        "me",
+        "s",
+        token_endpoint=f"{ISSUER}/token",
+        token_endpoint_auth_method="client_secret_basic",
+        transport=transport,
+        clock=clock,
+    ) as provider:
+        provider.invalidate(claims='{"a": 1}')
+        with pytest.raises(TokenRequestError):
+            provider.get_token()
+    assert len(requests) == 1
+
+
 def test_claims_that_the_server_refuses_keep_no_client_from_its_token(clock: FakeClock) -> None:
     forms: list[dict[str, str]] = []
 

@@ -29,7 +29,7 @@ from ..protocol.grant import (
     wants_nonce,
 )
 from ..protocol.http import Request
-from ..refusals import Asked
+from ..refusals import Asked, is_refused_client
 from ..runtime.process import undisturbed
 from ..token import AccessToken, moments
 from .authentication import Authentication
@@ -38,9 +38,6 @@ from .locator import Locator, drive
 from .transport import Sender, Transport
 
 logger = logging.getLogger("conduit_oauth")
-
-# Refusals that say nothing of what was asked for.
-_OF_THE_CLIENT = ("invalid_client", "unauthorized_client")
 
 
 def _grant_form(signing: Signing, parameters: list[tuple[str, str]]) -> Form:
@@ -169,7 +166,9 @@ class Requester:
             except OAuthError as error:
                 if error.retryable and self.claims is None:
                     self.claims = claims
-                if not isinstance(error, TokenRequestError) or error.retryable or error.error in _OF_THE_CLIENT:
+                if not isinstance(error, TokenRequestError) or error.retryable:
+                    raise
+                if is_refused_client(error.status, error.error):
                     raise
                 # The resource's affair: they must not keep this client from its token.
                 logger.warning("claims_refused: %s", error)
