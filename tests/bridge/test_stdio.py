@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -127,6 +128,7 @@ def test_messages_pass_unchanged_both_ways(open_stdio: OpenStdio) -> None:
     bridge.send(line)
     assert bridge.line() == body.replace(b"\r\n", b"  ") + b"\n"
     assert line in [body for _, _, body in bridge.gateway.requests]
+    assert {headers["accept-encoding"] for _, headers, _ in bridge.gateway.requests} == {"identity"}
 
 
 @pytest.mark.parametrize("by_events", [False, True])
@@ -171,6 +173,15 @@ def test_lines_are_those_of_the_whole_however_it_is_cut(pieces: list[bytes]) -> 
     whole = b"".join(pieces)
     expected = whole.removesuffix(b"\n").split(b"\n") if whole else []
     assert list(split_lines(lambda: next(given_pieces, b""), 1 << 20)) == expected
+
+
+def test_a_stream_may_begin_with_the_mark_of_utf_8(open_stdio: OpenStdio) -> None:
+    def answer(exchange: Exchange, message: dict[str, Any]) -> None:
+        exchange.begin_events()
+        exchange.wfile.write(b"\xef\xbb\xbf")
+        exchange.event(json.dumps(result(message, {})).encode())
+
+    assert open_stdio(answer).ask(PING) == result(PING, {})
 
 
 @given(st.lists(st.sampled_from([b"data: a", b"\n", b"\r", b"\r\n", b"id: 1", b"retry: 5", b":", b"", b"data:b\n\n"])))
@@ -330,6 +341,10 @@ ANSWERS: dict[str, tuple[Script, str]] = {
     "redirect": (lambda exchange, _: exchange.answer(status=302, Location="https://login.example/"), "login.example"),
     "accepted": (lambda exchange, _: exchange.answer(status=202), "answered 202"),
     "no JSON": (lambda exchange, _: exchange.answer(b"{", 200), "no answer to a request"),
+    "compressed": (
+        lambda exchange, _: exchange.answer(gzip.compress(b"{}"), 200, Content_Encoding="gzip"),
+        "answered 200, compressed (gzip)",
+    ),
     "no UTF-8": (lambda exchange, _: exchange.answer(b'{"result":"\xff"}', 200), "no answer to a request"),
     "cut": (cut, "lost on the way"),
     "events that end": (cut_events, "ended without an answer"),

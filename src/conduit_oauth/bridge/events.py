@@ -28,7 +28,10 @@ async def server_events(chunks: AsyncIterator[bytes], largest: int) -> AsyncIter
     event, data = "message", bytearray()
     last_id: str | None = None
     retry: float | None = None
+    # The mark of UTF-8, which the stream may begin with.
+    mark = b"\xef\xbb\xbf"
     async for line in _lines(chunks, largest):
+        line, mark = line.removeprefix(mark), b""
         if not line:
             if data or last_id is not None or retry is not None:
                 yield ServerEvent(event, bytes(data[:-1]), last_id, retry)

@@ -207,7 +207,8 @@ class Gateway:
                 question.method,
                 # As it is: another spelling may be another resource.
                 URL(question.url, encoded=True),
-                headers=question.headers,
+                # Who asks for no coding may get any (RFC 9110 §12.5.3).
+                headers={"accept-encoding": "identity"} | question.headers,
                 data=question.content or None,
                 allow_redirects=False,
             )

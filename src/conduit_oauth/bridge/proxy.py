@@ -143,7 +143,6 @@ def _passed_on(headers: RawHeaders) -> dict[str, str]:
     for raw, value in _without(_NOT_PASSED_ON, headers):
         name, text = raw.decode("latin-1"), _text_of(value)
         passed[name] = f"{passed[name]}, {text}" if name in passed else text
-    passed.setdefault("accept-encoding", "identity")
     return passed
 
 

@@ -167,6 +167,10 @@ class LineSession:
         try:
             if asked.method == "initialize" and answer.is_success and answer.session:
                 self._link.session = answer.session
+            if (coding := (answer.header(b"content-encoding") or "identity").strip().lower()) != "identity":
+                problem = f"the gateway answered {answer.status}, compressed ({mask(coding, ())}) unasked"
+                await self._refuse(request_id, INTERNAL_ERROR, problem)
+                return
             kind = (answer.header(b"content-type") or "").partition(";")[0].strip().lower()
             if answer.is_success and kind == "text/event-stream":
                 await self._answered_by_events(answer, request_id, asked)
