@@ -68,6 +68,8 @@ CLAIMS = {"access_token": {"nbf": {"essential": True, "value": "1604106651"}}}
     [
         (base64.b64encode(json.dumps(CLAIMS).encode()).decode(), CLAIMS),
         (base64.b64encode(json.dumps(CLAIMS).encode()).decode().rstrip("="), CLAIMS),
+        (base64.urlsafe_b64encode(b'{"a":"~~~???"}').decode(), {"a": "~~~???"}),
+        (base64.b64encode(b'{"a":"~~~???"}').decode(), {"a": "~~~???"}),
         (json.dumps(CLAIMS).replace('"', '\\"'), CLAIMS),
         ("bm8ganNvbg==", None),
         ("W10=", None),

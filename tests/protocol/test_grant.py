@@ -120,9 +120,11 @@ def test_opaque_tokens_of_any_visible_characters_are_taken(token: str) -> None:
         ({"error": "invalid_scope", "error_description": "nope"}, False),
         ({"error": "temporarily_unavailable"}, True),
         ({"error": "bad_verification_code"}, False),
+        ({"error": "invalid_client", "access_token": ""}, False),
+        ({"error": "invalid_client", "access_token": None}, False),
     ],
 )
-def test_an_error_that_comes_with_success_is_the_error_that_it_names(body: dict[str, str], retryable: bool) -> None:
+def test_an_error_that_comes_with_success_is_the_error_that_it_names(body: dict[str, Any], retryable: bool) -> None:
     with pytest.raises(TokenRequestError) as caught:
         judge(body)
     assert (caught.value.status, caught.value.error, caught.value.retryable) == (200, body["error"], retryable)
@@ -236,6 +238,13 @@ def test_an_introspection_that_says_nothing(body: bytes) -> None:
     with pytest.raises(InvalidTokenResponse) as caught:
         judge_introspection(URL, Response(200, {}, body), secrets=[], wall_now=0.0, asked=UNKNOWN)
     assert caught.value.field == "active"
+
+
+def test_an_introspection_that_fails_with_a_status_of_success() -> None:
+    response = Response(200, {}, b'{"error": "invalid_client"}')
+    with pytest.raises(TokenRequestError) as caught:
+        judge_introspection(URL, response, secrets=[], wall_now=0.0, asked=UNKNOWN)
+    assert (caught.value.status, caught.value.error) == (200, "invalid_client")
 
 
 @pytest.mark.parametrize(

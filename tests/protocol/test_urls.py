@@ -87,6 +87,7 @@ def test_canonical_resource(url: str, resource: str) -> None:
         *["10.0.0.1", "127.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.1", "224.0.0.1", "192.0.0.9"],
         *["::1", "fe80::1", "fe80::1%eth0", "fec0::1", "fd00::1", "ff02::1"],
         *["::ffff:10.0.0.1", "64:ff9b::a00:1", "64:ff9b:1::a00:1", "2002:a00:1::", "2001:0:a00:1:0:0:f5ff:fffe"],
+        *["::10.0.0.1", "::8.8.8.8", "::ffff:0:10.0.0.1", "4000::1", "5f00::1"],
         *["127.1", "0x7f000001", "2130706433", "localhost", "db", "db.", "metadata.google.internal"],
         *["api.default.svc", "api.default.svc.cluster.local", "nas.lan", "wiki.corp", "hub.home.arpa", "a.localhost"],
     ],

@@ -61,13 +61,13 @@ def bearer_challenge(header: str | None) -> Challenge | None:
 def demanded_claims(challenge: Challenge) -> str | None:
     """The `claims` that a challenge demands in the next token request: a JSON object (OpenID Connect Core §5.5).
 
-    Entra ID's continuous access evaluation sends them in base64; others as they are.
+    Entra ID's continuous access evaluation sends them in base64, of either alphabet; others as they are.
     """
     claims = challenge.parameters.get("claims")
     if claims is None or challenge.parameters.get("error") != "insufficient_claims":
         return None
     try:
-        text = claims if claims.lstrip().startswith("{") else base64.b64decode(claims + "==").decode()
+        text = claims if claims.lstrip().startswith("{") else base64.urlsafe_b64decode(claims + "==").decode()
         return text if isinstance(json.loads(text), dict) else None
     except (ValueError, RecursionError):
         return None

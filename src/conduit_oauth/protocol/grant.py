@@ -92,7 +92,7 @@ def judge_token_response(
     body = parse_json_object(response.content)
     if body is None:
         raise InvalidTokenResponse(url, "body", _not_an_object(response.content, secrets))
-    if "access_token" not in body and isinstance(body.get("error"), str) and body["error"]:
+    if not body.get("access_token") and _names_error(body):
         raise _refusal(url, response, list(secrets), wall_now, asked)
     if body.get("token_type") is None and default_token_type is not None:
         body["token_type"] = default_token_type
@@ -111,9 +111,14 @@ def about_token_form(token: str) -> Form:
 def judge_introspection(
     url: str, response: Response, *, secrets: Iterable[str], wall_now: float, asked: Asked
 ) -> dict[str, Any]:
-    """What the server says of a token (RFC 7662 §2.2). Raises `TokenRequestError` and `InvalidTokenResponse`."""
+    """What the server says of a token (RFC 7662 §2.2). Raises `TokenRequestError` and `InvalidTokenResponse`.
+
+    An error that comes with 2xx is the error that it names.
+    """
     judge_revocation(url, response, secrets=secrets, wall_now=wall_now, asked=asked)
     body = parse_json_object(response.content)
+    if body is not None and "active" not in body and _names_error(body):
+        raise _refusal(url, response, list(secrets), wall_now, asked)
     if body is None or not isinstance(body.get("active"), bool):
         raise InvalidTokenResponse(url, "active", "is missing or not a boolean", "Check introspection_endpoint.")
     return body
@@ -129,6 +134,11 @@ def wants_nonce(response: Response) -> bool:
     """Whether the authorization server refused for want of a DPoP nonce that it sends along (RFC 9449 §8)."""
     body = (parse_json_object(response.content) or {}) if response.status in (400, 401) else {}
     return body.get("error") == "use_dpop_nonce" and "dpop-nonce" in response.headers
+
+
+def _names_error(body: dict[str, Any]) -> bool:
+    """Whether an answer says what went wrong; some servers do with a status of success."""
+    return isinstance(body.get("error"), str) and bool(body["error"])
 
 
 def _not_an_object(content: bytes, secrets: Iterable[str]) -> str:

@@ -74,6 +74,8 @@ def is_loopback(host: str) -> bool:
 _INSIDE = (".localhost", ".local", ".internal", ".home.arpa", ".svc", ".lan", ".corp", ".home", ".intranet", ".private")
 # Addresses that lead to an IPv4 address within them: NAT64 (RFC 6052, RFC 8215).
 _NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+# What is given out of IPv6 (RFC 4291 §2.4): the rest is for inside, or leads to an IPv4 address by an old form.
+_UNICAST = ipaddress.IPv6Network("2000::/3")
 
 
 def is_private(host: str) -> bool:
@@ -95,7 +97,7 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             within = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if within is not None:
             return _is_public(within)
-        if address.is_site_local:
+        if address not in _UNICAST:
             return False
     # RFC 6890 §2.2.2 has 192.0.0.0/24 for protocols; parts of it count as global.
     return address.is_global and not address.is_multicast and address not in ipaddress.ip_network("192.0.0.0/24")
