@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,12 @@ def test_another_credential_identity_use_or_store_finds_nothing_and_opens_nothin
 
 
 @pytest.mark.parametrize(
-    "facts", [("another", 7, FACTS[2]), ("generation", 8, FACTS[2]), ("generation", 7, FACTS[2] + 0.001)]
+    "facts",
+    [
+        ("another", 7, FACTS[2]),
+        ("generation", 8, FACTS[2]),
+        *(("generation", 7, end) for end in (FACTS[2] + 0.001, math.inf, math.nan, 1e306)),
+    ],
 )
 def test_a_record_is_good_for_its_generation_fence_and_end_only(facts: tuple[str, int, float]) -> None:
     assert SEAL.open(SEAL.close(b"plain", *FACTS), *facts) is None

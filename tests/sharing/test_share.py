@@ -16,7 +16,7 @@ from conduit_oauth.sharing.gate import Busy, Refused
 from conduit_oauth.sharing.leases import FIRST_LEASE, LEASE
 from conduit_oauth.sharing.share import Share
 from conduit_oauth.sharing.tier import Tier
-from conduit_oauth.stores import Entry, TokenStore
+from conduit_oauth.stores import Entry, Known, TokenStore
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.token import NO_TOKEN, AccessToken
 from tests.conftest import FakeClock
@@ -368,6 +368,16 @@ def tell(share: Share, entry: Entry) -> None:
 def test_a_record_that_nobody_sealed_is_passed_over(fleet: Fleet) -> None:
     fleet.published("token")
     fleet.row().value = b"made up"
+    assert fleet.process().look(NO_TOKEN) is None
+
+
+def test_a_store_that_gives_the_same_record_for_ever_is_not_asked_for_ever(fleet: Fleet) -> None:
+    class Stubborn(MemoryStore):
+        def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:
+            assert known.fence <= 0, "asked once more"
+            return Entry(b"made up", -5, 1e9, generation="g")
+
+    fleet.store = Stubborn(fleet.clock)
     assert fleet.process().look(NO_TOKEN) is None
 
 

@@ -268,7 +268,7 @@ class TestLeases:
     def test_in_one_process_a_leader_cannot_die_alone(self, store: Store) -> None:
         tier = Tier(store, 5.0, remote=False)
         tier.claim("key", NOTHING, tier.lease, "owner")
-        assert store.asked == [("claim", "key", 3600.0)]
+        assert store.asked == [("claim", "key", LONGEST_LEASE)]
 
     def test_a_lease_is_renewed_four_times_in_its_life(self, store: Store, tier: Tier, clock: FakeClock) -> None:
         tier.watch(0.0)

@@ -93,6 +93,16 @@ def test_a_lease_that_is_renewed_lasts_and_one_that_is_released_is_free(stores: 
     assert other.claim("k", NOTHING, 5.0, "other").lease > lease
 
 
+def test_a_lease_that_ends_later_than_anybody_asks_for_keeps_nobody_from_it(stores: Pair) -> None:
+    one, other = stores
+    granted = one.claim("k", NOTHING, 5.0, "one")
+    write(one, b"token", granted)
+    assert one.claim("k", known(granted), 1e6, "one").lease > granted.lease
+    assert other.claim("k", known(granted), 5.0, "other").lease > granted.lease
+    # And it costs nobody what is stored.
+    assert other.claim("k", NOTHING, 0.0).value == b"token"
+
+
 def test_a_value_ends_with_its_time(stores: Pair) -> None:
     one, other = stores
     write(one, b"token", one.claim("k", NOTHING, 5.0, "one"), 0.01)
@@ -133,6 +143,14 @@ def test_a_floor_of_another_generation_and_one_that_nobody_reached_void_nothing(
     assert other.forget("k", granted.lease + 1_000_000, "another", {}).floor == 0
     assert other.claim("k", NOTHING, 0.0).value == b"token"
     assert other.forget("k", 1 << 60, granted.generation, {}).floor == granted.lease
+
+
+def test_a_value_whose_number_nobody_handed_out_is_none(stores: Pair) -> None:
+    one, other = stores
+    granted = one.claim("k", NOTHING, 5.0, "one")
+    one.write("k", b"token", granted.lease + 1_000_000, granted.now + 60.0, granted.generation)
+    assert other.claim("k", NOTHING, 0.0).value is None
+    assert other.claim("k", NOTHING, 5.0, "other").lease > 0
 
 
 def test_digests_of_what_was_invalidated_are_told_until_their_end(stores: Pair) -> None:

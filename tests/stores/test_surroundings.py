@@ -240,12 +240,15 @@ def test_a_listener_that_breaks_down_and_news_of_another_format_leave_the_others
         "conduit-oauth:{",
         "\x00\xff",
         "conduit-oauth:{a} x y z",
+        f"conduit-oauth:{{another}} generation 1 {'9' * 400} -",
+        f"conduit-oauth:{{another}} generation 1 2 - 3 {'9' * 400} token",
     ):
         redis_server.client.publish("conduit-oauth:news", told)
     said.wait_for("store_thread_failed")
     provider.invalidate(token)
     until(lambda: not other.state().cached)
     assert tier.up
+    assert said.count("store_deaf") == 0
 
 
 def test_thirty_processes_that_begin_at_once_over_a_slow_handshake_make_one_request(
@@ -465,6 +468,38 @@ def test_who_waits_believes_no_news_that_somebody_made_up(
         authorization_server.release()
         assert asked.result(30) == waits.result(30)
     assert len(authorization_server.token_requests) == 1
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        *({"f": number} for number in ("inf", "-inf", "nan", "1e300")),
+        *({"l": 1, "w": "x", "u": number} for number in ("inf", "nan", "9e18")),
+        {"l": "nan", "u": "9e18"},
+        *({name: number} for name in ("x", "n", "o", "s") for number in ("inf", "-inf", "nan")),
+        {"d": "a:" + "9" * 300},
+    ],
+    ids=str,
+)
+def test_numbers_of_a_record_that_somebody_made_up_keep_nobody_from_a_token(
+    forged: dict[str, str],
+    authorization_server: AuthorizationServer,
+    make_provider: MakeProvider,
+    redis_server: RedisServer,
+) -> None:
+    redis_server.client.flushall()
+    first, other = (
+        make_provider(store=url, store_timeout=2.0, timeout=10.0)
+        for url in (redis_server.url, beside(redis_server.url))
+    )
+    first.get_token()
+    settle(first)
+    assert first.control.share is not None
+    key = f"conduit-oauth:{{{first.control.share._key}}}"
+    # With a lease, what is stored has ended.
+    redis_server.client.hset(key, mapping=({"x": 1} if "u" in forged else {}) | forged)
+    assert other.get_token()
+    assert len(authorization_server.token_requests) <= 2
 
 
 def test_an_old_record_that_is_put_back_is_worthless(

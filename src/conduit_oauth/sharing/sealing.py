@@ -47,7 +47,7 @@ class Seal:
         """What was sealed, None for anything that was not, or not by us, or not with these facts."""
         try:
             return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], self._facts(generation, fence, expires))
-        except (InvalidTag, ValueError):
+        except (InvalidTag, ValueError, OverflowError):  # an end that is no number of milliseconds
             return None
 
     def digest(self, token: str) -> str:

@@ -104,6 +104,9 @@ class Share(KeyState):
                 return Busy(ticket, self._wait(now))
             self._waiting = False
             if not is_told:
+                if entry.fence <= known:
+                    # No news: a store that answers so would be asked for ever.
+                    return None
                 known = entry.fence
             if (read := self._read(entry, self._looked[0])) is not None:
                 token, fence = read

@@ -17,7 +17,7 @@ from ..runtime.landing import Flag
 from ..runtime.process import LockOfProcess, Rank, enter, is_ending, tell_end_of_thread
 from ..stores import Entry, Known, StoreError, TokenStore, open_store
 from ..stores.memory import MemoryStore
-from .leases import FIRST_LEASE, LEASE
+from .leases import FIRST_LEASE, LEASE, LONGEST_LEASE
 from .operations import CONNECTING, patiently
 from .sick import FIRST_PAUSE
 from .upkeep import Upkeep
@@ -35,7 +35,7 @@ class Tier(Upkeep):
 
     def __init__(self, store: TokenStore, timeout: float, *, remote: bool = True, is_ours: bool = False) -> None:
         # Without a thread nobody renews: in one process a leader cannot die alone.
-        super().__init__(store, timeout, LEASE if remote else 3600.0, up=not remote)
+        super().__init__(store, timeout, LEASE if remote else LONGEST_LEASE, up=not remote)
         self._is_ours = is_ours
         self._remote = remote
         self._thread: threading.Thread | None = None

@@ -184,7 +184,7 @@ class RedisStore:
             return []
         try:
             return [news_of(message["data"][len(self._prefix.encode()) + 2 :])]
-        except ValueError:  # of another format
+        except (ValueError, OverflowError):  # of another format
             return []
 
     def _disconnect_idle(self) -> None:

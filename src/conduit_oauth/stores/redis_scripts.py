@@ -21,7 +21,7 @@ local fence, expires, lease, ends, last, floor, changed, g, owner, void = unpack
 g, owner, void = g or '', owner or '', void or ''
 local function text(number) return string.format('%.0f', number) end
 local function sound(generation, least, seen)
-  return g ~= '' and now >= changed and floor <= last and last <= now + 60000
+  return g ~= '' and now >= changed and floor <= last and fence <= last and last <= now + 60000
     and (generation ~= g or (last >= least and now >= seen))
 end
 local function begin(fresh)
@@ -54,7 +54,7 @@ elseif seconds > 0 then
 else
   return {false, 0, 0, 0, 0, 0, '', '', now}
 end
-local free = lease == 0 or ends <= now
+local free = lease == 0 or not (ends > now and ends <= now + 120000)
 if seconds <= 0 or not (free or owner == ARGV[6]) then return seen(false, 0) end
 if free then
   last = math.max(now, last + 1)
@@ -118,7 +118,7 @@ SCRIPTS = [_PRELUDE + body for body in (_CLAIM, _WRITE, _RENEW, _RELEASE, _FORGE
 
 
 def news_of(told: bytes) -> News:
-    """What a script published. Raises `ValueError` for what is of another format."""
+    """What a script published. Raises `ValueError` and `OverflowError` for what is of another format."""
     key, _, facts = told.partition(b"} ")
     generation, floor, now, void, *written = facts.split(b" ", 6)
     common: dict[str, Any] = {"floor": int(floor), "generation": generation.decode(), "now": int(now) / 1000}

@@ -8,6 +8,8 @@ from . import Entry, Known
 
 # A number of a fence that lies so far ahead of the clock was not handed out by it. Seconds.
 FUTURE = 60.0
+# Nobody asks for a lease that lasts longer: what ends later was made up. Seconds.
+LONGEST_GRANT = 120.0
 # How many invalidated tokens one entry remembers; each until its end.
 MOST_VOID = 32
 # Bytes: a token has a million at most, and more when it is quoted and sealed.
@@ -50,7 +52,7 @@ class Row:
         return (
             self.generation != ""
             and now >= self.touched
-            and self.floor <= self.last <= (now + FUTURE) * 1000
+            and max(self.floor, self.fence) <= self.last <= (now + FUTURE) * 1000
             and (
                 known.generation != self.generation or (self.last >= max(known.fence, known.last) and now >= known.seen)
             )
@@ -72,7 +74,7 @@ class Row:
 
     def leased(self, now: float) -> bool:
         """Whether a process holds the lease."""
-        return self.lease != 0 and now < self.lease_until
+        return self.lease != 0 and now < self.lease_until <= now + LONGEST_GRANT
 
     def is_free_for(self, owner: str, now: float) -> bool:
         """Whether `owner` may have the lease."""
