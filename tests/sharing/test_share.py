@@ -13,6 +13,7 @@ from conduit_oauth import TokenRequestError, TransportError
 from conduit_oauth.identity.credentials import Credentials
 from conduit_oauth.protocol.pauses import REFUSAL_MEMORY
 from conduit_oauth.sharing.gate import Busy, Refused
+from conduit_oauth.sharing.key_state import MOST_VOID
 from conduit_oauth.sharing.leases import FIRST_LEASE, LEASE
 from conduit_oauth.sharing.share import Share
 from conduit_oauth.sharing.tier import Tier
@@ -369,6 +370,16 @@ def test_a_record_that_nobody_sealed_is_passed_over(fleet: Fleet) -> None:
     fleet.published("token")
     fleet.row().value = b"made up"
     assert fleet.process().look(NO_TOKEN) is None
+
+
+def test_news_drive_out_nothing_that_this_process_invalidated(fleet: Fleet) -> None:
+    share, _ = fleet.published("stored")
+    first = fleet.token("first")
+    for token in (first, fleet.token("second")):
+        share.forget(token, everything=False)
+    share.hear(Entry(void=frozenset(f"{number:024x}" for number in range(1000)), generation=fleet.row().generation))
+    assert share.is_void(first)
+    assert len(share._void) <= 2 * MOST_VOID
 
 
 def test_a_store_that_gives_the_same_record_for_ever_is_not_asked_for_ever(fleet: Fleet) -> None:

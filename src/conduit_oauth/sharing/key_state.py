@@ -157,7 +157,10 @@ class KeyState:
         # Of what this process invalidated itself, it knows the end.
         merged = {**self._void, **{digest: min(end, self._void.get(digest, end)) for digest, end in void.items()}}
         ends = {digest: end for digest, end in merged.items() if end > now}
-        self._void = dict(list(ends.items())[-MOST_VOID:])
+        # What is only heard of, and perhaps made up, drives out nothing that this process invalidated.
+        ours = [(digest, end) for digest, end in ends.items() if end < math.inf]
+        heard = [(digest, end) for digest, end in ends.items() if end == math.inf]
+        self._void = dict(heard[-MOST_VOID:] + ours[-MOST_VOID:])
 
     def _take_in(self, entry: Entry) -> None:
         """What the store says of the key; of another generation, none of what was known counts."""
