@@ -16,7 +16,7 @@ from conduit_oauth import (
     TransportError,
 )
 from conduit_oauth.refusals import Explanation
-from conduit_oauth.sharing.gate import Busy, Gate, Refused, is_trouble, recalled, remembered
+from conduit_oauth.sharing.gate import MEMORY, Busy, Gate, Refused, is_trouble, recalled, remembered
 from conduit_oauth.sharing.tier import Tier
 from conduit_oauth.stores import NOTHING, Known
 from conduit_oauth.stores.memory import MemoryStore
@@ -184,6 +184,39 @@ def test_a_shared_record_is_for_those_who_know_the_endpoint(tier: Tier, clock: F
     assert Gate(shared, other, URL).admit() is None
     row.value = json.dumps({"url": URL, "problem": "is forged", "failures": 1}).encode()
     assert Gate(shared, other, URL).admit() is None
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"at": 10**400},
+        {"at": "now"},
+        {"failures": -1},
+        {"failures": 10**400},
+        {"problem": "\x1b[2J\nfalls " + "x" * 100_000},
+        {"status": 10**4000, "error": "\n\x1b", "error_description": ["no text"]},
+        {"status": 500, "error": "\n\x1b", "error_description": "y" * 100_000, "cause": 7, "advice": "\r" * 100_000},
+    ],
+    ids=lambda forged: " ".join(forged),
+)
+def test_a_record_that_somebody_made_up_crashes_nothing_and_forges_no_line(
+    forged: dict[str, Any], tier: Tier, clock: FakeClock
+) -> None:
+    shared = Tier(MemoryStore(clock), 0.05, remote=False)
+    gate = Gate(shared, tier, URL)
+    seal = gate._seal(shared)
+    assert seal is not None
+    granted = shared.store.claim(gate._key, NOTHING, 1.0, "them")
+    end = granted.now + MEMORY + 5.0
+    said = json.dumps({"url": URL, "failures": 1, "at": granted.now, **forged}).encode()
+    sealed = seal.close(said, granted.generation, granted.lease, end)
+    assert shared.store.write(gate._key, sealed, granted.lease, end, granted.generation)
+    told = gate.admit()
+    if isinstance(told, Refused):
+        assert str(told.error).isprintable()
+        assert len(str(told.error)) < 10_000
+    else:
+        assert told is None
 
 
 def test_a_store_that_breaks_down_meanwhile_stops_nobody(tier: Tier, clock: FakeClock) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..clock import jitter
 from ..errors import DiscoveryError, InvalidTokenResponse, OAuthError, TokenRequestError, TransportError
+from ..masking import clean
 from ..protocol.pauses import RETRY_AFTER_CAP, WAITING_CAP, backoff, demanded_pause, latest_pause
 from ..refusals import Explanation
 from ..runtime.landing import Flag
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 MEMORY = 60.0
 # More than that is no count of ours.
 MOST_FAILURES = 1_000_000
+# Characters of a text in a record.
+_LONGEST_TEXT = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,20 @@ def remembered(error: OAuthError) -> dict[str, object]:
 
 def recalled(said: dict[str, object], seconds: float) -> OAuthError:
     """The error that another process met. Asking again within `seconds` would only repeat it."""
-    url, status = str(said.get("url") or ""), said.get("status")
-    if isinstance(status, int):
-        texts = {name: value for name in ("error", "error_description") if isinstance(value := said.get(name), str)}
-        cause, advice = said.get("cause"), said.get("advice")
-        told = Explanation(str(cause), str(advice)) if cause and advice else None
+    names = ("url", "cause", "problem", "advice")
+    url, cause, problem, advice = (_text_of(said, name) for name in names)
+    status = said.get("status")
+    if isinstance(status, int) and 100 <= status < 600:
+        texts = {name: text for name in ("error", "error_description") if (text := _text_of(said, name))}
+        told = Explanation(cause, advice) if cause and advice else None
         return TokenRequestError(url, status, retry_after=seconds, explanation=told, **texts)
-    problem, advice = (str(said.get(name) or "") for name in ("problem", "advice"))
     return TransportError(url, problem or "could not be asked", advice or None, retryable=not said.get("final"))
+
+
+def _text_of(said: dict[str, object], name: str) -> str:
+    """A text of a record, which anybody could have made up who writes to the store and knows the endpoint."""
+    text = said.get(name)
+    return clean(text[:_LONGEST_TEXT]) if isinstance(text, str) else ""
 
 
 class Gate:
@@ -199,8 +208,9 @@ def _said(entry: Entry | None, seal: Seal | None) -> dict[str, Any] | None:
     try:
         said: dict[str, Any] = {} if plain is None else json.loads(plain)
         said = {"at": math.inf, "demanded": False, **said}
+        said["at"] = float(said["at"])
         return said if 0 < said["failures"] <= MOST_FAILURES and said["at"] <= math.inf else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
 
 
