@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socketserver
 import subprocess
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from conduit_oauth import ConfigurationError
 from conduit_oauth.identity.sources import public_environment
-from conduit_oauth.stores import NOTHING, StoreError, open_store
+from conduit_oauth.stores import NOTHING, StoreError, TokenStore, open_store
+from conduit_oauth.stores.redis import RedisStore
 from tests.conftest import COMMAND, MakeProvider, Said
 from tests.redis_server import RedisServer
+from tests.threaded import serving
 
 PASSWORD = "store-password-31"
 
@@ -40,6 +44,44 @@ def test_it_is_read_from_a_file_or_a_variable(
         (tmp_path / "password").write_text(PASSWORD)
         assert store.claim("key", NOTHING, 0.0).value is None
         store.close()
+
+
+def test_a_server_that_says_it_again_is_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text(PASSWORD)
+    # Redis quotes what it does not understand.
+    with (
+        RedisServer(tmp_path, "--rename-command", "AUTH", "") as server,
+        Redis(port=server.port, password=PASSWORD, protocol=2) as own,
+    ):
+        urls = f":{PASSWORD}@127.0.0.1:{server.port}", f"127.0.0.1:{server.port}/0?password_file={tmp_path}/password"
+        stores: list[TokenStore | None] = [open_store(f"redis://{url}", 5.0) for url in urls]
+        stores.append(RedisStore(own))
+        for store in stores:
+            assert store is not None
+            with pytest.raises(StoreError) as caught:
+                store.claim("key", NOTHING, 0.0)
+            store.close()
+            assert "unknown command 'AUTH'" in str(caught.value)
+            assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [b"-", b"?"])
+def test_what_a_hostile_server_says_is_cut_and_shows_no_password(kind: bytes) -> None:
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1000)
+            self.request.sendall(kind + b"ERR \x1b[2J " + PASSWORD.encode() + b" " + b"x y " * 10_000 + b"\r\n")
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    with serving(server):
+        store = open_store(f"redis://:{PASSWORD}@127.0.0.1:{server.server_address[1]}", 5.0)
+        assert store is not None
+        with pytest.raises(StoreError) as caught:
+            store.claim("key", NOTHING, 0.0)
+        store.close()
+    assert PASSWORD not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("source", ["password_file=/absent", "password_environment=CONDUIT_ABSENT"])

@@ -9,13 +9,16 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import redis
+from redis.exceptions import AuthenticationError, InvalidResponse, ResponseError
 
 from ..clock import elapsed
 from ..errors import ConfigurationError
+from ..masking import mask, redact
 from ..runtime.landing import Flag, LateLock
 from . import Entry, Known, News, StoreError
 from .redis_scripts import CLAIM, FORGET, RELEASE, RENEW, SCRIPTS, WRITE, entry_of, news_of
@@ -28,6 +31,7 @@ T = TypeVar("T")
 
 # Seconds without a word after which a subscription counts as broken; half of it, and it is asked for one.
 SILENCE = 8.0
+_WORDS_OF_SERVERS = ResponseError, AuthenticationError, InvalidResponse
 
 
 class RedisStore:
@@ -49,6 +53,7 @@ class RedisStore:
         self._making = LateLock()
         self._client: Any = None
         self._scripts: list[Any] = []
+        self._secrets: Callable[[], list[str]] = partial(_passwords_of, client)
         self._prefix = prefix
         self._pubsub: Any = None
         self._heard_at = self._pinged_at = 0.0
@@ -58,7 +63,9 @@ class RedisStore:
     def from_url(cls, url: str, timeout: float) -> RedisStore:
         """A store for a URL, see `open_store`. Raises `ConfigurationError`."""
         place = place_of(url, timeout)
-        return cls(place.make, place.prefix)
+        store = cls(place.make, place.prefix)
+        store._secrets = place.secrets
+        return store
 
     @property
     def poll(self) -> float:
@@ -142,7 +149,7 @@ class RedisStore:
             if not self._closed.is_set():
                 return work()
         except (redis.RedisError, OSError) as error:
-            said = f"{type(error).__name__}: {error}"
+            said = f"{type(error).__name__}: {_words_of(error, self._secrets())}"
             _drop_frames(error)
             raise StoreError(said) from None
         except ConfigurationError as error:  # the password cannot be read any more
@@ -194,6 +201,19 @@ class RedisStore:
         for node in nodes:
             if node is not None:
                 node.connection_pool.disconnect(inuse_connections=False)
+
+
+def _words_of(error: Exception, secrets: list[str]) -> str:
+    """What may be shown of an error: a server says again what it was sent, such as a password with AUTH."""
+    if isinstance(error, _WORDS_OF_SERVERS):
+        return redact(str(error).partition(", with args")[0], secrets)
+    return mask(str(error), secrets)
+
+
+def _passwords_of(client: Any) -> list[str]:
+    pool = getattr(client, "connection_pool", None)
+    password = getattr(pool, "connection_kwargs", {}).get("password")
+    return [str(password)] if password else []
 
 
 def _release_locks_of_the_parent(*parts: Any) -> None:

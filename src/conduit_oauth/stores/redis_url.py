@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,10 +42,14 @@ _OF_POOLS = ("max_connections", "timeout")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a store is: how to make the client that talks to it, and what its keys begin with."""
+    """Where a store is: how to make the client that talks to it, and what its keys begin with.
+
+    `secrets` gives the passwords that are sent there, as they are now.
+    """
 
     make: MakeClient
     prefix: str
+    secrets: Callable[[], list[str]]
 
 
 class Password(redis.CredentialProvider):
@@ -89,15 +94,15 @@ def place_of(url: str, timeout: float) -> Place:
         # The URL may hold a password: what redis-py says of it is not repeated.
         problem = f"is no URL that redis-py takes ({type(error).__name__})"
         raise ConfigurationError("store", problem, "Write redis://user:password@host:port/db.") from None
-    prefix = ours.get("prefix", "conduit-oauth")
+    prefix, secrets = ours.get("prefix", "conduit-oauth"), partial(_secrets_in, settings, ours)
     if kind == "cluster":
-        return Place(partial(_cluster, servers, connection, settings), prefix)
+        return Place(partial(_cluster, servers, connection, settings), prefix, secrets)
     if kind == "sentinel":
-        return Place(partial(_behind_sentinels, servers, parts.path, connection, settings, ours), prefix)
+        return Place(partial(_behind_sentinels, servers, parts.path, connection, settings, ours), prefix, secrets)
     if named := [name for name in ours if name.startswith("sentinel_")]:
         raise ConfigurationError("store", f"has {named[0]} and no Sentinel", "Use redis+sentinel://.")
     ((host, port),) = servers
-    return Place(partial(_single, host, port, connection, settings), prefix)
+    return Place(partial(_single, host, port, connection, settings), prefix, secrets)
 
 
 def _settings(url: str, timeout: float, ours: dict[str, str], user: str) -> dict[str, Any]:
@@ -151,6 +156,14 @@ def _source(ours: Mapping[str, str], whose: str) -> Source | None:
         return Path(file)
     variable = ours.get(f"{whose}password_environment")
     return None if variable is None else from_environment(variable)
+
+
+def _secrets_in(settings: Mapping[str, Any], ours: Mapping[str, str]) -> list[str]:
+    found = [settings.get("password"), ours.get("sentinel_password")]
+    for source in filter(None, (_source(ours, ""), _source(ours, "sentinel_"))):
+        with contextlib.suppress(ConfigurationError):  # it cannot be read any more, so nobody sends it
+            found.append(read_text(source, "store password"))
+    return [str(secret) for secret in found if secret]
 
 
 def _single(host: str, port: int, connection: type[Connection], settings: Mapping[str, Any]) -> redis.Redis:
