@@ -70,6 +70,26 @@ def test_query_and_headers_pass_byte_for_byte(
         assert headers["x-name"].encode("latin-1") == name
 
 
+@pytest.mark.parametrize("status", [600, 999, 101])
+def test_a_status_that_is_none_is_an_error(
+    status: int, start_bridge: StartBridge, authorization_server: AuthorizationServer
+) -> None:
+    with ScriptedServer(lambda asked: asked.answer({}, status)) as gateway:
+        server = "--token-endpoint", authorization_server.token_endpoint()
+        answer = httpx2.post(start_bridge("--mcp-url", f"{gateway.url}/mcp", *server).url, json=PING)
+    assert answer.status_code == 502
+    assert (answer.json()["id"], str(status) in answer.json()["error"]["message"]) == (7, True)
+
+
+def test_control_characters_in_a_header_become_blanks(
+    start_bridge: StartBridge, authorization_server: AuthorizationServer
+) -> None:
+    with ScriptedServer(lambda asked: asked.answer({}, X_Odd="\x01a\x7fb\tc")) as gateway:
+        server = "--token-endpoint", authorization_server.token_endpoint()
+        answer = httpx2.post(start_bridge("--mcp-url", f"{gateway.url}/mcp", *server).url, json=PING)
+    assert (answer.status_code, answer.headers["x-odd"]) == (200, "a b\tc")
+
+
 def test_a_refused_token_is_replaced_and_the_client_knows_nothing(
     bridge: Bridge, resource_server: ResourceServer
 ) -> None:

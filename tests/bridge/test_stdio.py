@@ -340,6 +340,8 @@ ANSWERS: dict[str, tuple[Script, str]] = {
     "page": (lambda exchange, _: exchange.answer(b"<h1>Log in</h1>", 200, "text/html"), "200 with text/html"),
     "redirect": (lambda exchange, _: exchange.answer(status=302, Location="https://login.example/"), "login.example"),
     "accepted": (lambda exchange, _: exchange.answer(status=202), "answered 202"),
+    "no status": (lambda exchange, _: exchange.answer(b"{}", 999), "answered 999, which is no final status"),
+    "no HTTP": (lambda exchange, _: exchange.answer(b"{}", X_Long="x" * 10_000), "its answer is not HTTP"),
     "no JSON": (lambda exchange, _: exchange.answer(b"{", 200), "no answer to a request"),
     "compressed": (
         lambda exchange, _: exchange.answer(gzip.compress(b"{}"), 200, Content_Encoding="gzip"),

@@ -98,6 +98,9 @@ class Gateway:
         """The gateway's answer, or one that says what keeps us from it."""
         session = self._sessions.used(question.headers.get(SESSION))
         answer = await (self._reached(question) if session is None else self._in_session(session, question))
+        if not 200 <= answer.status < 600:
+            answer.close()
+            return failure(question, f"the gateway answered {answer.status}, which is no final status of HTTP")
         if answer.status == 401:
             answer.close()
             return failure(question, "the gateway refuses the tokens that the authorization server gives this client")
@@ -186,6 +189,8 @@ class Gateway:
                 return f"TLS with {self._host} fails ({_cause(error)})", True
             case aiohttp.ClientHttpProxyError():
                 return f"{self._proxy} does not connect ({error.status})", True
+            case aiohttp.ClientResponseError():
+                return "its answer is not HTTP", not question.is_repeatable
             case aiohttp.ClientProxyConnectionError():
                 return f"{self._proxy} is down", False
             case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():

@@ -47,6 +47,8 @@ _NOT_PASSED_ON = _HOP_BY_HOP | {
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 # The gateway's challenge and cookies are between it and us.
 _NOT_PASSED_BACK = _HOP_BY_HOP | {b"www-authenticate", b"set-cookie"}
+# Control characters become blanks (RFC 9110 §5.5): our server sends no header with one.
+_BLANKED = bytes(0x20 if (each < 0x20 and each != 0x09) or each == 0x7F else each for each in range(256))
 
 
 class Proxy:
@@ -88,7 +90,8 @@ class Proxy:
         url = f"{self._url}?{query}" if query else self._url
         answer = await self._gateway.send(Question(scope["method"], url, _passed_on(scope["headers"]), body))
         try:
-            headers = _without(_NOT_PASSED_BACK, answer.headers)
+            passed = _without(_NOT_PASSED_BACK, answer.headers)
+            headers = [(name, value.translate(_BLANKED).strip()) for name, value in passed]
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             async for chunk in answer.chunks():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
