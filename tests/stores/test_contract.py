@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio
 
 from conduit_oauth import ConfigurationError
-from conduit_oauth.stores import NOTHING, Entry, Known, News, TokenStore
+from conduit_oauth.stores import NOTHING, Entry, Known, News, StoreError, TokenStore
 from conduit_oauth.stores.redis import RedisStore
 from conduit_oauth.stores.row import MOST_VOID
 from tests.redis_server import RedisServer
@@ -249,6 +249,19 @@ def _heard(store: TokenStore) -> list[News]:
         if news := store.listen(0.05):
             return list(news)
     raise AssertionError("nothing was heard")
+
+
+def test_a_client_that_would_change_what_is_stored_is_refused(redis_server: RedisServer) -> None:
+    with (
+        redis.Redis(port=redis_server.port, decode_responses=True) as decoding,
+        redis.Redis(port=redis_server.port, encoding="utf-16") as encoding,
+    ):
+        for client in (decoding, encoding):
+            with pytest.raises(ConfigurationError, match="decode_responses"):
+                RedisStore(client)
+            store = RedisStore(lambda client=client: client)
+            with pytest.raises(StoreError, match="decode_responses"):
+                store.clocks()
 
 
 def test_a_client_for_asyncio_is_refused_with_the_reason(redis_server: RedisServer) -> None:

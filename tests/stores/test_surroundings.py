@@ -208,6 +208,8 @@ def test_a_user_without_hello_shares(
         ("redis+sentinel://127.0.0.1:1/mymaster?nonsense=1", "no URL that redis-py takes"),
         ("redis+cluster://127.0.0.1:1?nonsense=1", "no URL that redis-py takes"),
         ("redis://127.0.0.1:x/0", "no URL that redis-py takes"),
+        ("redis://127.0.0.1:1/0?decode_responses=true", "has decode_responses"),
+        ("redis+cluster://127.0.0.1:1?encoding=latin-1", "has encoding"),
     ],
 )
 def test_what_a_url_says_that_nobody_understands_is_refused(url: str, words: str) -> None:

@@ -38,7 +38,8 @@ class RedisStore:
     """A `TokenStore` in Redis or Valkey, through a redis-py client of any kind (single, Sentinel's, Cluster).
 
     `prefix` begins every key and names the channel. The client's own socket timeouts bound each operation. It serves
-    sync and async callers alike, from threads of our own; so a client for asyncio is a `ConfigurationError`.
+    sync and async callers alike, from threads of our own; so a client for asyncio is a `ConfigurationError`, and so is one
+    that changes bytes (`decode_responses`, `encoding`).
     """
 
     def __init__(self, client: redis.Redis | RedisCluster | MakeClient, prefix: str = "conduit-oauth") -> None:
@@ -48,8 +49,10 @@ class RedisStore:
                 "is a client for asyncio",
                 "Pass a redis.Redis: it is used on threads of the provider's own, whoever waits.",
             )
+        if is_made := hasattr(client, "execute_command"):
+            _check_that_bytes_stay(client)
         # The client of a cluster asks the cluster as it is made: not here, where nobody waits for that.
-        self._make: Any = client if not hasattr(client, "execute_command") else lambda: client
+        self._make: Any = (lambda: client) if is_made else client
         self._making = LateLock()
         self._client: Any = None
         self._scripts: list[Any] = []
@@ -140,6 +143,7 @@ class RedisStore:
         with self._making:
             if self._client is None:
                 client = self._make()
+                _check_that_bytes_stay(client)
                 self._scripts = [client.register_script(script) for script in SCRIPTS]
                 self._client = client
         return self._client
@@ -152,7 +156,7 @@ class RedisStore:
             said = f"{type(error).__name__}: {_words_of(error, self._secrets())}"
             _drop_frames(error)
             raise StoreError(said) from None
-        except ConfigurationError as error:  # the password cannot be read any more
+        except ConfigurationError as error:  # the password cannot be read any more; a client that is of no use
             raise StoreError(str(error)) from None
         except ValueError:  # what redis-py raises where another thread closes the connection that this one reads from
             if not self._closed.is_set():
@@ -201,6 +205,13 @@ class RedisStore:
         for node in nodes:
             if node is not None:
                 node.connection_pool.disconnect(inuse_connections=False)
+
+
+def _check_that_bytes_stay(client: Any) -> None:
+    encoder = client.get_encoder()
+    if encoder.decode_responses or encoder.encode("é") != "é".encode():
+        problem = "is a client that changes bytes (decode_responses, encoding)"
+        raise ConfigurationError("store", problem, "Pass one with redis-py's defaults: what is stored is sealed.")
 
 
 def _words_of(error: Exception, secrets: list[str]) -> str:

@@ -36,6 +36,8 @@ _OURS = (
     "sentinel_password_environment",
 )
 _PORTS = {"sentinel": 26379}
+# What would change what is stored.
+_CHANGING_BYTES = frozenset({"decode_responses", "encoding", "encoding_errors"})
 # What a pool takes and no connection.
 _OF_POOLS = ("max_connections", "timeout")
 
@@ -84,6 +86,8 @@ def place_of(url: str, timeout: float) -> Place:
         first = f"{user}@{hosts.split(',')[0]}" if user else hosts.split(",")[0]
         plain = urlunsplit((scheme, first, path, urlencode(said, doseq=True), ""))
         settings = _settings(plain, timeout, ours, unquote(user.partition(":")[0]))
+        if changing := sorted(_CHANGING_BYTES & settings.keys()):
+            raise ConfigurationError("store", f"has {changing[0]}, and what is stored is bytes", "Leave it out.")
         connection = _checked_connection(settings)
     except OSError as error:
         problem = f"names certificates that cannot be used ({error})"
