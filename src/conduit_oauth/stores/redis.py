@@ -38,8 +38,8 @@ class RedisStore:
     """A `TokenStore` in Redis or Valkey, through a redis-py client of any kind (single, Sentinel's, Cluster).
 
     `prefix` begins every key and names the channel. The client's own socket timeouts bound each operation. It serves
-    sync and async callers alike, from threads of our own; so a client for asyncio is a `ConfigurationError`, and so is one
-    that changes bytes (`decode_responses`, `encoding`).
+    sync and async callers alike, from threads of our own; so a client for asyncio is a `ConfigurationError`.
+    So is one that changes bytes (`decode_responses`, `encoding`).
     """
 
     def __init__(self, client: redis.Redis | RedisCluster | MakeClient, prefix: str = "conduit-oauth") -> None:
