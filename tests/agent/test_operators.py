@@ -302,6 +302,7 @@ def test_check_tells_all_that_is_wrong(
     assert done.returncode == 2
     for words in ("absent", "no-bearer", "107 bytes", "'nobody' is no provider", "providers..hidden: is no file name"):
         assert words in done.stderr
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines()[:-1])
     assert authorization_server.token_requests == []
 
 

@@ -51,7 +51,7 @@ def agent(
         problems = keeper.check()
         keeper.providers.close()
         for problem in problems:
-            err.out(f"ConfigurationError: {problem}", highlight=False)
+            err.out(f"error: {problem}", highlight=False)
         err.print(f"{config}: {count} providers, {len(keeper.config.outputs)} outputs", soft_wrap=True)
         raise typer.Exit(2 if problems else 0)
     if once:
