@@ -214,7 +214,7 @@ def test_how_soon_a_stream_is_resumed_is_bounded(said: bytes) -> None:
     ("left_by", "said", "limit"),
     [
         pytest.param(Answer.drain, b"{}", 0.05, id="an answer that never ends"),
-        pytest.param(reason_of, b"{}", 0.05, id="a refusal that never ends"),
+        pytest.param(lambda answer: reason_of(answer, []), b"{}", 0.05, id="a refusal that never ends"),
         pytest.param(Answer.drain, json.dumps(result(PING, {})).encode(), 30.0, id="a stream that goes on after it"),
     ],
 )
@@ -366,6 +366,29 @@ def test_whatever_the_gateway_answers_the_client_has_an_answer(name: str, open_s
     assert answer["id"] == 7
     assert words in answer["error"]["message"]
     assert bridge.ask(PING)["id"] == "p"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "headers"),
+    [(403, "application/json", {}), (302, "text/plain", {"Location": "/login?{}"}), (200, "{}", {})],
+)
+def test_a_gateway_that_says_our_token_again_is_not_repeated(
+    status: int, kind: str, headers: dict[str, str], open_stdio: OpenStdio
+) -> None:
+    def script(exchange: Exchange, _: dict[str, Any]) -> None:
+        token = exchange.headers["authorization"].partition(" ")[2]
+        exchange.answer(
+            {"error": "no", "error_description": f"not for {token}"},
+            status,
+            kind.format(token),
+            **{name: value.format(token) for name, value in headers.items()},
+        )
+
+    bridge = open_stdio(script)
+    answer = bridge.ask({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "n"}})
+    tokens = {headers["authorization"].partition(" ")[2] for _, headers, _ in bridge.gateway.requests}
+    assert "answered" in answer["error"]["message"]
+    assert not any(token in answer["error"]["message"] for token in tokens)
 
 
 @pytest.mark.parametrize("tools", [5, [{"inputSchema": {"properties": {"a": {"x-mcp-header": "A"}}}}], [7, None]])

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import aiohttp
 
-from ..masking import mask
+from ..masking import redact
 from ..protocol.http import parse_json_object
 from .events import TooLargeError, server_events
 from .messages import INTERNAL_ERROR, header_text, table
@@ -174,23 +174,23 @@ async def content_of(answer: Answer, largest: int) -> bytes:
     return bytes(content)
 
 
-async def reason_of(answer: Answer) -> str:
+async def reason_of(answer: Answer, secrets: Iterable[str]) -> str:
     """The status of a refusal, and what it says for people."""
     try:
-        return f"{answer.status}{reason_in(await answer.peek(_LONGEST_REFUSAL))}"
+        return f"{answer.status}{reason_in(await answer.peek(_LONGEST_REFUSAL), secrets)}"
     finally:
         answer.close()
 
 
-def reason_in(content: bytes) -> str:
-    """What a refusal says for people: its `error` and `error_description`, else its first characters."""
+def reason_in(content: bytes, secrets: Iterable[str]) -> str:
+    """What a refusal says for people: its `error` and `error_description`, else its first characters; no token."""
     try:
         text = content[:_LONGEST_REFUSAL].decode()
         body = table(json.loads(text))
     except (ValueError, RecursionError):
         body, text = {}, content[:_LONGEST_REFUSAL].decode("utf-8", "replace")
     said = [value for name in ("error", "error_description", "message") if isinstance(value := body.get(name), str)]
-    reason = mask(": ".join(said) or text, ())
+    reason = redact(": ".join(said) or text, secrets)
     return f" ({reason})" if reason else ""
 
 

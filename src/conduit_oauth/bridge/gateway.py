@@ -56,6 +56,7 @@ class Gateway:
 
     def __init__(self, provider: TokenProvider, *, patience: float = 30.0, largest: int = LARGEST_MESSAGE) -> None:
         self.largest = largest
+        self._provider = provider
         self._auth = TokenAuth(provider)
         # What the token endpoint's client trusts, and presents.
         self._context = provider.tls_context() or trusted()
@@ -71,6 +72,12 @@ class Gateway:
         self._http = self._client(_IDLE)
         self._http_for_effects = self._client(_IDLE_FOR_EFFECTS)
         return self
+
+    @property
+    def secrets(self) -> list[str]:
+        """What no message repeats: the token that is sent."""
+        token = self._provider.control.held()
+        return [] if token is None else [token.value]
 
     def _client(self, idle: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

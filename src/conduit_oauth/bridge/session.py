@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import aiohttp
 
-from ..masking import mask
+from ..masking import mask, redact
 from .events import ServerEvent, TooLargeError, server_events
 from .exchange import Answer, Question, content_of, reason_in, reason_of
 from .gateway import Gateway
@@ -137,7 +137,7 @@ class LineSession:
         """Send what has no answer."""
         answer = await self._gateway.send(question)
         if not answer.is_success:
-            reason = await reason_of(answer)
+            reason = await reason_of(answer, self._gateway.secrets)
             logger.warning("the gateway does not take %s: %s", mask(str(method or "an answer"), ()), reason)
         else:
             await answer.drain()
@@ -168,7 +168,7 @@ class LineSession:
             if asked.method == "initialize" and answer.is_success and answer.session:
                 self._link.session = answer.session
             if (coding := (answer.header(b"content-encoding") or "identity").strip().lower()) != "identity":
-                problem = f"the gateway answered {answer.status}, compressed ({mask(coding, ())}) unasked"
+                problem = f"the gateway answered {answer.status}, compressed ({self._shown(coding)}) unasked"
                 await self._refuse(request_id, INTERNAL_ERROR, problem)
                 return
             kind = (answer.header(b"content-type") or "").partition(";")[0].strip().lower()
@@ -182,11 +182,11 @@ class LineSession:
             answer.close()
         problem = f"the gateway answered {answer.status}"
         if answer.is_success:
-            problem += f" with {mask(kind, ()) or 'nothing'}, which is no answer to a request"
+            problem += f" with {self._shown(kind) or 'nothing'}, which is no answer to a request"
         elif 300 <= answer.status < 400:
-            problem += f", to {mask(answer.header(b'location') or 'nowhere', ())}"
+            problem += f", to {self._shown(answer.header(b'location') or 'nowhere')}"
         else:
-            problem += reason_in(content)
+            problem += reason_in(content, self._gateway.secrets)
         await self._refuse(request_id, INTERNAL_ERROR, problem)
 
     async def _pass_back(self, content: bytes, request_id: RequestId, asked: _Asked) -> bool:
@@ -269,6 +269,10 @@ class LineSession:
 
     async def _pass_unasked(self, event: ServerEvent) -> None:
         await self._pass_event(event, None, None)
+
+    def _shown(self, words: str) -> str:
+        """What the client and the log are told of the gateway's words: it may say our token again."""
+        return redact(words, self._gateway.secrets)
 
     def _too_large(self, what: str) -> str:
         return f"{what} has {self._gateway.largest} bytes at most (--largest-message)"
