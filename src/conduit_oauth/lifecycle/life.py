@@ -80,9 +80,12 @@ class Life:
             self.quiet_until = self.closed_until = now + memory
 
     def forgive(self) -> None:
-        """Ask again at once: what failed may work now. The pause that a server asked for still counts."""
-        if self.last_error is not None:
-            if not self.last_error.retryable:
+        """Ask again at once: what failed may work now. The pause that a server asked for still counts.
+
+        That of a server in trouble is in the circuit of its endpoint, which tells it from a pause of our own.
+        """
+        if (error := self.last_error) is not None:
+            if not (isinstance(error, TokenRequestError) and error.status == 429):
                 self.closed_until = -math.inf
             self.quiet_until = self.closed_until
             self._failures = 0
