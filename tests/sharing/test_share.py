@@ -382,6 +382,18 @@ def test_news_drive_out_nothing_that_this_process_invalidated(fleet: Fleet) -> N
     assert len(share._void) <= 2 * MOST_VOID
 
 
+def test_a_token_of_another_generation_is_news_though_its_fence_is_smaller(fleet: Fleet) -> None:
+    """A store that lost its data, and whose clock is behind."""
+    share, held = fleet.published("before", 600.0)
+    fleet.store = MemoryStore(fleet.clock)
+    # Its generations have names of their own.
+    fleet.store._generations = 100
+    line(share).store = fleet.store
+    fleet.published("after")
+    assert fleet.row().fence < share.fence_of(held)
+    assert seen(share.look(held)) == "after"
+
+
 def test_a_store_that_gives_the_same_record_for_ever_is_not_asked_for_ever(fleet: Fleet) -> None:
     class Stubborn(MemoryStore):
         def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:

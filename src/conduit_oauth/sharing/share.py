@@ -85,7 +85,7 @@ class Share(KeyState):
         # Taken before the look, so that what is told in between is not missed.
         ticket = tier.subscribers.ticket(self._key)
         while True:
-            now = self._clock()
+            now, generation = self._clock(), self._known.generation
             if self._refused is not None and (wait := self._refused_until - now) > 0 and now >= self._forgiven_until:
                 return Refused(self._refused, wait)
             is_told = told is not None and told.generation == self._known.generation and told.fence > known
@@ -104,7 +104,7 @@ class Share(KeyState):
                 return Busy(ticket, self._wait(now))
             self._waiting = False
             if not is_told:
-                if entry.fence <= known:
+                if entry.fence <= known and entry.generation == generation:
                     # No news: a store that answers so would be asked for ever.
                     return None
                 known = entry.fence
