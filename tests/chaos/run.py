@@ -24,6 +24,8 @@ from tests.redis_server import RedisServer
 
 # Seconds after a fault of the store for which a process may still be on its own.
 GRACE = 4.0
+# Seconds that a flight may take to look at the store before it asks.
+HESITATION = 0.2
 
 
 @dataclass
@@ -75,6 +77,7 @@ class Process:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.received: list[tuple[float, float]] = []
+        self.invalidated: list[float] = []
         self.errors: list[tuple[str, float, str]] = []
         self.said: list[tuple[float, str]] = []
         self.usage: list[dict[str, int]] = []
@@ -103,6 +106,8 @@ class Process:
                 self.asked_at, self.asks = facts["asking"], self.asks + 1
             if "received" in facts:
                 self.received.append((facts["received"] - facts["seconds"], facts["received"]))
+            if "invalidated" in facts:
+                self.invalidated.append(facts["invalidated"])
             if "error" in facts:
                 self.errors.append((facts["call"], facts["at"], facts["error"]))
             if "said" in facts:
@@ -433,4 +438,7 @@ class Chaos:
         lost = process.killed_at is not None and process.killed_at - came < 1
         # One that was paused for longer than its lease is rightly replaced.
         paused = any(start <= came and began <= end for start, end in process.pauses)
-        return not (revoked or unstored or lost or paused)
+        # What was asked for before an invalidation is not used after it: the call that found a token to be revoked may
+        # be the one that had its refresh begun.
+        void = any(began - HESITATION <= moment <= came for moment in process.invalidated)
+        return not (revoked or unstored or lost or paused or void)

@@ -45,6 +45,8 @@ def tell(**facts: Any) -> None:
 def on_event(event: Event) -> None:
     if event.name == "token_received":
         tell(received=time.time(), seconds=event.seconds)
+    if event.name == "token_invalidated":
+        tell(invalidated=time.time())
 
 
 async def call(client: httpx2.AsyncClient, url: str, stop: asyncio.Event) -> None:
