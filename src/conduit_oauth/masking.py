@@ -13,13 +13,15 @@ from urllib.parse import quote, quote_plus, unquote
 EXCERPT_LENGTH = 200
 # Characters of a server's text that are looked at: more than are shown, so that what is masked leaves enough.
 _LONGEST = 8192
+# Bytes of UTF-8 that hold more than these in any case. Whoever cuts a text before it is masked leaves so much of it.
+LONGEST_QUOTED = 4 * (_LONGEST + 1)
 _CONTROL = re.compile(r"[\x00-\x1f]+")
 # A token, an assertion, a key: long, unbroken, and not just lower-case words; or a URL, whose parts are looked at.
 _TOKEN_LIKE = re.compile(r"https?://[^\s\"'<>]+|[A-Za-z0-9._~+/=%-]{20,}")
 # What is said to be a secret, in JSON or in a form, however short it is.
 _NAMED = re.compile(r"""((?:token|secret|password|assertion)(?:"\s{0,4}:\s{0,4}"|=))[^"&\s]+""", re.IGNORECASE)
 _URL_PART = re.compile(r"[^/?&=#]{20,}")
-_BASE64 = re.compile(r"[A-Za-z0-9_-]{8,}")
+_BASE64 = re.compile(r"[A-Za-z0-9_+/-]{8,}={0,2}")
 # A shorter secret would be found in any text.
 _SHORTEST_HIDDEN = 6
 _TELLING = re.compile(r"[0-9A-Z]")
@@ -27,47 +29,81 @@ _TELLING = re.compile(r"[0-9A-Z]")
 
 def mask(text: str, secrets: Iterable[str]) -> str:
     """One bounded line of a server's text, without the known secrets in any encoding, without control characters."""
-    import base64
-    import html
+    return _line(_without(text, secrets))
 
-    # Cut before anything else looks at it: what a server sends may be long, and all of this is work.
-    text = text[:_LONGEST]
-    known = [secret for secret in secrets if secret]
-    for secret in known:
-        forms = {
-            secret,
-            quote(secret, safe=""),
-            quote_plus(secret),
-            json.dumps(secret)[1:-1],
-            html.escape(secret),
-            base64.b64encode(secret.encode()).decode(),
-        }
-        for form in sorted(forms, key=len, reverse=True):
-            text = text.replace(form, "***")
-    if any(_is_hidden_in(text, secret) for secret in known):
-        # Where exactly it begins and ends is of no use to anybody.
-        return "***"
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """As `mask`, for text of no known form: whatever looks like a token goes too."""
+    # The known secrets first: what looks like a token may be a part of one, and the other part would stay.
+    return _line(_TOKEN_LIKE.sub(_without_token, _NAMED.sub(r"\1***", _without(text, secrets))))
+
+
+def _line(text: str) -> str:
     text = clean(text)
     return text if len(text) <= EXCERPT_LENGTH else text[:EXCERPT_LENGTH] + "…"
 
 
-def _is_hidden_in(text: str, secret: str) -> bool:
-    """Whether a secret is there in pieces (blanks, the zeros of UTF-16), with more in base64, or percent-encoded."""
+def _without(text: str, secrets: Iterable[str]) -> str:
+    """The beginning of `text`, without the known secrets."""
+    # Cut before anything else looks at it: what a server sends may be long, and all of this is work.
+    is_cut = len(text) > _LONGEST
+    text = text[:_LONGEST]
+    known = [secret for secret in secrets if secret]
+    # The longest first: a shorter one may be a part of it.
+    for form in sorted({form for secret in known for form in _forms(secret)}, key=len, reverse=True):
+        text = text.replace(form, "***")
+    # Also as one reads its UTF-8 in Latin-1: `_is_in_base64` does, and so do some servers.
+    readings = {_compact(reading) for secret in known for reading in (secret, secret.encode().decode("latin-1"))}
+    if hidden := [reading for reading in readings if len(reading) >= _SHORTEST_HIDDEN]:
+        text = _BASE64.sub(lambda run: "***" if _is_in_base64(run[0], hidden) else run[0], text)
+        if _is_in_pieces(text, hidden):
+            # Where exactly it begins and ends is of no use to anybody.
+            return "***"
+    if is_cut and known:
+        # The cut may have divided one, in any encoding.
+        text = text[: -3 * max(map(len, known))] or "***"
+    return text
+
+
+def _forms(secret: str) -> set[str]:
+    import base64
+    import html
+
+    return {
+        secret,
+        quote(secret, safe=""),
+        quote_plus(secret),
+        json.dumps(secret)[1:-1],
+        html.escape(secret),
+        base64.b64encode(secret.encode()).decode(),
+    }
+
+
+def _is_in_pieces(text: str, hidden: list[str]) -> bool:
+    """Whether a secret is there with blanks or the zeros of UTF-16 in it, or as web pages and URLs encode it."""
+    import html
+
+    plain = _compact(text)
+    try:
+        readings = plain, unquote(plain), html.unescape(plain)
+    except ValueError:  # a number of more digits than Python reads
+        return True
+    if any(sought in reading for sought in hidden for reading in readings):
+        return True
+    return any(_is_in_base64(run, hidden) for run in _BASE64.findall(plain))
+
+
+def _is_in_base64(run: str, hidden: list[str]) -> bool:
+    """Whether a secret is in what `run` encodes, whatever is before it and after it."""
     import base64
 
-    sought = _compact(secret)
-    if len(sought) < _SHORTEST_HIDDEN:
-        return False
-    plain = _compact(text)
-    if sought in plain or sought in unquote(plain):
-        return True
-    for run in _BASE64.findall(plain.replace("+", "-").replace("/", "_")):
-        # What stands before it may have any length.
-        for start in range(4):
-            part = run[start : len(run) - ((len(run) - start) % 4 == 1)]
-            decoded = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-            if sought in _compact(decoded.decode("latin-1")):
-                return True
+    run = run.rstrip("=").replace("+", "-").replace("/", "_")
+    # What stands before it may have any length.
+    for start in range(4):
+        part = run[start : len(run) - ((len(run) - start) % 4 == 1)]
+        decoded = _compact(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)).decode("latin-1"))
+        if any(sought in decoded for sought in hidden):
+            return True
     return False
 
 
@@ -80,11 +116,6 @@ def clean(text: str) -> str:
     if not text.isprintable():
         text = "".join(letter if letter.isprintable() else "\0" for letter in text)
     return _CONTROL.sub(" ", text).strip()
-
-
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """As `mask`, for text of no known form: whatever looks like a token goes too."""
-    return mask(_TOKEN_LIKE.sub(_without_token, _NAMED.sub(r"\1***", text[:_LONGEST])), secrets)
 
 
 def _without_token(match: re.Match[str]) -> str:

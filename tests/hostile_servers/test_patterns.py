@@ -36,7 +36,7 @@ USES: dict[str, tuple[str, int]] = {
     "client.validation._WELL_KNOWN": ("search", HEADER),
     "protocol.discovery._SUFFIX": ("search", HEADER),
     "protocol.dpop._NONCE": ("fullmatch", HEADER),
-    "masking._BASE64": ("findall", 8192),
+    "masking._BASE64": ("sub", 8192),
     "masking._CONTROL": ("sub", 8192),
     "masking._NAMED": ("sub", 8192),
     "masking._TELLING": ("search", 8192),

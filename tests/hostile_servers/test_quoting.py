@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import base64
+import textwrap
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 
+from conduit_oauth import OAuthError
 from conduit_oauth.masking import EXCERPT_LENGTH, mask, redact
+from conduit_oauth.protocol.grant import judge_token_response
+from conduit_oauth.protocol.http import Response
+
+Shows = Callable[[str, list[str]], str]
 
 SECRET = "Very-secret/value+9"
 FORMS = {
@@ -22,6 +29,7 @@ FORMS = {
     "split by blanks": " ".join(SECRET),
     "split by lines": SECRET[:9] + "\r\n\t" + SECRET[9:],
     "with marks of no width": "\u200b".join(SECRET),
+    "as a web page writes it": SECRET.replace("+", "&#43;").replace("/", "&#x2F;"),
 }
 
 
@@ -32,6 +40,59 @@ def test_no_form_of_a_secret_is_shown(form: str) -> None:
     compact = "".join(shown.split())
     assert SECRET not in compact
     assert FORMS[form] not in shown
+
+
+@pytest.mark.parametrize("shows", [mask, redact])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "hunter2!sesame ABCDEFGHIJKLMNOPQRSTUVWX",
+        "Tr0ub4dor&3;password=x9",
+        "https://hunter2.example/;ABCDEFGHIJKLMNOPQRSTUVWX",
+    ],
+)
+def test_a_secret_that_is_in_part_like_a_token_is_masked_as_a_whole(shows: Shows, secret: str) -> None:
+    assert shows(f"the secret {secret} is wrong", [secret]) == "the secret *** is wrong"
+    assert shows(f"the secret {secret.replace(' ', chr(10))} is wrong", [secret]) in ("the secret *** is wrong", "***")
+    in_lines = "\n".join(textwrap.wrap(base64.b64encode(f"client:{secret}".encode()).decode(), 24))
+    assert shows(f"the client sent {in_lines} in vain", [secret]) == "***"
+
+
+@pytest.mark.parametrize("shows", [mask, redact])
+def test_of_two_secrets_that_begin_alike_nothing_is_shown(shows: Shows) -> None:
+    assert shows("not s3cret-and-more", ["s3cret", "s3cret-and-more"]) == "not ***"
+
+
+@pytest.mark.parametrize("shows", [mask, redact])
+@pytest.mark.parametrize("secret", ["many words, none of them long, " * 12, "0123456789abcdef" * 40])
+@pytest.mark.parametrize("encoded", [str, lambda secret: quote(secret, safe="")])
+def test_a_secret_that_is_cut_at_the_end_of_a_long_text_is_not_shown(
+    shows: Shows, secret: str, encoded: Callable[[str], str]
+) -> None:
+    for before in ("", "x", "wrong: "):
+        shown = shows(before + encoded(secret) * 50, [secret])
+        assert "***" in shown
+        assert not any(encoded(secret)[start : start + 6] in shown for start in range(len(secret)))
+
+
+def test_an_answer_is_not_cut_before_it_is_masked() -> None:
+    """Or the cut divides a secret unnoticed."""
+    secret = "many words, none of them long, " * 12
+    for start in range(0, 400, 50):
+        body = b"a" * start + secret.encode() * 100
+        with pytest.raises(OAuthError) as caught:
+            judge_token_response(
+                "https://as.example", Response(400, {}, body), secrets=[secret], wall_now=0.0, token_type="Bearer"
+            )
+        assert "words" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reading", ["latin-1", "utf-8"])
+def test_a_secret_beyond_ascii_is_found_in_base64_and_in_the_wrong_encoding(reading: str) -> None:
+    secret = "Straßenbahnhöfe"
+    assert "stra" not in mask(f"got {secret.encode().decode(reading)}", [secret]).lower()
+    header = base64.b64encode(f"client:{secret}".encode()).decode()
+    assert mask(f"got Basic {header}.", [secret]) == "got Basic ***."
 
 
 def test_what_is_no_secret_stays() -> None:

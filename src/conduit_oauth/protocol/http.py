@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any, Literal, NoReturn, cast
 
-from ..masking import mask, redact
+from ..masking import LONGEST_QUOTED, mask, redact
 from ..refusals import REGISTERED_ERRORS
 
 # RFC 9110 §5.6.2: the name of a header or a method.
@@ -86,7 +86,7 @@ def readable(content: bytes) -> str | None:
     """The beginning of a text in UTF-8, None for anything else: a secret in another encoding is not recognised."""
     try:
         # A character that the cut divided is left out.
-        text = codecs.getincrementaldecoder("utf-8")().decode(content[:4096])
+        text = codecs.getincrementaldecoder("utf-8")().decode(content[:LONGEST_QUOTED])
     except UnicodeDecodeError:
         return None
     return None if "\0" in text else text
