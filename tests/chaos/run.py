@@ -24,8 +24,8 @@ from tests.redis_server import RedisServer
 
 # Seconds after a fault of the store for which a process may still be on its own.
 GRACE = 4.0
-# Seconds that a flight may take to look at the store before it asks.
-HESITATION = 0.2
+# Seconds from the moment that a flight takes up a request to that at which it leaves.
+HESITATION = 0.05
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Process:
             if "asking" in facts:
                 self.asked_at, self.asks = facts["asking"], self.asks + 1
             if "received" in facts:
-                self.received.append((facts["received"] - facts["seconds"], facts["received"]))
+                self.received.append((self.asked_at, facts["received"]))
             if "invalidated" in facts:
                 self.invalidated.append(facts["invalidated"])
             if "error" in facts:

@@ -44,7 +44,7 @@ def tell(**facts: Any) -> None:
 
 def on_event(event: Event) -> None:
     if event.name == "token_received":
-        tell(received=time.time(), seconds=event.seconds)
+        tell(received=time.time())
     if event.name == "token_invalidated":
         tell(invalidated=time.time())
 

@@ -453,6 +453,29 @@ def test_a_token_that_is_refused_before_it_has_a_fence_is_not_shared(
     assert other.get_token() != token.value
 
 
+def test_a_token_that_is_refused_while_its_refresh_gets_the_lease_costs_one_request(
+    authorization_server: AuthorizationServer, make_provider: MakeProvider, clock: FakeClock
+) -> None:
+    class Refusing(MemoryStore):
+        def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:
+            entry = super().claim(key, known, lease, owner)
+            if lease > 0 and not key.startswith("endpoint") and refused:
+                provider.invalidate(refused.pop())
+            return entry
+
+    refused: list[str] = []
+    provider = make_provider(store=Refusing(clock), store_timeout=5.0, clock=clock)
+    first = provider.get_token()
+    settle(provider)
+    refused.append(first)
+    clock.step(3600)
+    second = provider.get_token()
+    settle(provider)
+    assert refused == []
+    assert provider.get_token() == second != first
+    assert len(authorization_server.token_requests) == 2
+
+
 def test_nobody_spins_while_a_token_that_is_void_already_is_being_stored(
     authorization_server: AuthorizationServer, make_provider: MakeProvider
 ) -> None:

@@ -165,14 +165,17 @@ class Flight(Boarding):
                 pause = found.seconds
                 if self._failed(found.error, pause):
                     return
-            elif (wait := self._attempt(share, gate, held, epoch)) is None:
+            elif (wait := self._attempt(share, gate)) is None:
                 return
             else:
                 pause = wait
 
-    def _attempt(self, share: Share | None, gate: Gate, held: AccessToken, epoch: int) -> float | None:
+    def _attempt(self, share: Share | None, gate: Gate) -> float | None:
         """Request a token; the seconds until the next attempt, None where the flight has ended."""
         control = self._control
+        # Anew: while the store was asked, the token may have been invalidated. What is asked for now comes after that.
+        with control.lock:
+            epoch, held = control.life.epoch, control.life.token
         asked_at, sent = self._clock(), control.requester.sent
         budget = self.deadline - asked_at
         self._errand = Errand(control.requester.transport, budget if budget > 0 else control.timeout)
@@ -184,8 +187,7 @@ class Flight(Boarding):
             if outcome.value == held.value:
                 outcome = outcome.given_again(held, self._clock())
             return None if self._landed(outcome, epoch, share, seconds=seconds, refresh=refresh) else 0.0
-        if self.hurry.is_set():
-            # Cut short: it says nothing of the server.
+        if self.hurry.is_set():  # cut short: it says nothing of the server
             return None
         if isinstance(outcome, InvalidTokenResponse):
             # No wrong URL, where it gave tokens before: to us or, for all we know, to others of the fleet.
@@ -267,8 +269,7 @@ class Flight(Boarding):
         if share is None:
             return landed or self._clock() >= self.deadline
         if landed:
-            # Nobody of this process waits for the store.
-            self.landing.set()
+            self.landing.set()  # nobody of this process waits for the store
         if landed and is_valid:
             share.publish(token)
         else:
