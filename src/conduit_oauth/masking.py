@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from functools import partial
 from urllib.parse import quote, quote_plus, unquote
 
 EXCERPT_LENGTH = 200
@@ -25,6 +26,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9_+/-]{8,}={0,2}")
 # A shorter secret would be found in any text.
 _SHORTEST_HIDDEN = 6
 _TELLING = re.compile(r"[0-9A-Z]")
+_UUID = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(?![0-9A-Za-z])")
 
 
 def mask(text: str, secrets: Iterable[str]) -> str:
@@ -32,10 +34,14 @@ def mask(text: str, secrets: Iterable[str]) -> str:
     return _line(_without(text, secrets))
 
 
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """As `mask`, for text of no known form: whatever looks like a token goes too."""
+def redact(text: str, secrets: Iterable[str], *, uuids: bool = False) -> str:
+    """As `mask`, and whatever looks like a token goes, too.
+
+    With `uuids` a UUID stays: by these, servers name clients, tenants and requests to the people who look for them.
+    """
     # The known secrets first: what looks like a token may be a part of one, and the other part would stay.
-    return _line(_TOKEN_LIKE.sub(_without_token, _NAMED.sub(r"\1***", _without(text, secrets))))
+    text = _NAMED.sub(r"\1***", _without(text, secrets))
+    return _line(_TOKEN_LIKE.sub(partial(_without_token, uuids=uuids), text))
 
 
 def _line(text: str) -> str:
@@ -118,10 +124,10 @@ def clean(text: str) -> str:
     return _CONTROL.sub(" ", text).strip()
 
 
-def _without_token(match: re.Match[str]) -> str:
+def _without_token(match: re.Match[str], *, uuids: bool) -> str:
     text = match[0]
     if text.startswith(("http://", "https://")):
         scheme, _, rest = text.partition("://")
         host, slash, path = rest.partition("/")
-        return f"{scheme}://{host}{slash}" + _URL_PART.sub(_without_token, path)
-    return "***" if _TELLING.search(text) else text
+        return f"{scheme}://{host}{slash}" + _URL_PART.sub(partial(_without_token, uuids=uuids), path)
+    return "***" if _TELLING.search(_UUID.sub("", text) if uuids else text) else text

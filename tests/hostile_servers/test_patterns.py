@@ -41,6 +41,7 @@ USES: dict[str, tuple[str, int]] = {
     "masking._NAMED": ("sub", 8192),
     "masking._TELLING": ("search", 8192),
     "masking._TOKEN_LIKE": ("sub", 8192),
+    "masking._UUID": ("sub", 8192),
     "masking._URL_PART": ("sub", 8192),
     "protocol.grant._ACCESS_TOKEN": ("fullmatch", TOKEN),
     "protocol.http._TOKEN": ("fullmatch", HEADER),

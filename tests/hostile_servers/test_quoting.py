@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import textwrap
 from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 
-from conduit_oauth import OAuthError
+from conduit_oauth import OAuthError, TokenRequestError
 from conduit_oauth.masking import EXCERPT_LENGTH, mask, redact
 from conduit_oauth.protocol.grant import judge_token_response
 from conduit_oauth.protocol.http import Response
@@ -85,6 +86,46 @@ def test_an_answer_is_not_cut_before_it_is_masked() -> None:
                 "https://as.example", Response(400, {}, body), secrets=[secret], wall_now=0.0, token_type="Bearer"
             )
         assert "words" not in str(caught.value)
+
+
+TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtZSJ9.c2lnbmF0dXJl"
+CLIENT = "d0a1b2c3-1111-2222-3333-444455556666"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        # A token that is none of ours: that of another client, or of a cache in front of the server.
+        (("invalid_grant", f"the token {TOKEN} is over"), ("invalid_grant", "the token *** is over")),
+        ((TOKEN, "x"), ("***", "x")),
+        (("invalid_client", "access_token=short"), ("invalid_client", "access_token=***")),
+        # What an operator looks for stays.
+        (("unauthorized_client", f"no application {CLIENT}"), ("unauthorized_client", f"no application {CLIENT}")),
+        (("CLIENT_IS_NOT_REGISTERED", "x"), ("CLIENT_IS_NOT_REGISTERED", "x")),
+        (("invalid_request", "grant_type=client_credentials"), ("invalid_request", "grant_type=client_credentials")),
+    ],
+)
+def test_what_looks_like_a_token_is_in_no_error(said: tuple[str, str], shown: tuple[str, str]) -> None:
+    body = json.dumps({"error": said[0], "error_description": said[1]}).encode()
+    with pytest.raises(TokenRequestError) as caught:
+        judge_token_response(
+            "https://as.example", Response(400, {}, body), secrets=[SECRET], wall_now=0.0, token_type="Bearer"
+        )
+    assert (caught.value.error, caught.value.error_description) == shown
+
+
+def test_the_target_of_a_redirect_is_shown_without_the_token_in_it() -> None:
+    target = f"https://login.example/{CLIENT}/signin?session={TOKEN}"
+    with pytest.raises(TokenRequestError) as caught:
+        judge_token_response(
+            "https://as.example",
+            Response(302, {"location": target}, b""),
+            secrets=[],
+            wall_now=0.0,
+            token_type="Bearer",
+        )
+    assert TOKEN not in str(caught.value)
+    assert f"Configure https://login.example/{CLIENT}/signin as token_endpoint" in str(caught.value)
 
 
 @pytest.mark.parametrize("reading", ["latin-1", "utf-8"])

@@ -14,7 +14,7 @@ from ..errors import (
 )
 from ..masking import mask
 from ..protocol.challenge import bearer_challenge
-from ..protocol.http import Response, read_texts
+from ..protocol.http import Response, location_of, parse_json_object, quoted
 from ..token import AccessToken
 from .findings import Diagnosis, bad, good, warning
 
@@ -73,9 +73,10 @@ def of_resource(url: str, answer: Response, token: AccessToken, *, is_mcp: bool)
     step, said = "resource", f"{url} answered {answer.status}"
     challenge = bearer_challenge(answer.headers.get("www-authenticate"))
     # Some resources say in the body what belongs into the challenge (RFC 6750 §3).
-    names = ("error", "error_description", "scope")
-    told = read_texts(answer.content, names, [token.value]) | (dict(challenge.parameters) if challenge else {})
-    words = " ".join(mask(told[name], [token.value]) for name in ("error", "error_description") if told.get(name))
+    body = parse_json_object(answer.content) or {}
+    told = {name: text for name in ("error", "error_description", "scope") if isinstance(text := body.get(name), str)}
+    told |= challenge.parameters if challenge else {}
+    words = " ".join(quoted(told[name], [token.value]) for name in ("error", "error_description") if told.get(name))
     words = words or _title(answer.content)
     because = f" ({words})" if words else ""
     if answer.status == 400 and "certificate" in words.lower():
@@ -114,7 +115,7 @@ def _of_status(step: str, said: str, because: str, answer: Response) -> Diagnosi
     if answer.status == 404:
         return bad(step, "resource-not-there", said, "The token is good and the URL is not: check its path.")
     if 300 <= answer.status < 400:
-        where = mask(answer.headers.get("location", ""), ())
+        where = location_of(answer, ())
         return bad(step, "resource-moved", f"{said}, to {where}", "Configure that URL, if you know it.")
     if answer.status >= 500:
         return bad(

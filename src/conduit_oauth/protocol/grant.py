@@ -11,10 +11,20 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 from ..errors import InvalidTokenResponse, TokenRequestError
-from ..masking import mask, redact
+from ..masking import redact
 from ..refusals import UNKNOWN, Asked, explain
 from ..token_types import ACCESS_TOKEN_TYPE
-from .http import Request, Response, excerpt_of, parse_json_object, parse_retry_after, read_number, read_texts, readable
+from .http import (
+    Request,
+    Response,
+    excerpt_of,
+    location_of,
+    parse_json_object,
+    parse_retry_after,
+    read_number,
+    read_texts,
+    readable,
+)
 
 Form = list[tuple[str, str]]
 
@@ -255,7 +265,7 @@ def _refusal(url: str, response: Response, secrets: list[str], wall_now: float, 
     # Some servers of our field send the header under this name only.
     asked_to_wait = response.headers.get("retry-after") or response.headers.get("x-retry-after")
     retry_after = parse_retry_after(asked_to_wait, wall_now)
-    location = mask(response.headers.get("location", ""), secrets) if 300 <= response.status < 400 else ""
+    location = location_of(response, secrets) if 300 <= response.status < 400 else ""
     excerpt = f"redirects to {location}" if location else "" if said else excerpt_of(response.content, secrets)
     return TokenRequestError(
         url,

@@ -67,12 +67,24 @@ def read_texts(content: bytes, names: Iterable[str], secrets: Iterable[str]) -> 
     """The members `names` of an error answer's JSON, as far as they are there and are texts."""
     body = parse_json_object(content) or {}
     said = {name: body.get(name) for name in names}
-    return {
-        # A code of an RFC stays what it is, also where a short secret is a part of it.
-        name: value if value in REGISTERED_ERRORS else mask(value, secrets)
-        for name, value in said.items()
-        if isinstance(value, str) and value
-    }
+    return {name: quoted(value, secrets) for name, value in said.items() if isinstance(value, str) and value}
+
+
+def quoted(value: str, secrets: Iterable[str]) -> str:
+    """A text of an error answer, fit to be shown."""
+    # A code of an RFC stays what it is, also where a short secret is a part of it.
+    if value in REGISTERED_ERRORS:
+        return value
+    # Some servers have long codes in capitals.
+    return mask(value, secrets) if value.replace("_", "").isalpha() else redact(value, secrets, uuids=True)
+
+
+def location_of(response: Response, secrets: Iterable[str]) -> str:
+    """Where a redirect leads, without what may hold a token or a session."""
+    location = response.headers.get("location", "")
+    for mark in "?#;":
+        location = location.partition(mark)[0]
+    return mask(location, secrets)
 
 
 def excerpt_of(content: bytes, secrets: list[str]) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 
 from ..errors import ConfigurationError, DiscoveryError
 from ..masking import mask
-from .http import Response, parse_json_object
+from .http import Response, location_of, parse_json_object
 from .urls import canonical_resource, is_private, origin_of, parse_secure_url, parse_url
 
 SERVER_STEP = "authorization server metadata (RFC 8414)"
@@ -93,7 +93,7 @@ def read_document(step: str, url: str, response: Response, owner: str) -> tuple[
             advice="The server is in trouble: try again, or ask its operator.",
         )
     if 300 <= response.status < 400:
-        location = mask(response.headers.get("location", ""), ())
+        location = location_of(response, ())
         return None, f"{response.status}, redirects to {location or 'nowhere'}"
     if response.status != 200:
         return None, str(response.status)
