@@ -1,15 +1,25 @@
-"""Where a user's files are: containers run as users without a home."""
+"""Where a user's files are, and what is in them: containers run as users without a home, and a file may be a pipe."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from .errors import ConfigurationError
 
+TYPE_CHECKING = False  # typing's is slow to import
+if TYPE_CHECKING:
+    from io import FileIO
+
+# Seconds for what a pipe or a device gives.
+_PATIENCE = 5.0
+_CHUNK = 1 << 16
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -29,6 +39,35 @@ def is_there(path: Path) -> bool:
 def is_file(path: Path) -> bool:
     """Whether this user can come to a file at `path`. `Path.is_file` raises where it cannot be told."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+def read_bytes(path: Path, longest: int) -> bytes:
+    """What is in a file, `longest` bytes at most. Raises `OSError`, also for a pipe that does not end within 5 s."""
+    # Or a pipe without a writer would be waited for before it can be told from a file.
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(expanded(path), "rb", buffering=0, opener=lambda name, _: os.open(name, flags)) as file:
+        content = _read_until_end(file, longest + 1)
+    if len(content) > longest:
+        raise OSError(errno.EFBIG, f"has more than {longest} bytes", str(path))
+    return content
+
+
+def _read_until_end(file: FileIO, most: int) -> bytes:
+    is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+    content = bytearray()
+    give_up_at = time.monotonic() + _PATIENCE
+    while len(content) < most:
+        chunk = file.read(min(most - len(content), _CHUNK))
+        if chunk:
+            content += chunk
+        # A pipe whose writer has not come yet ends at once, too.
+        elif chunk is not None and (content or not is_pipe):
+            break
+        elif time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        if time.monotonic() >= give_up_at:
+            raise OSError(errno.ETIMEDOUT, f"did not end within {_PATIENCE:g} s", str(file.name))
+    return bytes(content)
 
 
 def make_private(folder: Path) -> None:

@@ -27,7 +27,7 @@ from .provider import TokenProvider
 
 T = TypeVar("T")
 Settings = dict[str, Any]
-# In characters: a hundred thousand providers.
+# In bytes: a hundred thousand providers.
 _LONGEST_TOML = 1 << 26
 # What makes something of a table, in a file of that folder; it raises `ConfigurationError`.
 Reader = Callable[[Settings, Path], Any]

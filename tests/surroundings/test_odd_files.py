@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conduit_oauth import ConfigurationError, TokenProvider
+from conduit_oauth import ConfigurationError, TokenProvider, places
+from conduit_oauth.identity.sources import read_text
+from conduit_oauth.stores.sqlite_rows import key_file
 from tests.certificates import issue
-from tests.conftest import COMMAND
+from tests.conftest import COMMAND, MakeProvider
 
 DEEP = "a = " + "[" * 100_000
 IN_TWO_GIB = ["/bin/sh", "-c", 'ulimit -v 2097152; exec "$@"', "sh"]
@@ -46,10 +51,51 @@ def test_a_credential_that_ends_nowhere(field: str) -> None:
     settings: dict[str, Path] = {field: Path("/dev/zero")}
     with (
         TokenProvider("a", token_endpoint="https://127.0.0.1:1/token", timeout=1, **settings) as provider,  # type: ignore[arg-type]
-        pytest.raises(ConfigurationError, match="has more than 1048576 characters") as caught,
+        pytest.raises(ConfigurationError, match="has more than 1048576 bytes") as caught,
     ):
         provider.get_token()
     assert caught.value.field == field
+
+
+@pytest.fixture
+def pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(places, "_PATIENCE", 0.5)
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def test_a_credential_in_a_pipe_without_a_writer(pipe: Path) -> None:
+    with (
+        TokenProvider("a", pipe, token_endpoint="https://127.0.0.1:1/token", timeout=20) as provider,
+        pytest.raises(ConfigurationError, match="did not end within") as caught,
+    ):
+        provider.get_token()
+    assert caught.value.field == "client_secret"
+
+
+def test_a_pipe_whose_writer_comes_later_and_writes_in_pieces(pipe: Path) -> None:
+    def write() -> None:
+        with pipe.open("wb", buffering=0) as file:
+            for piece in (b"\xef\xbb", b"\xbfsec", b"ret\r\n"):
+                file.write(piece)
+
+    with ThreadPoolExecutor() as threads:
+        secret = threads.submit(read_text, pipe, "client_secret")
+        threads.submit(write).result(5)
+        assert secret.result(5) == "secret"
+
+
+def test_a_key_of_the_store_that_is_a_pipe(
+    make_provider: MakeProvider, pipe: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(places, "_PATIENCE", 0.0)
+    caplog.set_level(logging.INFO, "conduit_oauth")
+    store = pipe.with_name("tokens.db")
+    pipe.rename(key_file(store))
+    with make_provider(store=f"sqlite:{store}", store_timeout=5.0) as provider:
+        assert provider.get_token()
+    assert "store_failed" in caplog.text
+    assert "did not end within" in caplog.text
 
 
 @pytest.mark.parametrize("field", ["client_certificate", "its key", "ca_file"])

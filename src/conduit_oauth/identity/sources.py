@@ -5,14 +5,14 @@ A source is the text itself, a `Path` to a file that holds it, or a callable tha
 
 from __future__ import annotations
 
-import errno
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import ConfigurationError, OAuthError
-from ..places import expanded
+from ..places import read_bytes
 
 TYPE_CHECKING = False  # typing's is slow to import
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# In characters: a key with its chain has some ten thousand.
+# In bytes: a key with its chain has some ten thousand.
 _LONGEST_FILE = 1 << 20
 
 Source = str | Path | Callable[[], str]
@@ -154,13 +154,9 @@ def read_material(source_of: Callable[[str], Any]) -> bytes:
 
 
 def read_file(path: Path, longest: int = _LONGEST_FILE) -> str:
-    """The text of a file of `longest` characters at most. Raises `OSError`, and `ValueError` for other bytes."""
-    # Without the mark that editors and shells of Windows begin a file with.
-    with expanded(path).open(encoding="utf-8-sig") as file:
-        text = file.read(longest + 1)
-    if len(text) > longest:
-        raise OSError(errno.EFBIG, f"has more than {longest} characters", str(path))
-    return text
+    """The text of a file of `longest` bytes at most. Raises `OSError`, and `ValueError` for what is not UTF-8."""
+    # Without the mark that editors and shells of Windows begin a file with, and with Python's ends of lines.
+    return io.TextIOWrapper(io.BytesIO(read_bytes(path, longest)), encoding="utf-8-sig").read()
 
 
 def _called(source: Callable[[], T], name: str) -> T:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..identity.digest import token_identity
 from ..identity.sources import read_material
+from ..places import read_bytes
 from ..stores import NOTHING
 from ..stores.sqlite_rows import KEY_LENGTH, connect, current_boot, key_file, load
 from .record import Kept, token_in
@@ -42,8 +43,7 @@ def fresh_token(settings: Mapping[str, Any], path: Path) -> Kept | None:
     if settings.get("discovery") is False and "token_endpoint" not in settings:
         return None
     try:
-        with key_file(path).open("rb") as file:
-            pepper = file.read(KEY_LENGTH + 1)
+        pepper = read_bytes(key_file(path), KEY_LENGTH)
     except OSError:
         return None
     seal = Seal(read_material(settings.get), _identity(settings), "token", pepper)

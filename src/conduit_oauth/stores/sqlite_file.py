@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from ..places import make_private
+from ..places import make_private, read_bytes
 from . import StoreError
 from .sqlite_rows import KEY_LENGTH, TABLE, key_file
 
@@ -64,8 +64,7 @@ def key_beside(path: Path, new: bytes | None = None) -> bytes:
             with contextlib.suppress(FileExistsError):
                 file.hardlink_to(name)
             Path(name).unlink()
-        with file.open("rb") as stored:
-            key = stored.read(KEY_LENGTH + 1)
+        key = read_bytes(file, KEY_LENGTH + 1)
     except OSError as error:
         raise StoreError(f"{file}: {error}") from None
     if len(key) != KEY_LENGTH:
