@@ -174,19 +174,23 @@ def test_a_person_is_asked_for_what_no_option_says(
     assert tomllib.loads(config.read_text())["profiles"]["default"]["scope"] == "mcp:read"
 
 
-def test_a_file_keeps_its_mode_and_a_password_of_a_store_is_not_shown(run: Run, tmp_path: Path) -> None:
+def test_a_file_keeps_its_readers_and_a_password_of_a_store_is_not_shown(run: Run, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
         '[profiles.old]\nclient_id = "x"\nclient_secret = { file = "s" }\ntoken_endpoint = "https://as.example/t"\n'
         'store = "rediss://app:REDIS-PASSWORD@cache:6379/0?sentinel_password=SENTINEL-PASSWORD"\n'
     )
     config.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(config, 65534, 65534)
+    before = config.stat()
     shown = run("profile", "show", "old", "--config", config).stdout
     assert "rediss://app:***@cache:6379/0?sentinel_password=***" in shown
     assert "-PASSWORD" not in shown
     options = ("--config", config, "--client-id", "n", "--token-endpoint", "https://as.example/t")
     assert run("profile", "add", "new", *options, stdin="s3cret\n").returncode == 0
-    assert stat.S_IMODE(config.stat().st_mode) == 0o640
+    after = config.stat()
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
     assert [path.name for path in tmp_path.glob(".config.toml*")] == []
 
 

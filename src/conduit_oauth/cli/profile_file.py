@@ -1,7 +1,8 @@
-"""The file of profiles as it is edited: what stands in it otherwise stays, and its mode."""
+"""The file of profiles as it is edited: what stands in it otherwise stays, and who may read it."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -33,13 +34,17 @@ def save_document(path: Path, document: tomlkit.TOMLDocument) -> None:
         if target.is_symlink():
             raise OSError(errno.ELOOP, "is a loop of links")
         make_private(target.parent)
-        mode = stat.S_IMODE(target.stat().st_mode) if is_there(target) else 0o600
+        before = target.stat() if is_there(target) else None
         # Made anew, under a name that nobody can guess and lay a link at.
         number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         draft = Path(name)
         try:
             with os.fdopen(number, "w", encoding="utf-8") as file:
-                os.fchmod(number, mode)
+                if before is not None:
+                    # Who could read it goes on: its owner, where root edits it, and its group.
+                    with contextlib.suppress(PermissionError):
+                        os.fchown(number, before.st_uid, before.st_gid)
+                    os.fchmod(number, stat.S_IMODE(before.st_mode))
                 file.write(tomlkit.dumps(document))
             draft.replace(target)
         except BaseException:
