@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import tomllib
@@ -195,6 +196,16 @@ def test_a_unix_socket_is_the_users_own_and_goes_with_the_bridge(
     assert again.first_line.startswith("Listening")
     assert again.stop(signal.SIGTERM) == (0, "")
     assert not path.exists()
+
+
+def test_a_unix_socket_whose_server_is_stuck_is_not_waited_for(start: StartBridge, tmp_path: Path) -> None:
+    path = tmp_path / "bridge.sock"
+    with socket.socket(socket.AF_UNIX) as stuck, socket.socket(socket.AF_UNIX) as waits:
+        stuck.bind(str(path))
+        stuck.listen(0)
+        waits.connect(str(path))
+        assert start("https://gateway.example/mcp", listen=f"unix:{path}").first_line[:6] == "error:"
+        assert path.is_socket()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

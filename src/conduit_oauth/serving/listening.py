@@ -6,6 +6,7 @@ Needs uvicorn (extras `agent`, `bridge`, `dev`).
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
@@ -231,5 +232,7 @@ def _remove_stale(path: Path) -> None:
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(str(path)) != 0:
+        # One that has no room for us lives, too.
+        probe.setblocking(False)
+        if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
             path.unlink()
