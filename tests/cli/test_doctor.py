@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
 from conduit_oauth.cli.app import app
@@ -197,6 +198,16 @@ def certificate_self_signed(world: World) -> None:
 
 def certificate_authority(world: World) -> None:
     world.server(world.tls(trusted=False, ends=90 * DAY))
+
+
+def authority_in_latin(world: World) -> None:
+    """Its name is in T.61 with Latin letters, as old authorities write."""
+    signed, _ = issue(world.folder, "server", world.authority)
+    in_latin = signed.public_bytes(Encoding.DER).replace(b"\x0c\x09authority", b"\x14\x09Autorit\xe9s")
+    (world.folder / "server.pem").write_text(ssl.DER_cert_to_PEM_cert(in_latin))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(world.folder / "server.pem", world.folder / "server-key.pem")
+    world.server(context)
 
 
 def certificate_ends_soon(world: World) -> None:
@@ -398,6 +409,7 @@ CASES: dict[str, Callable[[World], None]] = {
     "certificate-name": certificate_of_another,
     "certificate-self-signed": certificate_self_signed,
     "certificate-authority": certificate_authority,
+    "certificate-authority, but unreadable": authority_in_latin,
     "certificate-ends-soon": certificate_ends_soon,
     "client-certificate-wanted": client_certificate_wanted,
     "clock-skew": clocks_differ,

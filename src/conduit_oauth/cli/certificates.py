@@ -118,8 +118,9 @@ def _untrusted(host: str, connect: Connect, error: ssl.SSLCertVerificationError,
         case 18:
             return bad("TLS", "certificate-self-signed", f"{host} signed its certificate itself", trust)
         case _:
-            issuer = f" {mask(shown.issuer.rfc4514_string(), ())}" if shown else ""
-            said = f"the certificate of {host} is from an authority that is not trusted here{issuer and ':'}{issuer}"
+            issuer = _written(lambda: shown.issuer) if shown else ""
+            said = f"the certificate of {host} is from an authority that is not trusted here"
+            said += issuer and f": {issuer}"
             return bad("TLS", "certificate-authority", said, f"{trust} Or the server leaves out the one in between.")
 
 
@@ -147,7 +148,14 @@ def _certificate_of(secured: ssl.SSLObject) -> x509.Certificate | None:
 def _names(certificate: x509.Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        said = ", ".join(str(name.value) for name in names)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
-        said = certificate.subject.rfc4514_string()
-    return mask(said, ())
+        return mask(", ".join(str(name.value) for name in names), ())
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError, TypeError):
+        return _written(lambda: certificate.subject) or "another name"
+
+
+def _written(name: Callable[[], x509.Name]) -> str:
+    """A name in words; empty where it cannot be read: old authorities write in T.61."""
+    try:
+        return mask(name().rfc4514_string(), ())
+    except (ValueError, TypeError):
+        return ""
