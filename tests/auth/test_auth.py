@@ -574,6 +574,38 @@ def test_a_resource_that_refuses_every_token_causes_few_token_requests(
     assert len(authorization_server.token_requests) == 7
 
 
+def test_more_resources_than_are_remembered_cause_few_token_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
+    monkeypatch.setattr("conduit_oauth.auth._rules._MOST_ORIGINS", 3)
+    asked = 0
+
+    def grant(_: httpx2.Request) -> httpx2.Response:
+        nonlocal asked
+        asked += 1
+        return httpx2.Response(200, json={"access_token": f"token-{asked}", "token_type": "Bearer"})
+
+    server = {"token_endpoint": "https://as.example/token", "transport": httpx2.MockTransport(grant)}
+    refuses = httpx2.MockTransport(lambda _: httpx2.Response(401))
+    with (
+        TokenProvider("me", "secret", **server) as provider,
+        httpx2.Client(auth=provider.auth(), transport=refuses) as client,
+    ):
+
+        def ask_all(times: int) -> None:
+            for _ in range(times):
+                for number in range(6):
+                    assert client.get(f"https://{number}.example/").status_code == 401
+
+        ask_all(10)
+        # The first one, and two for each of those that are remembered.
+        assert asked == 1 + 2 * 3
+        # What is forgotten makes room.
+        clock.step(3600)
+        client.get("https://5.example/")
+        assert asked == 1 + 2 * 3 + 1
+
+
 def test_a_resource_that_refuses_every_streamed_request_causes_few_token_requests(
     send: Send,
     make_provider: MakeProvider,

@@ -133,9 +133,18 @@ class Doubts:
             return True
         # One fresh token may be a bad one.
         rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(last.times - 2, 16)) if last.times > 1 else 0.0
-        if origin in self._refusals or len(self._refusals) < _MOST_ORIGINS:
-            self._refusals[origin] = _Refusals(last.times + 1, now, rest, last.replaced, replaced)
+        if origin not in self._refusals and not self._has_room(now):
+            # Where so many refuse every token, the word of one more counts for nothing.
+            return False
+        self._refusals[origin] = _Refusals(last.times + 1, now, rest, last.replaced, replaced)
         return rest == 0.0
+
+    def _has_room(self, now: float) -> bool:
+        if len(self._refusals) >= _MOST_ORIGINS:
+            # A copy: another thread may add one meanwhile.
+            known = list(self._refusals.items())
+            self._refusals = {each: last for each, last in known if now - last.at <= _FORGOTTEN}
+        return len(self._refusals) < _MOST_ORIGINS
 
     def replacing(self, origin: str) -> None:
         """The token that it refused is replaced."""
