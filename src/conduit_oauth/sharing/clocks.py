@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 # Seconds that one may go back by between two looks without being taken to have.
 STEP = 0.5
+# A cluster tells the names of its servers, and has 1,000 at most.
+_MOST = 2048
 
 
 class Clocks:
@@ -24,5 +26,8 @@ class Clocks:
             if most < self._ahead.get(name, -math.inf) - STEP:
                 found = True
                 self._ahead[name] = least
-            self._ahead[name] = max(self._ahead.get(name, -math.inf), least)
+            # As the latest one.
+            self._ahead[name] = max(self._ahead.pop(name, -math.inf), least)
+        for name in list(self._ahead)[:-_MOST]:
+            del self._ahead[name]
         return found
