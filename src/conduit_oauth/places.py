@@ -78,6 +78,17 @@ def make_private(folder: Path) -> None:
                 each.mkdir(0o700)
 
 
+def is_planted(path: Path) -> bool:
+    """Whether another user may have put there what is at `path`, or on the way to it: into a folder such as /tmp."""
+    trusted = (os.geteuid(), 0) if hasattr(os, "geteuid") else (0,)  # Windows calls each owner 0
+    way = path.absolute()
+    for place, folder in zip((way, *way.parents), way.parents, strict=False):
+        with suppress(OSError):  # not there yet
+            if folder.stat().st_mode & stat.S_IWOTH and place.lstat().st_uid not in trusted:
+                return True
+    return False
+
+
 def path_in_file(text: str, folder: Path, field: str) -> Path:
     """The path that a file of settings in `folder` names, with `${NAME}` and `~` put in.
 
@@ -110,6 +121,17 @@ def state_folder(field: str, advice: str) -> Path:
 
 
 def _folder(kind: str, variable: str, in_home: str, field: str, advice: str) -> Path:
+    folder = _platform_folder(kind, variable, in_home)
+    if folder is None:
+        problem = "has no default place: HOME is not set, and this user has no home directory"
+        raise ConfigurationError(field, problem, advice)
+    if is_planted(folder):
+        problem = f"{folder} may be another user's: everybody can write to a folder above it"
+        raise ConfigurationError(field, problem, advice)
+    return folder
+
+
+def _platform_folder(kind: str, variable: str, in_home: str) -> Path | None:
     if sys.platform == "linux":
         # What platformdirs does there, which takes half as long to import as Python takes to start.
         base = os.environ.get(variable, "").strip() or (f"{home}/{in_home}" if (home := os.environ.get("HOME")) else "")
@@ -122,8 +144,7 @@ def _folder(kind: str, variable: str, in_home: str, field: str, advice: str) -> 
         # Before 4.12, platformdirs names a folder `~` in the working directory instead.
         if folder.parts[0] != "~":
             return folder
-    problem = "has no default place: HOME is not set, and this user has no home directory"
-    raise ConfigurationError(field, problem, advice)
+    return None
 
 
 def default_store() -> str:

@@ -9,11 +9,10 @@ import contextlib
 import os
 import secrets
 import sqlite3
-import stat
 import tempfile
 from pathlib import Path
 
-from ..places import make_private, read_bytes
+from ..places import is_planted, make_private, read_bytes
 from . import StoreError
 from .sqlite_rows import KEY_LENGTH, TABLE, key_file
 
@@ -65,14 +64,12 @@ def key_beside(path: Path, new: bytes | None = None) -> bytes:
             with contextlib.suppress(FileExistsError):
                 file.hardlink_to(name)
             Path(name).unlink()
-        us = os.geteuid() if hasattr(os, "geteuid") else 0  # what Windows calls each owner
-        is_planted = path.parent.stat().st_mode & stat.S_IWOTH and file.lstat().st_uid != us
         key = read_bytes(file, KEY_LENGTH + 1)
     except OSError as error:
         raise StoreError(f"{file}: {error}") from None
-    if is_planted:
+    if is_planted(file):
         # Who knows the key can guess secrets by the names in the file.
-        raise StoreError(f"{file} is another user's, in a folder that everybody can write to: choose another folder")
+        raise StoreError(f"{file} may be another user's: everybody can write to a folder above. Choose another folder")
     if len(key) != KEY_LENGTH:
         raise StoreError(f"{file} is no key: remove it")
     return key
