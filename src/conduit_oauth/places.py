@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import stat
@@ -53,15 +54,16 @@ def read_bytes(path: Path, longest: int) -> bytes:
 
 
 def _read_until_end(file: FileIO, most: int) -> bytes:
-    is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+    kind = os.fstat(file.fileno()).st_mode
+    # A file ends, however slow its disk is.
+    give_up_at = math.inf if stat.S_ISREG(kind) else time.monotonic() + _PATIENCE
     content = bytearray()
-    give_up_at = time.monotonic() + _PATIENCE
     while len(content) < most:
         chunk = file.read(min(most - len(content), _CHUNK))
         if chunk:
             content += chunk
         # A pipe whose writer has not come yet ends at once, too.
-        elif chunk is not None and (content or not is_pipe):
+        elif chunk is not None and (content or not stat.S_ISFIFO(kind)):
             break
         elif time.monotonic() < give_up_at:
             time.sleep(0.01)

@@ -85,6 +85,12 @@ def test_a_pipe_whose_writer_comes_later_and_writes_in_pieces(pipe: Path) -> Non
         assert secret.result(5) == "secret"
 
 
+def test_a_file_of_a_slow_disk_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "_PATIENCE", -1.0)
+    (tmp_path / "secret").write_text("s3cret\n")
+    assert read_text(tmp_path / "secret", "client_secret") == "s3cret"
+
+
 def test_a_key_of_the_store_that_is_a_pipe(
     make_provider: MakeProvider, pipe: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
