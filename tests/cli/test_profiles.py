@@ -194,6 +194,24 @@ def test_a_file_keeps_its_readers_and_a_password_of_a_store_is_not_shown(run: Ru
     assert [path.name for path in tmp_path.glob(".config.toml*")] == []
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[profiles.old]\nclient_id = "x"\nclient_id = "y"\n', "Cannot overwrite a value (at line 3"),
+        ("[profiles]\nold = 1\n[[profiles.old]]\n", "Cannot overwrite a value"),
+        ('profiles = { old = { client_id = "x" } }\n', "profiles is an inline table"),
+    ],
+)
+def test_a_file_that_cannot_be_edited_stays_as_it_is(text: str, said: str, run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    options = ("--config", config, "--client-id", "n", "--token-endpoint", "https://as.example/t")
+    done = run("profile", "add", "new", *options, stdin="s3cret\n")
+    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    assert config.read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml"]
+
+
 def test_a_new_file_is_its_owners_and_a_link_stays_one(run: Run, tmp_path: Path) -> None:
     real, link = tmp_path / "real" / "config.toml", tmp_path / "config.toml"
     real.parent.mkdir()

@@ -7,10 +7,12 @@ import errno
 import os
 import stat
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any, cast
 
 import tomlkit
+from tomlkit.exceptions import TOMLKitError
 
 from ..errors import ConfigurationError
 from ..places import is_there, make_private
@@ -19,11 +21,20 @@ from ..settings import read_toml, table_of
 
 def read_document(path: Path) -> tomlkit.TOMLDocument:
     """The document of a file, an empty one where there is no file. Raises `ConfigurationError`."""
-    document = read_toml(path, "config", tomlkit.parse) if is_there(path) else tomlkit.document()
+    document = read_toml(path, "config", _editable) if is_there(path) else tomlkit.document()
     profiles = table_of(cast("dict[str, Any]", document).get("profiles", {}), "profiles")
     for name, said in profiles.items():
         table_of(said, f"profiles.{name}")
     return document
+
+
+def _editable(text: str) -> tomlkit.TOMLDocument:
+    # It says better what is wrong, and always by a `ValueError`.
+    tomllib.loads(text)
+    try:
+        return tomlkit.parse(text)
+    except TOMLKitError as error:
+        raise ValueError(error) from None
 
 
 def save_document(path: Path, document: tomlkit.TOMLDocument) -> None:

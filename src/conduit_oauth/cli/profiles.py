@@ -14,6 +14,7 @@ import tomlkit
 import typer
 from rich.table import Table
 from rich.text import Text
+from tomlkit.items import InlineTable
 
 from ..errors import ConfigurationError
 from ..identity.sources import check_encodable
@@ -82,6 +83,10 @@ def add(
     profiles = document.setdefault("profiles", tomlkit.table(is_super_table=True))
     if name in profiles and not replace:
         raise ConfigurationError("name", f"{name!r} is in {path} already", "Choose another, or pass --replace.")
+    if isinstance(profiles, InlineTable):
+        raise ConfigurationError(
+            "config", f"{path}: profiles is an inline table", "Write a table [profiles.NAME] each."
+        )
     said = {setting: value for setting, value in options.settings.items() if value is not None}
     said = _asked({**said, **_keys(private_key, client_certificate, client_certificate_key)})
     proves_itself = said.keys() & CREDENTIALS or said.get("token_endpoint_auth_method") == "none"
