@@ -194,6 +194,16 @@ def test_a_file_keeps_its_readers_and_a_password_of_a_store_is_not_shown(run: Ru
     assert [path.name for path in tmp_path.glob(".config.toml*")] == []
 
 
+def test_a_path_that_looks_like_markup_is_shown_as_it_is(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "[" / "x]"
+    folder.mkdir(parents=True)
+    options = ("--config", folder / "c.toml", "--client-id", "n", "--token-endpoint", "https://as.example/t")
+    assert f"Profile new is in {folder}/c.toml" in run("profile", "add", "new", *options, stdin="s3cret\n").stderr
+    assert f"The cache in {folder}" in run("cache", "clear", HOME=str(folder)).stderr
+    (folder / "none.toml").write_text("")
+    assert f"There are none in {folder}" in run("profile", "list", "--config", folder / "none.toml").stderr
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

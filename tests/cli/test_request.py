@@ -124,13 +124,14 @@ class Busy(BaseHTTPRequestHandler):
     """Answers 503 once, then with text that would drive a terminal."""
 
     answers: list[int]
+    kind = "text/plain"
 
     def do_GET(self) -> None:
         status = self.answers.pop(0)
         body = b"plain \x1b[31mred\n  indented"
         self.send_response(status)
         self.send_header("Retry-After", "0")
-        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Type", self.kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -191,6 +192,14 @@ def test_an_answer_cannot_drive_the_terminal(environment: dict[str, str], busy_u
     assert "\x1b[31mred" not in shown
     assert "plain" in shown
     assert "\n  indented" in shown
+
+
+def test_the_type_of_an_answer_cannot_drive_the_terminal_either(
+    environment: dict[str, str], busy_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Busy, "kind", "image/[/x]:bug:")
+    Busy.answers = [200]
+    assert "bytes of image/[/x]:bug:: take them" in on_a_terminal(environment, "request", "GET", busy_url)
 
 
 def test_output_goes_to_a_file(run: Run, resource_server: ResourceServer, tmp_path: Path) -> None:

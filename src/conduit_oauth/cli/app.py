@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Annotated, Any, cast
 
 import typer
+from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from .._version import __version__
@@ -133,7 +134,7 @@ def _as_given(error: OAuthError) -> str:
 def complain(error: OAuthError) -> int:
     """Print what went wrong; the exit status that goes with it."""
     quieten(False)
-    err.print("[bold red]error:[/] ", end="")
+    err.print(Text("error:", style="bold red"), end=" ")
     err.out(_as_given(error), highlight=False)
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from ..bridge.snippets import Client, snippet, snippet_for_http
 from ..errors import ConfigurationError
@@ -129,7 +128,7 @@ def _bearer(address: Address, file: Path | None, *, no_local_token: bool) -> str
         advice = "Set HOME, or pass --local-token-file."
         file = state_folder("local_token_file", advice) / "bridge.token"
         _make_token(file)
-        err.print(f"Clients send the bearer token in {escape(str(file))}", soft_wrap=True)
+        err.print(f"Clients send the bearer token in {file}", soft_wrap=True)
     return read_text(file, "local_token_file").strip()
 
 

@@ -13,6 +13,7 @@ from importlib import import_module
 import httpx2
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .. import TokenProvider
 from ..testing.authorization_server import AuthorizationServer
@@ -191,9 +192,9 @@ def run_demo(console: Console) -> bool:
             status.update(f"{step.__doc__}")
             begun = time.perf_counter()
             try:
-                mark, what = "[green]yes[/]", step()
+                mark, what = Text("yes", style="green"), step()
             except Exception as error:
-                seen, mark, what = False, "[red]NO[/]", f"{type(error).__name__}: {error}"
+                seen, mark, what = False, Text("NO", style="red"), f"{type(error).__name__}: {error}"
             table.add_row((step.__doc__ or "").rstrip("."), mark, what, f"{time.perf_counter() - begun:.1f} s")
     console.print(table)
     return seen

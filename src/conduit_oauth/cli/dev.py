@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from ..errors import ConfigurationError
 from .output import out, plain
@@ -53,7 +54,8 @@ def dev_server(
     secret = os.environ.get("CONDUIT_OAUTH_CLIENT_SECRET") or DEFAULT_SECRET
 
     def show(url: str) -> None:
-        out.print(f"[bold green]Development authorization server[/] on {url}, not for production. Ctrl-C stops it.\n")
+        title = "Development authorization server", "bold green"
+        out.print(Text.assemble(title, f" on {url}, not for production. Ctrl-C stops it.\n"))
         plain(f"export CONDUIT_OAUTH_CLIENT_ID={shlex.quote(client_id)}")
         if secret == DEFAULT_SECRET:
             plain(f"export CONDUIT_OAUTH_CLIENT_SECRET={secret}")

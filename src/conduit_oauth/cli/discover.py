@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
 from ..client.locator import drive
@@ -46,12 +46,12 @@ def discover(
 
 def _tree(url: str, findings: list[Finding], found: Discovery | None) -> Tree:
     """Every location that was asked, in order, and what follows from them; `found` is None where they lead nowhere."""
-    tree = Tree(f"[bold]{escape(url)}[/]")
+    tree = Tree(Text(url, style="bold"))
     for finding in findings:
         colour = "green" if finding.outcome == "found" else "yellow"
-        tree.add(f"{finding.step}\n{escape(finding.url)}\n[{colour}]{escape(finding.outcome)}[/]")
+        tree.add(Text.assemble(f"{finding.step}\n{finding.url}\n", (finding.outcome, colour)))
     if found is not None:
-        node = tree.add(f"[bold]token endpoint[/] {escape(found.token_endpoint)}")
+        node = tree.add(Text.assemble(("token endpoint", "bold"), f" {found.token_endpoint}"))
         server = found.server
         published: Mapping[str, str] = server.endpoints if server else {}
         for name, value in (
@@ -62,5 +62,5 @@ def _tree(url: str, findings: list[Finding], found: Discovery | None) -> Tree:
             ("revocation endpoint", published.get("revocation_endpoint")),
             ("JWKS", published.get("jwks_uri")),
         ):
-            node.add(f"{name}: {escape(clean(value or 'not published'))}")
+            node.add(f"{name}: {clean(value or 'not published')}")
     return tree

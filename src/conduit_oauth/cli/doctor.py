@@ -12,7 +12,7 @@ from typing import Annotated, cast
 from urllib.parse import urlsplit
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from ..auth._rules import Destinations
 from ..client.locator import drive
@@ -38,7 +38,7 @@ from .options import as_client
 from .output import busy, err, out, plain, span
 from .profile import Options
 
-_MARKS = {Verdict.GOOD: "[green]✓[/]", Verdict.WARNING: "[yellow]![/]", Verdict.BAD: "[red]✗[/]"}
+_MARKS = {Verdict.GOOD: ("✓", "green"), Verdict.WARNING: ("!", "yellow"), Verdict.BAD: ("✗", "red")}
 _INITIALIZE = {
     "jsonrpc": "2.0",
     "id": 0,
@@ -80,14 +80,16 @@ def doctor(
     else:
         warnings = sum(each.verdict is Verdict.WARNING for each in told)
         also = f" {warnings} to keep an eye on." if warnings else ""
-        err.print("[bold red]It does not work yet.[/]" if failed else f"[bold green]It works.[/]{also}")
+        said = ("It does not work yet.", "bold red") if failed else ("It works.", "bold green")
+        err.print(Text.assemble(said, "" if failed else also))
     raise typer.Exit(1 if failed else 0)
 
 
 def _tell(diagnosis: Diagnosis) -> None:
-    out.print(f"{_MARKS[diagnosis.verdict]} [bold]{diagnosis.step}[/]: {escape(clean(diagnosis.said))}", soft_wrap=True)
+    step = diagnosis.step, "bold"
+    out.print(Text.assemble(_MARKS[diagnosis.verdict], " ", step, f": {clean(diagnosis.said)}"), soft_wrap=True)
     if diagnosis.advice:
-        out.print(f"  → {escape(clean(diagnosis.advice))}", soft_wrap=True)
+        out.print(f"  → {clean(diagnosis.advice)}", soft_wrap=True)
 
 
 def _examine(options: Options, url: str | None) -> Checks:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -90,7 +89,7 @@ def _show(inspected: Inspected, now: datetime, *, as_json: bool) -> None:
         }
         plain(json.dumps(said, indent=2))
         return
-    out.print(f"[bold]{escape(clean(inspected.source))}[/]", soft_wrap=True)
+    out.print(Text(clean(inspected.source), style="bold"), soft_wrap=True)
     out.print(_claims_table(inspected, now))
     out.print(_expiry_line(inspected.claims, now))
 
@@ -107,11 +106,13 @@ def _claims_table(inspected: Inspected, now: datetime) -> Table:
     return table
 
 
-def _expiry_line(claims: dict[str, Any], now: datetime) -> str:
+def _expiry_line(claims: dict[str, Any], now: datetime) -> Text:
     """Whether the token lives, in a sentence."""
     if (left := _left(claims, now)) is None:
-        return "It does not say when it expires."
-    return f"[green]It expires in {span(left)}.[/]" if left > 0 else f"[red]It expired {span(-left)} ago.[/]"
+        return Text("It does not say when it expires.")
+    if left > 0:
+        return Text(f"It expires in {span(left)}.", style="green")
+    return Text(f"It expired {span(-left)} ago.", style="red")
 
 
 def _left(claims: dict[str, Any], now: datetime) -> float | None:

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from ..masking import clean
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Without markup: paths and answers of servers may hold what looks like it.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def quieten(quiet: bool) -> None:

@@ -15,7 +15,6 @@ from typing import Annotated, BinaryIO
 import httpx2
 import typer
 from rich.json import JSON
-from rich.markup import escape
 from rich.text import Text
 
 from ..client.by_httpx2 import bounded, limits
@@ -143,7 +142,7 @@ def _answer(
             problem = failure.problem
         attempt += 1
         pause = min(backoff(attempt + 1, 1.0) if asked is None else asked, _LONGEST_PAUSE)
-        err.print(f"[yellow]{escape(problem)}: trying again in {pause:.1f} s[/]")
+        err.print(Text(f"{problem}: trying again in {pause:.1f} s", style="yellow"))
         time.sleep(pause)
 
 
@@ -187,7 +186,7 @@ def _show(answer: httpx2.Response, file: BinaryIO | None) -> None:
     elif kind.startswith("text/") or kind.endswith(("json", "xml")):
         _show_text(answer.iter_text(), is_json=kind.endswith("json"))
     else:
-        err.print(f"{sum(map(len, answer.iter_bytes()))} bytes of {kind}: take them with --output FILE")
+        err.print(f"{sum(map(len, answer.iter_bytes()))} bytes of {clean(kind)}: take them with --output FILE")
 
 
 def _show_text(texts: Iterator[str], *, is_json: bool) -> None:
