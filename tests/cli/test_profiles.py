@@ -68,6 +68,27 @@ def test_with_a_keyring_the_secret_goes_there(
     assert "billing" not in kept.read_text()
 
 
+def test_a_keyring_that_is_broken_is_done_without(
+    run: Run, authorization_server: AuthorizationServer, config: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_keyring.py").write_text(
+        "from keyring.backend import KeyringBackend\n"
+        "class NoBus(Exception): pass\n"
+        "class Broken(KeyringBackend):\n"
+        "    priority = 9\n"
+        "    def get_password(self, *_): raise NoBus\n"
+        "    set_password = delete_password = get_password\n"
+    )
+    broken = {"PYTHON_KEYRING_BACKEND": "broken_keyring.Broken", "PYTHONPATH": str(tmp_path), **CLEAN}
+    add(run, authorization_server, **broken)
+    assert (config.parent / "secrets" / "default").read_text() == authorization_server.client_secret
+    # Where the secret was put when the keyring worked.
+    add(run, authorization_server, "billing", **FILE)
+    for command in (("token", "--profile", "billing"), ("profile", "remove", "billing", "--yes")):
+        done = run(*command, **broken)
+        assert (done.returncode, "(NoBus)" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
 def test_a_file_that_cannot_be_written_costs_no_secret(
     run: Run, environment: dict[str, str], authorization_server: AuthorizationServer, config: Path
 ) -> None:

@@ -55,14 +55,13 @@ def _keyring_with(username: str, secret: str) -> str | None:
     """Put it into the keyring; which one, in words. None where there is none: some take everything and keep nothing."""
     try:
         import keyring
-        from keyring.errors import KeyringError
     except ModuleNotFoundError:
         return None
     try:
         keyring.set_password(SERVICE, username, secret)
         if keyring.get_password(SERVICE, username) != secret:
             return None
-    except (KeyringError, RuntimeError, OSError, UnicodeError):  # the name of the folder is no UTF-8
+    except Exception:  # backends have errors of their own; the name of the folder is no UTF-8
         return None
     kind = _taker(keyring.get_keyring(), username, secret).__class__
     named = f"{kind.__module__}.{kind.__qualname__}"
@@ -82,12 +81,11 @@ def _taker(keyring: Any, username: str, secret: str) -> object:
 def _forget_in_keyring(username: str) -> None:
     try:
         import keyring
-        from keyring.errors import KeyringError
     except ModuleNotFoundError:
         return
     try:
         keyring.delete_password(SERVICE, username)
-    except (KeyringError, RuntimeError, OSError, UnicodeError) as error:
+    except Exception as error:  # backends have errors of their own
         raise ConfigurationError(
             "keyring", f"did not give up {username!r} ({type(error).__name__})", "Remove the entry by hand."
         ) from None

@@ -70,7 +70,6 @@ class _Keyring(_Place):
     def __call__(self) -> str:
         try:
             import keyring
-            from keyring.errors import KeyringError
         except ModuleNotFoundError:
             raise ConfigurationError(
                 "keyring", "is not installed", "Install conduit-oauth[keyring], or take the secret from a file."
@@ -78,7 +77,7 @@ class _Keyring(_Place):
         service, username = self._names
         try:
             secret = keyring.get_password(service, username)
-        except KeyringError as error:
+        except Exception as error:  # backends have errors of their own
             raise ConfigurationError(
                 "keyring", f"cannot be read ({type(error).__name__})", "Unlock it, or take the secret from a file."
             ) from None
