@@ -128,6 +128,7 @@ def _without_token(match: re.Match[str], *, uuids: bool) -> str:
     text = match[0]
     if text.startswith(("http://", "https://")):
         scheme, _, rest = text.partition("://")
-        host, slash, path = rest.partition("/")
-        return f"{scheme}://{host}{slash}" + _URL_PART.sub(partial(_without_token, uuids=uuids), path)
+        authority, slash, path = rest.partition("/")
+        _, at, host = authority.rpartition("@")
+        return f"{scheme}://{at and '***@'}{host}{slash}" + _URL_PART.sub(partial(_without_token, uuids=uuids), path)
     return "***" if _TELLING.search(_UUID.sub("", text) if uuids else text) else text

@@ -158,6 +158,7 @@ def test_a_text_turns_no_terminal_around(odd: str) -> None:
         ('{"client_secret":"ab","a":1}', '{"client_secret":"***","a":1}'),
         ("access_token=short&token_type=Bearer", "access_token=***&token_type=Bearer"),
         ("the token: it is invalid", "the token: it is invalid"),
+        ("no way to https://me:pass@word@as.example/a", "no way to https://***@as.example/a"),
     ],
 )
 def test_what_is_said_to_be_a_token_is_not_shown_however_short(said: str, shown: str) -> None:
