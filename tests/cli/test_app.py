@@ -537,3 +537,10 @@ def test_every_command_shows_how_it_is_used() -> None:
     for name, said in found.items():
         _, _, examples = said.partition("\b")
         assert name.rpartition(" ")[2] in examples, name
+
+
+def test_the_demo_is_told_to_programs_too(run: Run) -> None:
+    done = run("demo", "--json")
+    rows = json.loads(done.stdout)
+    assert done.returncode == 0, rows
+    assert [row["seen"] for row in rows] == [True] * 6

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 import httpx2
 from rich.console import Console
@@ -17,6 +19,7 @@ from rich.text import Text
 
 from .. import TokenProvider
 from ..testing.authorization_server import AuthorizationServer
+from .output import plain
 
 CALLS = 10_000
 CALLERS = 20
@@ -178,12 +181,9 @@ def wait_until(condition: Callable[[], bool], otherwise: str) -> None:
         pause.wait(0.01)
 
 
-def run_demo(console: Console) -> bool:
+def run_demo(console: Console, *, as_json: bool) -> bool:
     """Run every step and print what was seen; whether all of it was."""
-    table = Table(title="conduit-oauth demo", title_justify="left")
-    for column in ("step", "seen", "what", "time"):
-        table.add_column(column, overflow="fold")
-    seen = True
+    rows: list[dict[str, Any]] = []
     # The SDK takes seconds to import, and the server to start: let them take the same ones.
     threading.Thread(target=import_module, args=("mcp.client.streamable_http",)).start()
     with console.status("starting the development server…") as status, AuthorizationServer() as server:
@@ -192,9 +192,23 @@ def run_demo(console: Console) -> bool:
             status.update(f"{step.__doc__}")
             begun = time.perf_counter()
             try:
-                mark, what = Text("yes", style="green"), step()
+                seen, what = True, step()
             except Exception as error:
-                seen, mark, what = False, Text("NO", style="red"), f"{type(error).__name__}: {error}"
-            table.add_row((step.__doc__ or "").rstrip("."), mark, what, f"{time.perf_counter() - begun:.1f} s")
-    console.print(table)
-    return seen
+                seen, what = False, f"{type(error).__name__}: {error}"
+            took = round(time.perf_counter() - begun, 3)
+            rows.append({"step": (step.__doc__ or "").rstrip("."), "seen": seen, "what": what, "seconds": took})
+    if as_json:
+        plain(json.dumps(rows, indent=2))
+    else:
+        console.print(_table(rows))
+    return all(row["seen"] for row in rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="conduit-oauth demo", title_justify="left")
+    for column in ("step", "seen", "what", "time"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        mark = Text("yes", style="green") if row["seen"] else Text("NO", style="red")
+        table.add_row(row["step"], mark, row["what"], f"{row['seconds']:.1f} s")
+    return table

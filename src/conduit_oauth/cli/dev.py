@@ -84,7 +84,7 @@ def is_installed(module: str) -> bool:
         return False
 
 
-def demo() -> None:
+def demo(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show the main job on real parts: a development server, an MCP tool call, caching, refresh, an outage.
 
     \b
@@ -96,4 +96,4 @@ def demo() -> None:
             raise ConfigurationError("demo", f"{module} is not installed", "Install conduit-oauth[dev].")
     from .demo import run_demo
 
-    raise typer.Exit(0 if run_demo(out) else 1)
+    raise typer.Exit(0 if run_demo(out, as_json=as_json) else 1)
