@@ -270,9 +270,10 @@ def test_profiles_are_listed_and_shown_to_a_program(
     assert authorization_server.client_secret not in shown
 
 
-def test_a_profile_in_the_wrong_table_is_named(run: Run, config: Path) -> None:
+@pytest.mark.parametrize("line", ['client_id = "demo"', 'issuer = "https://a.example"', 'private_key = { file = "k" }'])
+def test_a_profile_in_the_wrong_table_is_named(line: str, run: Run, config: Path) -> None:
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text('[default]\nclient_id = "demo"\n')
+    config.write_text(f"[default]\n{line}\n")
     done = run("token")
     assert done.returncode == 2
     assert "Write [profiles.default]." in done.stderr

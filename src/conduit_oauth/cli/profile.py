@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ..errors import ConfigurationError
 from ..places import config_folder, default_store, expanded, is_file, is_there
@@ -40,6 +40,7 @@ SETTINGS = (
     "timeout",
 )
 _WHERE = frozenset({"token_endpoint", "mcp_url", "issuer"})
+_SAID_OF_A_CLIENT = CREDENTIALS.union(SETTINGS)
 _CLIENT_CREDENTIALS = frozenset({"client_secret", "private_key", "client_assertion"})
 PREFIX = "CONDUIT_OAUTH_"
 _LONGEST_SECRET = 65_536
@@ -150,7 +151,8 @@ def profiles_in(path: Path) -> Mapping[str, Any]:
     """The tables of a file of profiles, unread. Raises `ConfigurationError` where it is none."""
     document = read_toml(path, "config")
     for name, value in document.items():
-        if name != "profiles" and isinstance(value, dict) and "client_id" in value:
+        said = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        if name != "profiles" and not _SAID_OF_A_CLIENT.isdisjoint(said):
             raise ConfigurationError("config", f"{path}: [{name}] is no profile", f"Write [profiles.{name}].")
     return table_of(document.get("profiles", {}), "profiles")
 
