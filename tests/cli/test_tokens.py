@@ -144,6 +144,21 @@ def test_exec_runs_a_program_with_the_token_and_without_the_secret(run: Run) -> 
     assert done.stdout == f"{run('token').stdout.strip()} none"
 
 
+@pytest.mark.parametrize(
+    ("store", "is_passed_on"),
+    [
+        ("redis://app:PASSWORD@127.0.0.1:1/0", False),
+        ("redis://127.0.0.1:1/0?pass%77ord=PASSWORD", False),
+        ("redis://127.0.0.1:1/0?password_environment=CACHE", True),
+        ("memory:", True),
+    ],
+)
+def test_a_program_gets_no_password_of_a_store(store: str, is_passed_on: bool, run: Run) -> None:
+    done = run("exec", "--", "env", CONDUIT_OAUTH_STORE=store, CACHE="PASSWORD" if "CACHE" in store else None)
+    assert ("CONDUIT_OAUTH_STORE" in done.stdout) == is_passed_on
+    assert "PASSWORD" not in done.stdout
+
+
 def test_exec_runs_a_program_with_the_signals_that_a_shell_would_give_it(run: Run) -> None:
     done = run("exec", "--", "sh", "-c", "yes | head -1")
     assert (done.returncode, done.stdout, done.stderr) == (0, "y\n", "")

@@ -31,11 +31,19 @@ SOURCES = ("private_key", "client_secret", "client_assertion", "assertion", "sub
 
 # The environment variables that hold a secret of ours, as far as this process was told of them.
 _SECRET_VARIABLES = {"CONDUIT_OAUTH_CLIENT_SECRET"}
+# The URL of a store, which may hold a password.
+_STORE = "CONDUIT_OAUTH_STORE"
 
 
 def public_environment() -> dict[str, str]:
     """The environment for a program of the user's: without the variables that hold a secret of ours."""
-    return {name: text for name, text in os.environ.items() if name not in _SECRET_VARIABLES}
+    from urllib.parse import unquote
+
+    public = {name: text for name, text in os.environ.items() if name not in _SECRET_VARIABLES}
+    store = unquote(public.get(_STORE, ""))
+    if "@" in store or "password=" in store:
+        del public[_STORE]
+    return public
 
 
 class _Place:
