@@ -58,13 +58,13 @@ def test_a_credential_that_ends_nowhere(field: str) -> None:
 
 
 @pytest.fixture
-def pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(places, "_PATIENCE", 0.5)
+def pipe(tmp_path: Path) -> Path:
     os.mkfifo(tmp_path / "pipe")
     return tmp_path / "pipe"
 
 
-def test_a_credential_in_a_pipe_without_a_writer(pipe: Path) -> None:
+def test_a_credential_in_a_pipe_without_a_writer(pipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "_PATIENCE", 0.5)
     with (
         TokenProvider("a", pipe, token_endpoint="https://127.0.0.1:1/token", timeout=20) as provider,
         pytest.raises(ConfigurationError, match="did not end within") as caught,
@@ -73,7 +73,9 @@ def test_a_credential_in_a_pipe_without_a_writer(pipe: Path) -> None:
     assert caught.value.field == "client_secret"
 
 
-def test_a_pipe_whose_writer_comes_later_and_writes_in_pieces(pipe: Path) -> None:
+def test_a_pipe_whose_writer_comes_later_and_writes_in_pieces(pipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "_PATIENCE", 60.0)
+
     def write() -> None:
         with pipe.open("wb", buffering=0) as file:
             for piece in (b"\xef\xbb", b"\xbfsec", b"ret\r\n"):
@@ -81,8 +83,8 @@ def test_a_pipe_whose_writer_comes_later_and_writes_in_pieces(pipe: Path) -> Non
 
     with ThreadPoolExecutor() as threads:
         secret = threads.submit(read_text, pipe, "client_secret")
-        threads.submit(write).result(5)
-        assert secret.result(5) == "secret"
+        threads.submit(write).result(60)
+        assert secret.result(60) == "secret"
 
 
 def test_a_file_of_a_slow_disk_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
