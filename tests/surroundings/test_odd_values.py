@@ -43,6 +43,7 @@ def broken() -> str:
         ("client_certificate", {"client_certificate": (5, 5)}),
         ("ca_file", {"client_secret": "b", "ca_file": 5}),
         ("ca_file", {"client_secret": "b", "ca_file": NUL}),
+        ("ca_file", {"client_secret": "b", "ca_file": "\ud800"}),
         ("token_endpoint_auth_method", {"client_secret": "b", "token_endpoint_auth_method": ["none"]}),
         ("extra_parameters", {"client_secret": "b", "extra_parameters": 5}),
         ("extra_parameters", {"client_secret": "b", "extra_parameters": {1: "a"}}),
@@ -52,6 +53,7 @@ def broken() -> str:
         ("timeout", {"client_secret": "b", "timeout": 1e10}),
         ("refresh_ahead", {"client_secret": "b", "refresh_ahead": float("nan")}),
         ("clock", {"client_secret": "b", "clock": 5}),
+        ("clock", {"client_secret": "b", "clock": None}),
         ("observer", {"client_secret": "b", "observer": 5}),
     ],
 )

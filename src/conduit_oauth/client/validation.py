@@ -100,9 +100,9 @@ def client_config(
 
 
 def check_functions(**settings: object) -> None:
-    """Raise `ConfigurationError` for one that is given and cannot be called."""
+    """Raise `ConfigurationError` for one that cannot be called; only the clock cannot be left out."""
     for name, value in settings.items():
-        if value is not None and not callable(value):
+        if not callable(value) and (value is not None or name == "clock"):
             raise ConfigurationError(name, "cannot be called", "Pass a function.")
 
 

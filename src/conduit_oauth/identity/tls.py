@@ -156,9 +156,16 @@ def tls_files(
 
 
 def _path(file: object, field: str) -> Path:
-    if not isinstance(file, str | Path) or "\0" in str(file):
+    if not isinstance(file, str | Path) or not _can_be_opened(str(file)):
         raise ConfigurationError(field, "is no path", "Pass text or a Path.")
     return expanded(Path(file))
+
+
+def _can_be_opened(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
 
 
 def trusted() -> ssl.SSLContext:
