@@ -20,6 +20,7 @@ from conduit_oauth import (
     InvalidTokenResponse,
     OAuthError,
     ProviderClosedError,
+    TokenProvider,
     TokenRequestError,
     TransportError,
 )
@@ -29,6 +30,7 @@ from conduit_oauth.protocol.grant import judge_token_response
 from conduit_oauth.protocol.http import Response
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import MakeProvider
+from tests.scripted_server import Asked, ScriptedServer
 
 SECRET = "xq7-SECRET-value&+/= \u00e4"
 FAULTS = ["wrong", "echo", "html", "busy", "drop", "dead", *MALFORMED]
@@ -121,6 +123,36 @@ def test_errors_survive_a_copy_and_a_trip_to_another_process(error: OAuthError) 
         assert type(twin) is type(error)
         assert (str(twin), vars(twin), twin.retryable) == (str(error), vars(error), error.retryable)
         assert twin is not error
+
+
+def test_the_query_of_a_url_is_in_no_error() -> None:
+    """Gateways are given keys in it, and a server may name a URL with a token in it."""
+    url = "https://as.example/token?key=k3y"
+    for error in (
+        TransportError(url, "refused"),
+        TokenRequestError(url, 400, error="invalid_scope"),
+        InvalidTokenResponse(url, "expires_in", "is negative"),
+        DiscoveryError("step", url, "is down", "metadata"),
+    ):
+        assert "https://as.example/token" in str(error)
+        assert "k3y" not in f"{error!r} {vars(error)}"
+
+
+@pytest.mark.parametrize("resource", ["https://other.example/mcp", 5])
+def test_the_query_of_a_url_is_in_no_message_of_discovery(resource: object, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "conduit_oauth")
+
+    def answer(asked: Asked) -> None:
+        asked.answer(json.dumps({"resource": resource}).encode(), status=200 if "well-known" in asked.path else 404)
+
+    with (
+        ScriptedServer(answer) as server,
+        TokenProvider("me", "secret", mcp_url=f"{server.url}/mcp?key=k3y", timeout=5.0) as provider,
+        pytest.raises(OAuthError) as caught,
+    ):
+        provider.get_token()
+    assert "one that covers" in str(caught.value)
+    assert "k3y" not in f"{caught.value!r} {vars(caught.value)} {caplog.text}"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])

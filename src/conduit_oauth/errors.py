@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from .refusals import Explanation
 
 
+def without_query(url: str) -> str:
+    """A URL as it is shown: its query may contain a secret."""
+    return url.partition("?")[0]
+
+
 class OAuthError(Exception):
     """Root of all errors of this package.
 
@@ -69,10 +74,10 @@ class TransportError(OAuthError):
         self, url: str, problem: str, advice: str | None = None, *, retryable: bool = True, local: bool = False
     ) -> None:
         self.advice = advice or "Check that the server is up and reachable from here."
+        self.url = url = without_query(url)
         super().__init__(f"{url}: {problem}. {self.advice}")
         self.retryable = retryable
         self.local = local
-        self.url = url
         self.problem = problem
 
 
@@ -101,9 +106,9 @@ class TokenRequestError(OAuthError):
         told = explanation or explain(status, error, UNKNOWN, retry_after=retry_after)
         # What the server said, in one line; a program that tells of the error its own way needs it, too.
         self.said = " ".join(filter(None, (error, error_description and f"({error_description})"))) or excerpt
+        self.url = url = without_query(url)
         super().__init__(f"{url} answered {status}{': ' + self.said if self.said else ''}. {told.advice}")
         self.retryable = status == 429 or status >= 500 or error in TROUBLE
-        self.url = url
         self.status = status
         self.error = error
         self.error_description = error_description
@@ -124,8 +129,8 @@ class InvalidTokenResponse(OAuthError):  # noqa: N818 - it names the answer
         self.advice = advice or (
             "Is this URL really the token endpoint? If it is, report the fault to the server's operator."
         )
+        self.url = url = without_query(url)
         super().__init__(f"{url}: {self.problem}. {self.advice}")
-        self.url = url
         self.field = field
 
 
@@ -146,10 +151,10 @@ class DiscoveryError(OAuthError):
         cause: str = "metadata-not-believed",
         advice: str = "Configure token_endpoint to do without discovery, or correct the metadata.",
     ) -> None:
+        self.url = url = without_query(url)
         super().__init__(f"discovery, {step}: {url} {problem}; expected {expected}. {advice}")
         self.retryable = retryable
         self.step = step
-        self.url = url
         self.problem = problem
         self.expected = expected
         self.cause = cause

@@ -23,7 +23,7 @@ from opentelemetry import metrics, trace
 
 from ._version import __version__
 from .clock import elapsed
-from .errors import OAuthError, TokenRequestError
+from .errors import OAuthError, TokenRequestError, without_query
 from .events import Event
 from .refusals import REGISTERED_ERRORS
 
@@ -89,7 +89,7 @@ class Telemetry:
             "POST",
             kind=trace.SpanKind.CLIENT,
             start_time=end - int(seconds * 1e9),
-            attributes={**attributes, "url.full": event.url, "oauth.provider": event.provider},
+            attributes={**attributes, "url.full": without_query(event.url), "oauth.provider": event.provider},
         )
         if event.error is not None:
             span.set_status(trace.StatusCode.ERROR, str(event.error))

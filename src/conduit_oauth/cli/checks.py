@@ -176,12 +176,12 @@ def _check_clock(url: str, transport: Transport, *, signs: bool) -> Checks:
     except TransportError as error:
         if "CERTIFICATE_REQUIRED" in error.problem or "HANDSHAKE_FAILURE" in error.problem:
             advice = "Set client_certificate to the files of the certificate that this client is registered with."
-            yield bad("TLS", "client-certificate-wanted", f"{url} wants a client certificate", advice)
+            yield bad("TLS", "client-certificate-wanted", f"{error.url} wants a client certificate", advice)
             return
         yield bad(
             "answer",
             "no-answer",
-            f"{url}: {error.problem}",
+            f"{error.url}: {error.problem}",
             "The server takes connections and answers nothing of use: look at its log, and at what stands before it.",
         )
         return

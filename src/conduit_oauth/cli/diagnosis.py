@@ -11,6 +11,7 @@ from ..errors import (
     OAuthError,
     TokenRequestError,
     TransportError,
+    without_query,
 )
 from ..masking import mask
 from ..protocol.challenge import bearer_challenge
@@ -70,7 +71,8 @@ def _title(content: bytes) -> str:
 
 def of_resource(url: str, answer: Response, token: AccessToken, *, is_mcp: bool) -> Diagnosis:
     """What the resource says to the token."""
-    step, said = "resource", f"{url} answered {answer.status}"
+    where = without_query(url)
+    step, said = "resource", f"{where} answered {answer.status}"
     challenge = bearer_challenge(answer.headers.get("www-authenticate"))
     # Some resources say in the body what belongs into the challenge (RFC 6750 §3).
     body = parse_json_object(answer.content) or {}
@@ -107,7 +109,7 @@ def of_resource(url: str, answer: Response, token: AccessToken, *, is_mcp: bool)
     if is_mcp and kind not in ("application/json", "text/event-stream"):
         problem = f"{said} with {mask(kind, ())}, which is no answer of an MCP server"
         return bad(step, "not-mcp", problem, "It may be a login page: check the URL, and what stands in front of it.")
-    return good(step, f"{url} takes the token ({answer.status})")
+    return good(step, f"{where} takes the token ({answer.status})")
 
 
 def _of_status(step: str, said: str, because: str, answer: Response) -> Diagnosis:

@@ -19,7 +19,7 @@ from ..client.locator import drive
 from ..client.requester import Requester
 from ..client.transport import Errand
 from ..clock import elapsed
-from ..errors import ConfigurationError, OAuthError
+from ..errors import ConfigurationError, OAuthError, without_query
 from ..identity.credentials import Credentials
 from ..identity.sources import read_key, read_text
 from ..masking import clean, mask
@@ -119,7 +119,7 @@ def _examine(options: Options, url: str | None) -> Checks:
                 if found.server
                 else "nothing is published; derived from the URL"
             )
-            yield good("discovery", f"the token endpoint is {found.token_endpoint} ({where})")
+            yield good("discovery", f"the token endpoint is {without_query(found.token_endpoint)} ({where})")
             yield from _check_ways(requester, provider, [found.token_endpoint], tried)
         with busy("Waiting for a token"):
             token = requester.fetch(Errand(requester.transport, requester.attempt_timeout))
@@ -183,7 +183,7 @@ def _files(credentials: Credentials) -> Iterator[Path]:
 def _authenticated(requester: Requester) -> Diagnosis:
     """How the client authenticated, and why so where no setting says it."""
     step, tried = "client authentication", requester.tried
-    said = f"{requester.locator.token_endpoint} gave a token for {' '.join(tried[-1:])}"
+    said = f"{without_query(requester.locator.token_endpoint or '')} gave a token for {' '.join(tried[-1:])}"
     if len(tried) > 1:
         return dataclasses.replace(
             good(step, f"{said}, after it refused {tried[0]}"),

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..clock import Clock
-from ..errors import ConfigurationError, InvalidTokenResponse, OAuthError, TokenRequestError
+from ..errors import ConfigurationError, InvalidTokenResponse, OAuthError, TokenRequestError, without_query
 from ..identity.credentials import Credentials
 from ..identity.sources import header_value, read_text
 from ..protocol.client_auth import METHODS, Signing
@@ -137,9 +137,8 @@ class Requester:
         except OAuthError as error:
             return error.again()
         except Exception as error:  # A fault of ours or of an injected transport must reach the waiters, not hang them.
-            return OAuthError(
-                f"{self.locator.target}: the token request broke down with {type(error).__name__}. Report this."
-            )
+            where = without_query(self.locator.target)
+            return OAuthError(f"{where}: the token request broke down with {type(error).__name__}. Report this.")
 
     def _fetch(self, sender: Sender) -> AccessToken:
         found = self.locate(sender)

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from .._version import __version__
-from ..errors import ConfigurationError, TransportError
+from ..errors import ConfigurationError, TransportError, without_query
 from ..identity.tls import TlsFiles
 from ..masking import mask
 from ..protocol.http import Request, Response
@@ -39,8 +39,8 @@ _HEADERS = {"User-Agent": f"conduit-oauth/{__version__}", "Accept-Encoding": "id
 
 
 def tell_request(method: str, url: str, status: int, began: float) -> None:
-    """Log a request that was answered, for who traces them. A query may contain a secret."""
-    where = mask(url.partition("?")[0], ())
+    """Log a request that was answered, for who traces them."""
+    where = mask(without_query(url), ())
     logger.debug("request_answered %s %s: %d in %.3f s", method, where, status, time.monotonic() - began)
 
 
@@ -124,7 +124,8 @@ class Transport:
             tell_request(request.method, request.url, answer.status, began)
             return Response(answer.status, answer.headers, content)
         except (InvalidURL, UnicodeError, *kinds("InvalidURL")):
-            raise ConfigurationError("URL", "is none that can be asked", f"Check {request.url}.") from None
+            where = without_query(request.url)
+            raise ConfigurationError("URL", "is none that can be asked", f"Check {where}.") from None
         except (HTTPException, OSError, *kinds("HTTPError", "StreamError")) as error:
             failure = failure_of(request.url, error, journey, proxy)
         except RuntimeError as error:

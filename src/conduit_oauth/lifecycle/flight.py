@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..client.network import WAITS
 from ..client.transport import Errand
 from ..clock import Clock, jitter
-from ..errors import InvalidTokenResponse, OAuthError, TokenRequestError, TransportError
+from ..errors import InvalidTokenResponse, OAuthError, TokenRequestError, TransportError, without_query
 from ..protocol.pauses import REFUSAL_MEMORY, pause_after
 from ..runtime.landing import Flag
 from ..runtime.process import is_ending
@@ -110,7 +110,7 @@ class Flight(Boarding):
         """What it waits for, in words for a person."""
         phase = "" if self._errand is None else self._errand.phase
         if phase in WAITS:
-            return f"{self._control.requester.locator.target}: {WAITS[phase]}"
+            return f"{without_query(self._control.requester.locator.target)}: {WAITS[phase]}"
         return "" if self.last_error is None else str(self.last_error)
 
     def _fly(self) -> None:
@@ -125,9 +125,8 @@ class Flight(Boarding):
         except Exception as error:  # a fault of ours: those who wait are told, and do not start the next at once
             # Its words only: a record with frames keeps what is in them, secrets and the store's thread.
             logger.error("token_flight_crashed name=%s\n%s", control.name, traceback.format_exc())
-            broken = OAuthError(
-                f"{control.requester.locator.target}: broke down with {type(error).__name__}. Report this."
-            )
+            where = without_query(control.requester.locator.target)
+            broken = OAuthError(f"{where}: broke down with {type(error).__name__}. Report this.")
             self._failed(broken, 0.0)
         finally:
             gate.leave()

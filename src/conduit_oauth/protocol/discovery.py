@@ -182,7 +182,7 @@ def _derived(url: str, scope: str | None, search: Search) -> Discovery:
             "publishes no metadata, and ends in neither /mcp nor /jsonrpc",
             "Pass token_endpoint or issuer too.",
         )
-    search.findings.append(Finding("derived from the URL", derived, "nothing is published"))
+    search.note("derived from the URL", derived, "nothing is published")
     return Discovery(derived, lifetime=3600.0, scope=scope, derived=True)
 
 
@@ -191,7 +191,7 @@ def _probe(url: str, search: Search) -> Generator[Request, Response, dict[str, s
     # Only the head of the answer is looked at: a server that wants no token may begin a stream.
     response = yield Request("POST", url, headers, _PROBE, reads="head")
     challenge = bearer_challenge(response.headers.get("www-authenticate")) if response.status == 401 else None
-    search.findings.append(Finding(_PROBE_STEP, url, "found" if challenge else f"{response.status}, no challenge"))
+    search.note(_PROBE_STEP, url, "found" if challenge else f"{response.status}, no challenge")
     return dict(challenge.parameters) if challenge else {}
 
 

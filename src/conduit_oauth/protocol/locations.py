@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult
 
-from ..errors import DiscoveryError
+from ..errors import DiscoveryError, without_query
 from .http import Request, Response
 from .metadata import (
     RESOURCE_STEP,
@@ -39,6 +39,10 @@ class Search:
 
     insecure_hosts: frozenset[str] = frozenset()
     findings: list[Finding] = field(default_factory=list[Finding])
+
+    def note(self, step: str, url: str, outcome: str) -> None:
+        """Remember a location that was asked."""
+        self.findings.append(Finding(step, without_query(url), outcome))
 
     def secure(self, url: str, name: str) -> SplitResult:
         """As `parse_secure_url`."""
@@ -117,7 +121,7 @@ def _fetch(step: str, url: str, search: Search, owner: str) -> Generator[Request
     try:
         document, outcome = read_document(step, url, response, owner)
     except DiscoveryError:
-        search.findings.append(Finding(step, url, str(response.status)))
+        search.note(step, url, str(response.status))
         raise
-    search.findings.append(Finding(step, url, outcome))
+    search.note(step, url, outcome)
     return document

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from ..errors import ConfigurationError, DiscoveryError
+from ..errors import ConfigurationError, DiscoveryError, without_query
 from ..masking import mask
 from .http import Response, location_of, parse_json_object
 from .urls import canonical_resource, is_private, origin_of, parse_secure_url, parse_url
@@ -194,14 +194,15 @@ def followed(target: object, step: str, location: str, insecure_hosts: Collectio
 def judge_resource(url: str, document: Document) -> ResourceMetadata:
     """The metadata, if its `resource` covers `url`: the same origin, and the same path or one above it."""
     resource = document.body.get("resource")
+    wanted = f"one that covers {without_query(url)}"
     try:
         named = urlsplit(canonical_resource(parse_url(resource, "resource")))
     except ConfigurationError as error:
-        raise DiscoveryError(RESOURCE_STEP, document.url, f"has a bad {error}", f"one that covers {url}") from None
+        raise DiscoveryError(RESOURCE_STEP, document.url, f"has a bad {error}", wanted) from None
     asked = urlsplit(canonical_resource(parse_url(url, "URL")))
     covers = asked.path == named.path or asked.path.startswith(named.path.rstrip("/") + "/")
     if origin_of(asked) != origin_of(named) or not covers:
-        raise DiscoveryError(RESOURCE_STEP, document.url, "describes another resource", f"one that covers {url}")
+        raise DiscoveryError(RESOURCE_STEP, document.url, "describes another resource", wanted)
     return ResourceMetadata(
         resource=cast("str", resource),
         authorization_servers=tuple(dict.fromkeys(_strings(document.body.get("authorization_servers")))),
