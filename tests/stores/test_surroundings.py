@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from conduit_oauth import ConfigurationError
+from conduit_oauth.sharing.share import Share
 from conduit_oauth.stores import Entry, Known, StoreError, open_store
 from conduit_oauth.stores.memory import MemoryStore
 from conduit_oauth.testing import AuthorizationServer
+from conduit_oauth.token import AccessToken
 from tests.conftest import FakeClock, MakeProvider, Said
 from tests.ports import free_port
 from tests.redis_server import RedisServer
@@ -469,6 +471,28 @@ def test_who_waits_believes_no_news_that_somebody_made_up(
         until(lambda: share._doubt[0] == far)
         authorization_server.release()
         assert asked.result(30) == waits.result(30)
+    assert len(authorization_server.token_requests) == 1
+
+
+def test_a_token_is_stored_though_somebody_made_up_news_as_it_landed(
+    authorization_server: AuthorizationServer,
+    make_provider: MakeProvider,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    redis_server.client.flushall()
+    first, other = (make_provider(store=url, store_timeout=2.0) for url in (redis_server.url, beside(redis_server.url)))
+    publish = Share.publish
+
+    def hear_and_publish(share: Share, token: AccessToken) -> None:
+        known = share._known
+        share.hear(Entry(floor=known.last + 50_000, generation=known.generation))
+        publish(share, token)
+
+    monkeypatch.setattr(Share, "publish", hear_and_publish)
+    token = first.get_token()
+    settle(first)
+    assert other.get_token() == token
     assert len(authorization_server.token_requests) == 1
 
 

@@ -135,7 +135,10 @@ class Share(KeyState):
         return min(tier.poll, max(tier.poll / 4, left))
 
     def make_sure(self) -> None:
-        """Look whether what the news told to be void is, before what was just asked for is thrown away by it."""
+        """Look whether what the news told to be void is, before what was just asked for is thrown away by it.
+
+        They may come as long as the token is neither taken in nor stored.
+        """
         if 0 < self._lease.fence <= self.floor:
             self._claim(0, lease=False)
 
@@ -148,6 +151,7 @@ class Share(KeyState):
     def publish(self, token: AccessToken) -> None:
         """Store the token, with our lease or with one that is free, unless what is stored outlives it."""
         self.tier.wait_out(self._key)
+        self.make_sure()
         with self._lock:
             # Where the other of two secrets got it: what the retired one seals is not for this token.
             try:
