@@ -14,8 +14,6 @@ from urllib.parse import quote, quote_plus, unquote
 EXCERPT_LENGTH = 200
 # Characters of a server's text that are looked at: more than are shown, so that what is masked leaves enough.
 _LONGEST = 8192
-# Bytes of UTF-8 that hold more than these in any case. Whoever cuts a text before it is masked leaves so much of it.
-LONGEST_QUOTED = 4 * (_LONGEST + 1)
 _CONTROL = re.compile(r"[\x00-\x1f]+")
 # A token, an assertion, a key: long, unbroken, and not just lower-case words; or a URL, whose parts are looked at.
 _TOKEN_LIKE = re.compile(r"https?://[^\s\"'<>]+|[A-Za-z0-9._~+/=%-]{20,}")
@@ -34,13 +32,14 @@ def mask(text: str, secrets: Iterable[str]) -> str:
     return _line(_without(text, secrets))
 
 
-def redact(text: str, secrets: Iterable[str], *, uuids: bool = False) -> str:
+def redact(text: str, secrets: Iterable[str], *, uuids: bool = False, is_cut: bool = False) -> str:
     """As `mask`, and whatever looks like a token goes, too.
 
     With `uuids` a UUID stays: by these, servers name clients, tenants and requests to the people who look for them.
+    `is_cut` tells that `text` is only the beginning of what came, so that a secret may be divided at its end.
     """
     # The known secrets first: what looks like a token may be a part of one, and the other part would stay.
-    text = _NAMED.sub(r"\1***", _without(text, secrets))
+    text = _NAMED.sub(r"\1***", _without(text, secrets, is_cut=is_cut))
     return _line(_TOKEN_LIKE.sub(partial(_without_token, uuids=uuids), text))
 
 
@@ -49,10 +48,10 @@ def _line(text: str) -> str:
     return text if len(text) <= EXCERPT_LENGTH else text[:EXCERPT_LENGTH] + "…"
 
 
-def _without(text: str, secrets: Iterable[str]) -> str:
+def _without(text: str, secrets: Iterable[str], *, is_cut: bool = False) -> str:
     """The beginning of `text`, without the known secrets."""
     # Cut before anything else looks at it: what a server sends may be long, and all of this is work.
-    is_cut = len(text) > _LONGEST
+    is_cut |= len(text) > _LONGEST
     text = text[:_LONGEST]
     known = [secret for secret in secrets if secret]
     # The longest first: a shorter one may be a part of it.

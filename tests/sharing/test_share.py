@@ -207,10 +207,13 @@ class TestRefusals:
         refused: Any = fleet.process().look(NO_TOKEN)
         assert (refused.error.error, refused.error.retry_after) == ("invalid_client", 40.0)
 
-    def test_a_valid_token_stays_beside_it(self, fleet: Fleet, clock: FakeClock) -> None:
+    @pytest.mark.parametrize("news", [None, "made up"])
+    def test_a_valid_token_stays_beside_it(self, fleet: Fleet, clock: FakeClock, news: str | None) -> None:
         share, held = fleet.published("held", 100)
         clock.step(60)
         assert share.look(held) is None
+        if news is not None:
+            share.hear(Entry(floor=share.fence_of(held) + 50_000, generation=fleet.row().generation))
         share.report(ERROR, held, 30.0)
         other = fleet.process()
         found = other.look(NO_TOKEN)

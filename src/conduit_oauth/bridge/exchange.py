@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import aiohttp
 
-from ..masking import LONGEST_QUOTED, redact
+from ..masking import redact
 from ..protocol.http import parse_json_object
 from .events import TooLargeError, server_events
 from .messages import INTERNAL_ERROR, header_text, table
@@ -28,6 +28,8 @@ _BODY = 30.0
 _AFTER_ANSWER = 0.5
 # Bytes of an event in it.
 _LARGEST_EVENT = 1 << 20
+# How much of a refusal is looked at for what it refuses, and why.
+_LONGEST_REFUSAL = 4096
 # What may be asked again though an answer was lost: it changes nothing, or the same thing to the same value.
 _REPEATABLE = frozenset(
     {
@@ -156,7 +158,7 @@ async def tells_of_no_session(answer: Answer) -> bool:
     """
     if answer.status != 400:
         return answer.status == 404
-    told = parse_json_object(await answer.peek(LONGEST_QUOTED)) or {}
+    told = parse_json_object(await answer.peek(_LONGEST_REFUSAL)) or {}
     error = told.get("error")
     message = cast("dict[str, Any]", error).get("message") if isinstance(error, dict) else None
     return isinstance(message, str) and "session" in message.lower()
@@ -175,7 +177,7 @@ async def content_of(answer: Answer, largest: int) -> bytes:
 async def reason_of(answer: Answer, secrets: Iterable[str]) -> str:
     """The status of a refusal, and what it says for people."""
     try:
-        return f"{answer.status}{reason_in(await answer.peek(LONGEST_QUOTED), secrets)}"
+        return f"{answer.status}{reason_in(await answer.peek(_LONGEST_REFUSAL), secrets)}"
     finally:
         answer.close()
 
@@ -183,12 +185,13 @@ async def reason_of(answer: Answer, secrets: Iterable[str]) -> str:
 def reason_in(content: bytes, secrets: Iterable[str]) -> str:
     """What a refusal says for people: its `error` and `error_description`, else its first characters; no token."""
     try:
-        text = content[:LONGEST_QUOTED].decode()
+        text = content[:_LONGEST_REFUSAL].decode()
         body = table(json.loads(text))
     except (ValueError, RecursionError):
-        body, text = {}, content[:LONGEST_QUOTED].decode("utf-8", "replace")
+        body, text = {}, content[:_LONGEST_REFUSAL].decode("utf-8", "replace")
     said = [value for name in ("error", "error_description", "message") if isinstance(value := body.get(name), str)]
-    reason = redact(": ".join(said) or text, secrets)
+    is_cut = not said and len(content) >= _LONGEST_REFUSAL
+    reason = redact(": ".join(said) or text, secrets, is_cut=is_cut)
     return f" ({reason})" if reason else ""
 
 

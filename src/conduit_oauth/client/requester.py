@@ -210,7 +210,8 @@ class Requester:
 
     def _lifetime(self, url: str, grant: Grant, wall_now: float) -> float:
         if grant.is_cut:
-            logger.warning("token_lifetime_cut url=%s: expires_in is above ten years, and counts as ten years", url)
+            where = without_query(url)
+            logger.warning("token_lifetime_cut url=%s: expires_in is above ten years, and counts as ten years", where)
         if grant.lifetime is not None:
             return grant.lifetime
         told = jwt_lifetime(grant.access_token, wall_now)

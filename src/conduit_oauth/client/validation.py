@@ -99,10 +99,11 @@ def client_config(
     )
 
 
-def check_functions(**settings: object) -> None:
-    """Raise `ConfigurationError` for one that cannot be called; only the clock cannot be left out."""
-    for name, value in settings.items():
-        if not callable(value) and (value is not None or name == "clock"):
+def check_functions(*, clock: object, **optional: object) -> None:
+    """Raise `ConfigurationError` for one that is given and cannot be called."""
+    given = {name: value for name, value in optional.items() if value is not None}
+    for name, value in {"clock": clock, **given}.items():
+        if not callable(value):
             raise ConfigurationError(name, "cannot be called", "Pass a function.")
 
 

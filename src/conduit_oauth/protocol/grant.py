@@ -15,6 +15,7 @@ from ..masking import redact
 from ..refusals import UNKNOWN, Asked, explain
 from ..token_types import ACCESS_TOKEN_TYPE
 from .http import (
+    LONGEST_READ,
     Request,
     Response,
     excerpt_of,
@@ -156,8 +157,10 @@ def _not_an_object(content: bytes, secrets: Iterable[str]) -> str:
     if text is None:
         return f"is not a JSON object ({len(content)} bytes that are no text in UTF-8)"
     # What looks like a broken token response may hold the token, in whatever shape: show none of it.
-    shown = "" if not text or "token" in text.lower() else f": {redact(text, secrets)}"
-    return f"is not a JSON object ({len(content)} bytes{shown})"
+    if not text or "token" in text.lower():
+        return f"is not a JSON object ({len(content)} bytes)"
+    shown = redact(text, secrets, is_cut=len(content) > LONGEST_READ)
+    return f"is not a JSON object ({len(content)} bytes: {shown})"
 
 
 def _access_token(url: str, body: dict[str, Any], token_type: str) -> str:

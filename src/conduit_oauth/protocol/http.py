@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any, Literal, NoReturn, cast
 
-from ..masking import LONGEST_QUOTED, mask, redact
+from ..masking import mask, redact
 from ..refusals import REGISTERED_ERRORS
 
 # RFC 9110 §5.6.2: the name of a header or a method.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
+# Bytes of an answer that are read as a text for people.
+LONGEST_READ = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,19 @@ def excerpt_of(content: bytes, secrets: list[str]) -> str:
     """What an answer without an OAuth error says: as a problem document (RFC 9457), else its first characters."""
     body = parse_json_object(content) or {}
     problem = [text for name in ("title", "detail") if isinstance(text := body.get(name), str) and text.strip()]
-    return redact(": ".join(problem) or readable(content) or "", secrets)
+    if problem:
+        return redact(": ".join(problem), secrets)
+    return redact(readable(content) or "", secrets, is_cut=len(content) > LONGEST_READ)
 
 
 def readable(content: bytes) -> str | None:
-    """The beginning of a text in UTF-8, None for anything else: a secret in another encoding is not recognised."""
+    """The first `LONGEST_READ` bytes of a text in UTF-8.
+
+    None for anything else: a secret in another encoding is not recognised.
+    """
     try:
         # A character that the cut divided is left out.
-        text = codecs.getincrementaldecoder("utf-8")().decode(content[:LONGEST_QUOTED])
+        text = codecs.getincrementaldecoder("utf-8")().decode(content[:LONGEST_READ])
     except UnicodeDecodeError:
         return None
     return None if "\0" in text else text

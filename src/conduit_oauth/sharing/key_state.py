@@ -109,11 +109,12 @@ class KeyState:
             self._doubt = entry.floor, self._clock()
         self._remember(dict.fromkeys(entry.void, math.inf))
 
-    def is_void(self, token: AccessToken) -> bool:
-        """Whether `token` was invalidated, as far as this process knows."""
+    def is_void(self, token: AccessToken, *, as_seen: bool = False) -> bool:
+        """Whether `token` was invalidated, as far as this process was told, or `as_seen`: as the store had it."""
         if token is NO_TOKEN:
             return False
-        if token.value == self._dropped or 0 < self.fence_of(token) <= self.floor:
+        floor = self._floor if as_seen else self.floor
+        if token.value == self._dropped or 0 < self.fence_of(token) <= floor:
             return True
         return self._seal is not None and self._seal.digest(token.value) in self._void
 

@@ -135,10 +135,7 @@ class Share(KeyState):
         return min(tier.poll, max(tier.poll / 4, left))
 
     def make_sure(self) -> None:
-        """Look whether what the news told to be void is, before what was just asked for is thrown away by it.
-
-        They may come as long as the token is neither taken in nor stored.
-        """
+        """Look whether what the news told to be void is, before what was just asked for is thrown away by it."""
         if 0 < self._lease.fence <= self.floor:
             self._claim(0, lease=False)
 
@@ -151,14 +148,14 @@ class Share(KeyState):
     def publish(self, token: AccessToken) -> None:
         """Store the token, with our lease or with one that is free, unless what is stored outlives it."""
         self.tier.wait_out(self._key)
-        self.make_sure()
         with self._lock:
             # Where the other of two secrets got it: what the retired one seals is not for this token.
             try:
                 is_ready = self._prepare()
             except Exception:  # a credential that cannot be read any more
                 is_ready = False
-            if is_ready and self._holds_lease(token) and not self.is_void(token):
+            # As the store had it: news may be made up, and the store takes nothing that is void.
+            if is_ready and self._holds_lease(token) and not self.is_void(token, as_seen=True):
                 self._put({"token": lasting(token, token.expires_at)}, token.expires_at)
             else:
                 self.leave()
@@ -172,7 +169,7 @@ class Share(KeyState):
             if self._seal is None or not self._holds_lease():
                 return
             record: dict[str, Any] = {}
-            if now < held.expires_at and not self.is_void(held):
+            if now < held.expires_at and not self.is_void(held, as_seen=True):
                 end = max(until, held.expires_at)
                 record = {"token": lasting(held, end), "fence": self.fence_of(held)}
             self._put({**record, "refused": {**remembered(error), "before": end - until}}, end)
