@@ -66,7 +66,7 @@ def _without(text: str, secrets: Iterable[str], *, is_cut: bool = False) -> str:
             return "***"
     if is_cut and known:
         # The cut may have divided one, in any encoding.
-        text = text[: -3 * max(map(len, known))] or "***"
+        text = clean(text[: -3 * max(map(len, known))]) or "***"
     return text
 
 

@@ -402,6 +402,9 @@ bodies = (
 @given(body=bodies, status=st.integers(200, 599))
 @example(body=json.dumps(good()).encode(), status=200)
 @example(body=b'{"access_token":"a","token_type":"bearer","expires_in":"0"}', status=201)
+@example(body=b'{"error": " "}', status=200)
+@example(body=json.dumps({"error": "\u200b" * 8000 + "x" * 9000}).encode(), status=200)
+@example(body=json.dumps({"error": " " * 9000 + "x"}).encode(), status=200)
 def test_any_answer_is_a_sound_grant_or_a_typed_error(body: bytes, status: int) -> None:
     try:
         grant = judge(body, status)

@@ -11,7 +11,7 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 from ..errors import InvalidTokenResponse, TokenRequestError
-from ..masking import redact
+from ..masking import mask, redact
 from ..refusals import UNKNOWN, Asked, explain
 from ..token_types import ACCESS_TOKEN_TYPE
 from .http import (
@@ -149,7 +149,9 @@ def wants_nonce(response: Response) -> bool:
 
 def _names_error(body: dict[str, Any]) -> bool:
     """Whether an answer says what went wrong; some servers do with a status of success."""
-    return isinstance(body.get("error"), str) and bool(body["error"])
+    error = body.get("error")
+    # Of blanks and control characters nothing is left to be told.
+    return isinstance(error, str) and bool(mask(error, ()))
 
 
 def _not_an_object(content: bytes, secrets: Iterable[str]) -> str:

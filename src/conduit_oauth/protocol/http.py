@@ -68,8 +68,8 @@ def _refuse_constant(name: str) -> NoReturn:
 def read_texts(content: bytes, names: Iterable[str], secrets: Iterable[str]) -> dict[str, str]:
     """The members `names` of an error answer's JSON, as far as they are there and are texts."""
     body = parse_json_object(content) or {}
-    said = {name: body.get(name) for name in names}
-    return {name: quoted(value, secrets) for name, value in said.items() if isinstance(value, str) and value}
+    said = {name: value for name in names if isinstance(value := body.get(name), str)}
+    return {name: shown for name, value in said.items() if (shown := quoted(value, secrets))}
 
 
 def quoted(value: str, secrets: Iterable[str]) -> str:
