@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
 import socket
 import subprocess
+import threading
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import httpx2
 import pytest
 import yaml
 
+from conduit_oauth.agent.web import Guard
+from conduit_oauth.serving.access import Access
+from conduit_oauth.serving.listening import Message, Receive, Send
 from conduit_oauth.testing import AuthorizationServer
 from tests.agent.conftest import Bell, Serve, Write
 from tests.conftest import COMMAND
@@ -58,6 +64,32 @@ def test_who_sends_more_than_a_token_is_refused(serve: Serve) -> None:
     service = serve(ONE)
     refused = service.socket.request("DELETE", "/tokens/billing", content=b"a" * (1 << 21))
     assert refused.status_code == 413
+
+
+def test_a_bearer_that_is_slow_to_read_holds_up_nobody_else() -> None:
+    reads, go_on = threading.Event(), threading.Event()
+    served: list[str] = []
+
+    def tcp() -> Access:
+        reads.set()
+        assert go_on.wait(10)
+        return Access(None, "local-token")
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        served.append(scope["server"][0])
+
+    async def main() -> None:
+        guard, nothing = Guard(app, tcp), AsyncMock()
+        headers = [(b"authorization", b"Bearer local-token")]
+        request = {"type": "http", "path": "/tokens/billing", "headers": headers}
+        slow = asyncio.create_task(guard({**request, "server": ("tcp", 8901)}, nothing, nothing))
+        await asyncio.to_thread(reads.wait, 10)
+        await guard({**request, "server": ("socket", None)}, nothing, nothing)
+        go_on.set()
+        await slow
+
+    asyncio.run(main())
+    assert served == ["socket", "tcp"]
 
 
 def test_by_tcp_a_token_takes_the_agents_own_bearer(serve: Serve, tmp_path: Path) -> None:

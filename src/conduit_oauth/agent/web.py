@@ -148,7 +148,9 @@ class Guard:
         """Serve one request, or refuse to."""
         # uvicorn tells a port where there is one: who comes by the socket passed its file's mode.
         by_tcp = (scope.get("server") or (None, None))[1] is not None
-        if not by_tcp or (refusal := self._refusal(scope)) is None:
+        is_open = not by_tcp or scope["path"] in _PROBES
+        # On a thread: the bearer token is read from its file, which may be slow.
+        if is_open or (refusal := await run_in_threadpool(self._refusal, scope)) is None:
             await self._app(scope, receive, send)
             return
         status, reason = refusal
@@ -156,8 +158,6 @@ class Guard:
         await PlainTextResponse(reason, status, headers)(scope, receive, send)
 
     def _refusal(self, scope: Message) -> tuple[int, str] | None:
-        if scope["path"] in _PROBES:
-            return None
         tcp = self._tcp()
         if not scope["path"].startswith("/tokens/"):
             return Access(tcp.hosts).refusal(scope["headers"])
