@@ -42,6 +42,15 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
+def is_device(path: str | Path, folder: int | None = None) -> bool:
+    """Whether a device such as /dev/null is at `path`, which starts in the open directory `folder`."""
+    try:
+        mode = os.stat(path, dir_fd=folder).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
 def read_bytes(path: Path, longest: int) -> bytes:
     """What is in a file, `longest` bytes at most. Raises `OSError`, also for a pipe that does not end within 5 s."""
     # Or a pipe without a writer would be waited for before it can be told from a file.

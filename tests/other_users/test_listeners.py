@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +146,34 @@ def test_idle_connections_take_no_token_away_and_end(
     assert httpx2.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
     for each in held:
         each.close()
+
+
+# Serves at a socket in whose place a link is put as soon as it is there.
+RACED = """
+import asyncio, os, pathlib, signal, socket, sys
+from conduit_oauth.serving.listening import Address, serve
+
+class Raced(socket.socket):
+    def bind(self, address):
+        super().bind(address)
+        os.unlink(address)
+        os.symlink(sys.argv[2], address)
+
+socket.socket = Raced
+address = Address(path=pathlib.Path(sys.argv[1]), mode=0o660, gid=int(sys.argv[3]))
+asyncio.run(serve(None, [address], lambda where: os.kill(os.getpid(), signal.SIGTERM)))
+"""
+
+
+def test_a_link_in_the_sockets_place_leads_no_right_to_another_file(tmp_path: Path) -> None:
+    precious = tmp_path / "shadow"
+    precious.touch(0o600)
+    before = precious.stat()
+    group = 65534 if os.geteuid() == 0 else os.getegid()
+    arguments = [str(tmp_path / "agent.sock"), str(precious), str(group)]
+    subprocess.run([sys.executable, "-c", RACED, *arguments], check=True, timeout=60)
+    after = precious.stat()
+    assert (after.st_mode, after.st_gid) == (before.st_mode, before.st_gid)
 
 
 def is_closed(connection: socket.socket) -> bool:

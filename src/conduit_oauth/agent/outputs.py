@@ -17,6 +17,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
+from ..places import is_device
 from ..provider import TokenProvider
 from ..serving.formats import Format, formatted, issued, token_type
 from .config import Output
@@ -57,7 +58,7 @@ def withdraw(output: Output, name: str) -> bool:
     if not place.parent.is_dir():
         return False
     with _folder_of(place.parent, output) as folder:
-        return _is_unlinked(place.name, folder)
+        return not is_device(place.name, folder) and _is_unlinked(place.name, folder)
 
 
 def tidy(output: Output, name: str) -> None:
@@ -91,6 +92,8 @@ def trace(output: Output, name: str) -> tuple[int, ...]:
 def write(place: Path, content: bytes, output: Output) -> None:
     """Put `content` into the file `place` in one step, with the owner and mode of `output`. Raises `OSError`."""
     with _folder_of(place.parent, output) as folder:
+        if is_device(place.name, folder):
+            raise OSError(errno.EINVAL, "is a device", str(place))
         _write_in(folder, place.name, content, output)
 
 

@@ -15,7 +15,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from ..errors import ConfigurationError
-from ..places import is_there, make_private
+from ..places import is_device, is_there, make_private
 from ..settings import read_toml, table_of
 
 
@@ -44,6 +44,8 @@ def save_document(path: Path, document: tomlkit.TOMLDocument) -> None:
         target = Path(os.path.realpath(path))
         if target.is_symlink():
             raise OSError(errno.ELOOP, "is a loop of links")
+        if is_device(target):
+            raise OSError(errno.EINVAL, "is a device")
         make_private(target.parent)
         before = target.stat() if is_there(target) else None
         # Made anew, under a name that nobody can guess and lay a link at.

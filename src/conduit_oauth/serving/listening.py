@@ -199,17 +199,16 @@ def _listen(address: Address) -> tuple[socket.socket, str]:
             return listener, address.url(listener.getsockname()[1])
         _remove_stale(address.path)
         listener = socket.socket(socket.AF_UNIX)
-        # Nobody else's from the first moment on.
-        before = os.umask(0o777 & ~_PRIVATE)
+        # By the umask, and no link is followed: whoever owns the folder can put another file in the socket's place.
+        before = os.umask(0o777 & ~address.mode)
         try:
             listener.bind(str(address.path))
         finally:
             os.umask(before)
         if address.gid != -1:
-            os.chown(address.path, -1, address.gid)
-        if address.mode != _PRIVATE:
-            address.path.chmod(address.mode)
-        # At once: one that does not listen would be taken for what a killed server left.
+            os.chown(address.path, -1, address.gid, follow_symlinks=False)
+        # Nobody is connected before this. At once: one that does not listen would be taken for what a killed server
+        # left.
         listener.listen()
         return listener, f"unix:{address.path}"
     except OSError as error:

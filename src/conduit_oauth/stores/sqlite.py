@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..clock import elapsed
+from ..places import is_device
 from ..runtime.landing import Flag
 from ..runtime.process import Rank, Resident, enter
 from . import Entry, Known, News, StoreError
@@ -229,8 +230,8 @@ class SqliteStore(Resident):
         return status.st_dev, status.st_ino
 
     def _set_aside(self, problem: str) -> None:
-        # Another process may have done so already, and what is there now is good.
-        if self._identity() != self._file:
+        # Another process may have done so already, and what is there now is good. A device is not ours to move.
+        if self._identity() != self._file or is_device(self.path):
             return
         aside = self.path.with_name(f"{self.path.name}.broken-{time.time_ns()}")
         with contextlib.suppress(OSError):
