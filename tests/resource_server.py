@@ -125,7 +125,9 @@ class ResourceServer:
         return JSONResponse({"resource": f"{self.url}/echo", "scopes_supported": self.needs.split()})
 
     async def _redirect(self, request: Request) -> Response:
-        await self._note(request)
+        entry = await self._note(request)
+        if (entry["authorization"] or "").partition(" ")[2] in self.refused:
+            return Response(status_code=401)
         return RedirectResponse(request.query_params["to"], 307)
 
     async def _stream(self, request: Request) -> Response:

@@ -203,6 +203,15 @@ def test_a_redirect_within_the_origin_keeps_the_token(
     assert send(make_provider(), "GET", f"{resource_server.url}/redirect?to=/echo").status == 200
 
 
+def test_a_redirect_after_a_refusal_has_the_token_that_was_taken(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer
+) -> None:
+    provider = make_provider()
+    resource_server.refused.add(provider.get_token())
+    assert send(provider, "GET", f"{resource_server.url}/redirect?to=/echo").status == 200
+    assert len(resource_server.requests) == 3
+
+
 def test_a_redirect_to_another_origin_loses_the_token(
     send: Send,
     make_provider: MakeProvider,
@@ -281,6 +290,62 @@ def test_a_bound_token_is_presented_with_a_fresh_proof_in_each_attempt(
     assert [claim["htm"] for claim in claims] == ["POST", "POST"]
     assert {claim["htu"] for claim in claims} == {f"{resource_server.url}/echo"}
     assert len({claim["jti"] for claim in claims}) == len({claim["ath"] for claim in claims}) == 2
+
+
+@pytest.fixture
+def bound() -> Iterator[TokenProvider]:
+    """Has a token that is bound to its key."""
+    token = {"access_token": "token", "token_type": "DPoP", "expires_in": 3600}
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json=token))
+    with TokenProvider("me", "secret", dpop=True, token_endpoint="https://as.example/token", transport=transport) as it:
+        yield it
+
+
+def test_a_redirect_to_another_origin_loses_the_proof(
+    send: Send, bound: TokenProvider, resource_server: ResourceServer, other_origin: ResourceServer
+) -> None:
+    send(bound, "GET", f"{resource_server.url}/redirect?to={other_origin.url}/echo")
+    assert [(request["authorization"], request["dpop"]) for request in other_origin.requests] == [(None, None)]
+
+
+def test_a_redirect_within_the_origin_has_a_proof_of_its_own(
+    send: Send, bound: TokenProvider, resource_server: ResourceServer
+) -> None:
+    hop = requests.utils.quote(f"{resource_server.url}/redirect?to=/echo", safe="")
+    assert send(bound, "POST", f"{resource_server.url}/redirect?to={hop}", b"hello").status == 200
+    last = resource_server.requests[-1]
+    assert last["body"] == "hello"
+    assert read_jwt(last["dpop"]).claims["htu"] == f"{resource_server.url}/echo"
+    proofs = [request["dpop"] for request in resource_server.requests if request["dpop"]]
+    assert len(proofs) == len(set(proofs))
+
+
+def test_no_proof_comes_back_along_a_chain_of_redirects(
+    send: Send, bound: TokenProvider, resource_server: ResourceServer, other_origin: ResourceServer
+) -> None:
+    hop = requests.utils.quote(f"{other_origin.url}/redirect?to={resource_server.url}/echo", safe="")
+    assert send(bound, "GET", f"{resource_server.url}/redirect?to={hop}").status == 401
+    assert [request["dpop"] for request in (*other_origin.requests, *resource_server.requests[1:])] == [None, None]
+
+
+def test_what_presents_a_bound_token_can_be_seen_in_the_request(bound: TokenProvider) -> None:
+    """By hooks, and by transports of whatever kind."""
+
+    def look(request: httpx2.Request) -> httpx2.Response:
+        headers = request.headers
+        proof = headers["dpop"]
+        assert "DPoP" in headers
+        assert headers["authorization"] == headers.get("Authorization") == "DPoP token"
+        assert ("dpop", proof) in headers.items()
+        assert ("dpop", proof) in headers.multi_items()
+        assert (b"DPoP", proof.encode()) in headers.raw
+        assert proof in headers.values()
+        assert {"dpop", "host", "x-mine"} <= {*headers}
+        return httpx2.Response(200)
+
+    with httpx2.Client(auth=bound.auth(), transport=httpx2.MockTransport(look)) as client:
+        sent = {"X-Mine": "1", "Authorization": "mine", "DPoP": "mine"}
+        assert client.get("https://api.example/", headers=sent).status_code == 200
 
 
 def test_a_403_for_want_of_scope_steps_up_to_the_union_and_stays_there(
@@ -488,6 +553,69 @@ def test_aiohttp_authorizes_a_request_that_merely_follows_another_to_a_new_origi
     assert deliberate is not None
 
 
+@pytest.mark.parametrize("total", [None, 60])
+def test_aiohttp_takes_the_target_of_a_redirect_for_one_also_in_a_task_of_its_own(
+    total: int | None, make_provider: MakeProvider, resource_server: ResourceServer, other_origin: ResourceServer
+) -> None:
+    """As `asyncio.wait_for` makes one on Python 3.11."""
+
+    async def outer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        return await asyncio.create_task(handler(request))
+
+    async def main() -> None:
+        auth = conduit_oauth.auth.aiohttp.TokenAuth(make_provider())
+        timeout = aiohttp.ClientTimeout(total=total)
+        async with (
+            aiohttp.ClientSession(middlewares=(outer, auth), timeout=timeout) as session,
+            session.get(f"{resource_server.url}/redirect?to={other_origin.url}/echo") as response,
+        ):
+            await response.read()
+
+    asyncio.run(main())
+    assert other_origin.tokens == [None]
+
+
+@pytest.mark.parametrize("location", ["{other}/echo", "http://[/"], ids=["another origin", "no URL"])
+def test_aiohttp_authorizes_the_request_after_a_redirect_that_was_not_followed(
+    location: str, make_provider: MakeProvider, resource_server: ResourceServer, other_origin: ResourceServer
+) -> None:
+    target = requests.utils.quote(location.format(other=other_origin.url), safe="")
+
+    async def main() -> None:
+        auth = conduit_oauth.auth.aiohttp.TokenAuth(make_provider())
+        async with aiohttp.ClientSession(middlewares=(auth,)) as session:
+            for url in (f"{resource_server.url}/redirect?to={target}", f"{other_origin.url}/echo"):
+                async with session.get(url, allow_redirects=False) as response:
+                    await response.read()
+
+    asyncio.run(main())
+    assert other_origin.tokens != [None]
+
+
+def test_aiohttp_asks_the_target_of_a_redirect_again_without_the_token(
+    make_provider: MakeProvider, resource_server: ResourceServer, other_origin: ResourceServer
+) -> None:
+    """It repeats a request whose connection was closed, and the middleware is called anew."""
+    failures = [aiohttp.ServerDisconnectedError()]
+
+    async def fail(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        if failures and str(request.url).startswith(other_origin.url):
+            raise failures.pop()
+        return await handler(request)
+
+    async def main() -> None:
+        auth = conduit_oauth.auth.aiohttp.TokenAuth(make_provider())
+        async with (
+            aiohttp.ClientSession(middlewares=(auth, fail)) as session,
+            session.get(f"{resource_server.url}/redirect?to={other_origin.url}/echo") as response,
+        ):
+            await response.read()
+
+    asyncio.run(main())
+    assert failures == []
+    assert other_origin.tokens == [None]
+
+
 @pytest.mark.parametrize(
     "location",
     [
@@ -542,7 +670,7 @@ def test_a_resource_that_refuses_every_token_causes_few_token_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = FakeClock()
-    monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
+    monkeypatch.setattr("conduit_oauth.auth._doubts.elapsed", clock)
     resource_server.refuse_all, resource_server.refusal = True, refusal
     provider = make_provider()
 
@@ -576,8 +704,8 @@ def test_a_resource_that_refuses_every_token_causes_few_token_requests(
 
 def test_more_resources_than_are_remembered_cause_few_token_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
-    monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
-    monkeypatch.setattr("conduit_oauth.auth._rules._MOST_ORIGINS", 3)
+    monkeypatch.setattr("conduit_oauth.auth._doubts.elapsed", clock)
+    monkeypatch.setattr("conduit_oauth.auth._doubts.MOST_ORIGINS", 3)
     asked = 0
 
     def grant(_: httpx2.Request) -> httpx2.Response:
@@ -614,7 +742,7 @@ def test_a_resource_that_refuses_every_streamed_request_causes_few_token_request
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = FakeClock()
-    monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
+    monkeypatch.setattr("conduit_oauth.auth._doubts.elapsed", clock)
     resource_server.refuse_all = True
     provider = make_provider()
 
@@ -637,7 +765,7 @@ def test_a_server_that_gives_the_refused_token_again_is_asked_as_rarely(
     stream: bool, resource_server: ResourceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = FakeClock()
-    monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
+    monkeypatch.setattr("conduit_oauth.auth._doubts.elapsed", clock)
     asked = 0
 
     def grant(_: httpx2.Request) -> httpx2.Response:
@@ -660,7 +788,7 @@ def test_a_resource_that_refuses_some_requests_causes_few_token_requests(
     make_provider: MakeProvider, authorization_server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = FakeClock()
-    monkeypatch.setattr("conduit_oauth.auth._rules.elapsed", clock)
+    monkeypatch.setattr("conduit_oauth.auth._doubts.elapsed", clock)
 
     def answer(asked: Asked) -> None:
         asked.answer(status=401 if asked.path == "/admin" else 200)

@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from typing import Any, ClassVar
+from collections.abc import AsyncGenerator, Generator, ItemsView, KeysView, ValuesView
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ._rules import AnyProvider, Destinations, Presentation
+
+if TYPE_CHECKING:
+    from httpx2 import Headers
+else:
+    Headers = object
+
+
+class Bound(Headers):
+    """Headers that present a token by a proof, of which a copy is without both. Combined with a client's `Headers`.
+
+    The client copies the headers for a redirect, and would leave out nothing but `Authorization`.
+    """
+
+    def __init__(self, headers: Any, presented: dict[str, str]) -> None:
+        self._presented: dict[str, str] = {}
+        super().__init__(headers)
+        for name in presented:
+            self.pop(name, None)
+        self._presented = presented
+
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        return [*super().raw, *((name.encode(), value.encode()) for name, value in self._presented.items())]
+
+    def multi_items(self) -> list[tuple[str, str]]:
+        return [*super().multi_items(), *((name.lower(), value) for name, value in self._presented.items())]
+
+    def keys(self) -> KeysView[str]:
+        return dict(self.multi_items()).keys()
+
+    def values(self) -> ValuesView[str]:
+        return dict(self.items()).values()
+
+    def items(self) -> ItemsView[str, str]:
+        return {name: self[name] for name in self.keys()}.items()
+
+    def __getitem__(self, key: str) -> str:
+        own = {name.lower(): value for name, value in self._presented.items()}.get(key.lower())
+        return super().__getitem__(key) if own is None else own
+
+    def __contains__(self, key: Any) -> bool:
+        return super().__contains__(key) or key.lower() in self.keys()
 
 
 class HttpxFlow:
     """Presents the token, and sends the request again where the answer calls for it."""
 
     replayable_stream: ClassVar[type]
+    bound_headers: ClassVar[type[Bound]]
 
     def __init__(self, provider: AnyProvider) -> None:
         self._destinations = Destinations(provider)
@@ -19,34 +62,48 @@ class HttpxFlow:
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """For `Client`."""
         presentation = self._begin(request)
-        while True:
-            _set(request, presentation.headers())
-            if not self._goes_on(presentation, request, (yield request)):
-                return
+        while request is not None:
+            self._set(request, presentation.headers())
+            request = self._next(presentation, request, (yield request))
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """For `AsyncClient`."""
         presentation = self._begin(request)
-        while True:
-            _set(request, await presentation.headers_async())
-            if not self._goes_on(presentation, request, (yield request)):
-                return
+        while request is not None:
+            self._set(request, await presentation.headers_async())
+            request = self._next(presentation, request, (yield request))
 
     def _begin(self, request: Any) -> Presentation:
         url = request.url
         origin = self._destinations.check(url.scheme, url.netloc.decode("ascii"))
         return Presentation(self._destinations, origin, request.method, url)
 
-    def _goes_on(self, presentation: Presentation, request: Any, response: Any) -> bool:
+    def _set(self, request: Any, headers: dict[str, str]) -> None:
+        if "DPoP" in headers:
+            request.headers = self.bound_headers(request.headers, headers)
+            return
+        # One by one: the client's own update() builds a second set of headers first.
+        for name, value in headers.items():
+            request.headers[name] = value
+
+    def _next(self, presentation: Presentation, request: Any, response: Any) -> Any:
+        """The request to send next, None where the answer is the caller's."""
         if presentation.is_settled(response.status_code):
-            return False
+            return None
         # The answer's own request: the client follows redirects within the flow, and drops the header on the way.
-        sent = response.request.headers.get("Authorization")
-        again = presentation.calls_for_another(response.status_code, sent, response.headers)
-        return again and isinstance(request.stream, self.replayable_stream)
+        last = response.request
+        sent = last.headers.get("Authorization")
+        presentation.is_astray |= not _is_within(request.url, response)
+        if presentation.calls_for_another(response.status_code, sent, response.headers):
+            again = request
+        elif presentation.follows(response.status_code, sent, last):
+            again = last
+        else:
+            return None
+        return again if isinstance(again.stream, self.replayable_stream) else None
 
 
-def _set(request: Any, headers: dict[str, str]) -> None:
-    # One by one: the client's own update() builds a second set of headers first.
-    for name, value in headers.items():
-        request.headers[name] = value
+def _is_within(url: Any, response: Any) -> bool:
+    """Whether all redirects led to the origin of `url`."""
+    urls = [each.url for each in (*response.history, response)]
+    return all((each.scheme, each.netloc) == (url.scheme, url.netloc) for each in urls)

@@ -5,23 +5,16 @@ RFC 6750 §2.1, §3, §5.3 for bearer tokens; RFC 9449 §7, §9 for those bound 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from ..clock import elapsed
 from ..errors import ConfigurationError, TokenRequestError
 from ..protocol.challenge import Challenge, demanded_claims, parse_challenges
 from ..protocol.dpop import Dpop
 from ..protocol.urls import origin_of, parse_secure_url
-
-# A crawler's worth of origins would grow without bound; a service has a handful.
-_MOST_ORIGINS = 256
-# Seconds for which the refusals of a resource cause no token request: the first, and the longest; and after which they
-# are forgotten.
-_FIRST_REST, _LONGEST_REST, _FORGOTTEN = 1.0, 60.0, 120.0
+from ._doubts import MOST_ORIGINS, Doubts
 
 
 class AnyProvider(Protocol):
@@ -41,6 +34,15 @@ class AnyProvider(Protocol):
     def stepped_up(
         self, scope: str | None, *, url: str = "", resource_metadata: str | None = None
     ) -> AnyProvider | None: ...
+
+
+class AnyRequest(Protocol):
+    """What is looked at of a client's request."""
+
+    @property
+    def method(self) -> str | None: ...
+    @property
+    def url(self) -> object: ...
 
 
 class Destinations:
@@ -68,7 +70,7 @@ class Destinations:
                 f"is at {origin}, and the token of {self.provider.name!r} was obtained for {', '.join(origins)}",
                 "Use a provider whose mcp_url or resource is at that origin.",
             )
-        if len(self._judged) < _MOST_ORIGINS:
+        if len(self._judged) < MOST_ORIGINS:
             self._judged[destination] = origin
         return origin
 
@@ -78,83 +80,12 @@ class Destinations:
 
     def keep(self, origin: str, provider: AnyProvider) -> None:
         """Once a wider scope was granted, later requests to that origin are likely to need it, too."""
-        if provider is not self.provider and (origin in self._wider or len(self._wider) < _MOST_ORIGINS):
+        if provider is not self.provider and (origin in self._wider or len(self._wider) < MOST_ORIGINS):
             self._wider[origin] = provider
 
     def narrow(self, origin: str) -> None:
         """The wider scope is granted no more."""
         self._wider.pop(origin, None)
-
-
-class _Refusals(NamedTuple):
-    """How often an origin refused, when the last time, and for how long its word is not acted on since.
-
-    `replaced`: how many tokens were replaced for it. `counted`: how many of these when a refusal was counted last.
-    """
-
-    times: int = 0
-    at: float = -math.inf
-    rest: float = 0.0
-    replaced: int = 0
-    counted: int = -1
-
-
-_NONE = _Refusals()
-
-
-class Doubts:
-    """The resources that refuse even a fresh token of a provider, and until when their word is not acted on.
-
-    Without it each request to such a resource would be a token request, and would void the token of all others.
-    """
-
-    def __init__(self) -> None:
-        self._refusals: dict[str, _Refusals] = {}
-
-    def is_known(self, origin: str) -> bool:
-        """Whether `origin` refused a token, and took none in its place."""
-        return origin in self._refusals
-
-    def replaced(self, origin: str) -> int:
-        """How many tokens were replaced because `origin` refused them."""
-        return self._refusals.get(origin, _NONE).replaced
-
-    def is_acted_on(self, origin: str, replaced: int) -> bool:
-        """Whether to take another token because `origin` refused one; `replaced` is as of when that one was taken.
-
-        A token that was taken after another one was replaced is fresh. Refusals of tokens from before count as one.
-        """
-        now, last = elapsed(), self._refusals.get(origin, _NONE)
-        if now < last.at + last.rest:
-            return False
-        if now - last.at > _FORGOTTEN:
-            last = _Refusals(replaced=last.replaced)
-        if replaced <= last.counted:
-            return True
-        # One fresh token may be a bad one.
-        rest = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(last.times - 2, 16)) if last.times > 1 else 0.0
-        if origin not in self._refusals and not self._has_room(now):
-            # Where so many refuse every token, the word of one more counts for nothing.
-            return False
-        self._refusals[origin] = _Refusals(last.times + 1, now, rest, last.replaced, replaced)
-        return rest == 0.0
-
-    def _has_room(self, now: float) -> bool:
-        if len(self._refusals) >= _MOST_ORIGINS:
-            # A copy: another thread may add one meanwhile.
-            known = list(self._refusals.items())
-            self._refusals = {each: last for each, last in known if now - last.at <= _FORGOTTEN}
-        return len(self._refusals) < _MOST_ORIGINS
-
-    def replacing(self, origin: str) -> None:
-        """The token that it refused is replaced."""
-        if (last := self._refusals.get(origin)) is not None:
-            self._refusals[origin] = last._replace(replaced=last.replaced + 1)
-
-    def accepted(self, origin: str, *, instead: bool) -> None:
-        """It took a token, `instead` of one that it had refused: of another request that says nothing."""
-        if instead or elapsed() - self._refusals.get(origin, _NONE).at > _FORGOTTEN:
-            self._refusals.pop(origin, None)
 
 
 # By provider, whatever clients and adapters it serves.
@@ -179,6 +110,7 @@ class Presentation:
         "_token",
         "_tried",
         "_url",
+        "is_astray",
         "provider",
     )
 
@@ -194,6 +126,8 @@ class Presentation:
         # How many tokens were replaced for this origin when ours was taken.
         self._replaced = 0
         self._tried: set[str] = set()
+        # Whether a redirect led to another origin, where the token does not go, nor from there anywhere.
+        self.is_astray = False
 
     def headers(self) -> dict[str, str]:
         """What presents the token with the next attempt. Raises as `get_token` does."""
@@ -259,6 +193,16 @@ class Presentation:
                 return self._try("nonce")
             return self._replace(next(filter(None, map(demanded_claims, challenges)), None))
         return self._step_up(challenges)
+
+    def follows(self, status: int, sent: object, request: AnyRequest) -> bool:
+        """Whether to present the token with `request`, to which a redirect led: a proof is for one URL.
+
+        `sent` is as for `calls_for_another`.
+        """
+        if self._dpop is None or self.is_astray or status != 401 or sent is not None:
+            return False
+        self._method, self._url = request.method or "", request.url
+        return True
 
     def _replace(self, claims: str | None) -> bool:
         """Forget the token and take another, with `claims` where they are demanded; not again where it is refused."""

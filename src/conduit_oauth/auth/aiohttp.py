@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from weakref import WeakSet, WeakValueDictionary
 
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 from yarl import URL
@@ -10,11 +10,6 @@ from yarl import URL
 from ._rules import AnyProvider, Destinations, Presentation
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_ANYWHERE = "anywhere"
-# aiohttp runs the middleware anew for each hop and does not say that it is one. This is the other origin to which the
-# task's last answer pointed: the next request, if it is to that origin, is taken for the redirect, and goes without a
-# token. The URL itself tells nothing: aiohttp changes it on the way (user information, quoting).
-_foreign_hop: ContextVar[str | None] = ContextVar("conduit_oauth_foreign_hop", default=None)
 
 
 class TokenAuth:
@@ -22,50 +17,47 @@ class TokenAuth:
 
     def __init__(self, provider: AnyProvider) -> None:
         self._destinations = Destinations(provider)
+        # aiohttp runs the middleware anew for each hop, maybe in another task, and does not say that it is one. But
+        # each hop has the timer of the request that it began with. These are the last redirects, by that timer: aiohttp
+        # keeps them, and they keep the timer, for as long as there may be another hop.
+        self._redirects: WeakValueDictionary[int, ClientResponse] = WeakValueDictionary()
+        # Those of them that answer a request without the token.
+        self._stripped: WeakSet[ClientResponse] = WeakSet()
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """The middleware."""
-        foreign = _foreign_hop.get()
-        if foreign is not None and foreign in (_ANYWHERE, _origin(request.url)):
+        chain = id(request._timer)  # pyright: ignore[reportPrivateUsage]
+        if self._leads_away(self._redirects.get(chain), request.url):
             response = await handler(request)
             # Stripped once, stripped for the rest of the chain, even where it leads back.
-            _foreign_hop.set(_redirect_target(response))
-            return response
+            self._stripped.add(response)
+        else:
+            response = await self._authorized(request, handler)
+        if response.status in _REDIRECTS:
+            self._redirects[chain] = response
+        return response
+
+    def _leads_away(self, redirect: ClientResponse | None, url: URL) -> bool:
+        return redirect is not None and (redirect in self._stripped or _origin(redirect.url) != _origin(url))
+
+    async def _authorized(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         origin = self._destinations.check(request.url.scheme, request.url.raw_authority)
         presentation = Presentation(self._destinations, origin, request.method, request.url)
         while True:
             request.headers.update(await presentation.headers_async())
             response = await handler(request)
             if presentation.is_settled(response.status):
-                break
+                return response
             sent = request.headers.get(hdrs.AUTHORIZATION)
             again = presentation.calls_for_another(response.status, sent, response.headers)
             if not again or not _replayable(request):
-                break
+                return response
             response.release()
-        target = _redirect_target(response)
-        _foreign_hop.set(None if target == _origin(request.url) else target)
-        return response
 
 
 def _replayable(request: ClientRequest) -> bool:
     return isinstance(request.body, bytes) or not request.body.consumed
 
 
-def _redirect_target(response: ClientResponse) -> str | None:
-    """The origin that a redirect leads to, None for another answer."""
-    if response.status not in _REDIRECTS:
-        return None
-    location = response.headers.get(hdrs.LOCATION) or response.headers.get(hdrs.URI)
-    if location is None:
-        return None
-    try:
-        # Scheme and host are the same whatever becomes of the quoting of the rest.
-        return _origin(response.url.join(URL(location.strip(), encoded=True)))
-    except ValueError:
-        # Who cannot read it cannot know it when it comes.
-        return _ANYWHERE
-
-
 def _origin(url: URL) -> str:
-    return str(url.origin()).lower() if url.is_absolute() else _ANYWHERE
+    return str(url.origin()).lower()
