@@ -65,6 +65,25 @@ def test_a_command_that_fails_is_told_though_the_agent_was_started_by_one_who_ig
     assert "billing: /bin/sh ended with status 9" in done.stderr
 
 
+def test_ctrl_c_ends_once_while_the_server_is_mute(
+    write: Write, client_environment: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        endpoint = f"http://127.0.0.1:{mute.getsockname()[1]}/token"
+        names = "".join(f'[providers.p{number}]\ntoken_endpoint = "{endpoint}"\n' for number in range(20))
+        config = write(f'{names}[[agent.outputs]]\nprovider = "*"\nfile = "{tmp_path}/{{provider}}"\n')
+        command = [COMMAND, "agent", "--config", config, "--once"]
+        with subprocess.Popen(command, env=client_environment, stderr=subprocess.PIPE, text=True) as process:
+            mute.settimeout(30)
+            connection, _ = mute.accept()
+            process.send_signal(signal.SIGINT)
+            # Less than its callers' patience of 30 s.
+            _, said = process.communicate(timeout=15)
+            connection.close()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize("written", ["", "[defaults]\n", "[providers.billing"])
 def test_a_file_that_is_just_being_written_takes_nothing_away(
     written: str, keep: Keep, bell: Bell, tmp_path: Path

@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -480,6 +481,25 @@ def test_dev_server_prints_what_the_other_commands_need_and_stops_on_a_signal(ru
         finally:
             process.send_signal(signal.SIGINT)
     assert process.returncode == 130
+
+
+def test_ctrl_c_that_a_library_makes_another_error_of_ends_with_130() -> None:
+    """As pydantic does while a module is imported."""
+    code = """
+import os, signal, sys, types
+
+def run():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ValueError("wrapped") from None
+
+sys.modules["conduit_oauth.cli.app"] = types.SimpleNamespace(run=run)
+from conduit_oauth.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_a_bridge_that_cannot_be_opened_makes_no_token(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -179,6 +180,38 @@ def test_a_killed_server_comes_back_on_its_port() -> None:
         assert server.url == url
         assert server.pid != pid
         assert httpx2.post(server.token_endpoint(), data=FORM).status_code == 200
+
+
+def test_ctrl_c_is_for_the_program_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = subprocess.Popen
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        process = begin(*arguments, **options)
+        process.send_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr("conduit_oauth.testing.authorization_server.subprocess.Popen", interrupted)
+    with AuthorizationServer() as server:
+        assert httpx2.post(server.token_endpoint(), data=FORM).status_code == 200
+
+
+def test_a_start_that_is_interrupted_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Interrupted] = []
+
+    class Interrupted(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            assert self.stdout is not None
+            monkeypatch.setattr(self.stdout, "readline", self.interrupt)
+
+        def interrupt(self) -> str:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("conduit_oauth.testing.authorization_server.subprocess.Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        AuthorizationServer().start()
+    assert [each.returncode for each in started] == [-signal.SIGTERM]
 
 
 def test_the_fixture_works_in_the_tests_of_others(pytester: pytest.Pytester) -> None:

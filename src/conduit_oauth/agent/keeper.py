@@ -94,7 +94,12 @@ class Agent:
         self.start()
         try:
             with ThreadPoolExecutor(16) as pool:
-                answers = dict(zip(names, pool.map(self._problem, names), strict=True))
+                try:
+                    answers = dict(zip(names, pool.map(self._problem, names), strict=True))
+                except BaseException:
+                    # The pool waits for those who wait for a token.
+                    self.providers.close()
+                    raise
             looked = threading.Event()
             self._jobs.put(self._look_at_all)
             self._jobs.put(looked.set)

@@ -53,8 +53,24 @@ def _without_framework(words: list[str]) -> int | None:
 
 
 def _run() -> int:
+    import signal
+
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
-        from .app import run
-    except ModuleNotFoundError as missing:
-        sys.exit(f"conduit-oauth: {missing.name} is not installed. Install conduit-oauth[cli].")
-    return run()
+        try:
+            from .app import run
+        except ModuleNotFoundError as missing:
+            sys.exit(f"conduit-oauth: {missing.name} is not installed. Install conduit-oauth[cli].")
+        return run()
+    except (Exception, KeyboardInterrupt):
+        # A module that is imported when it comes may make another error of it.
+        if not interrupts:
+            raise
+        return 130

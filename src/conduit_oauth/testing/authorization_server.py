@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -41,9 +43,14 @@ class AuthorizationServer:
         settings: dict[str, Any] = {"port": port, "client_id": self.client_id, "client_secret": self.client_secret}
         settings["order"] = {"lifetime": self._lifetime}
         command = [sys.executable, "-m", "conduit_oauth.devserver", json.dumps(settings)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
-        assert self._process.stdout is not None  # noqa: S101
-        self.url = self._process.stdout.readline().strip()
+        with _uninterrupted():
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        try:
+            assert self._process.stdout is not None  # noqa: S101
+            self.url = self._process.stdout.readline().strip()
+        except BaseException:
+            self.stop()
+            raise
         if not self.url:
             self.stop()
             raise RuntimeError("the development authorization server did not start. Is the extra `dev` installed?")
@@ -157,3 +164,16 @@ class AuthorizationServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Have a process that begins here see no Ctrl-C: that is sent to all of a terminal, and this one has a handle."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
