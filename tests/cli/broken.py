@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import ssl
+from collections.abc import Callable
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from tests.threaded import serving
 
 Page = dict[str, Any] | tuple[int, dict[str, str], bytes]
+# A page, or what makes one for the headers of a request.
+Pages = dict[str, Page | Callable[[Message], Page]]
 
 
 class BrokenServer:
     """Answers by path, whatever the method; `date` is what it tells of its time."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
-        self.pages: dict[str, Page] = {}
+        self.pages: Pages = {}
         self.date: str | None = None
         outer = self
 
@@ -24,6 +28,8 @@ class BrokenServer:
             def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length") or 0))
                 page = outer.pages.get(self.path, (404, {}, b""))
+                if callable(page):
+                    page = page(self.headers)
                 status, headers, body = (
                     page
                     if isinstance(page, tuple)

@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from email.message import Message
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 from conduit_oauth.cli.app import app
 from conduit_oauth.cli.checks import check_way
 from conduit_oauth.cli.findings import Verdict
+from conduit_oauth.cli.inspection import read_jwt
 from conduit_oauth.client.transport import Transport
 from conduit_oauth.testing import AuthorizationServer
 from tests.addresses import resolve_to, silent_address
@@ -563,6 +565,19 @@ def test_a_person_is_told_what_to_do(run: Run) -> None:
     assert "invalid_client" in done.stdout
     assert "→ The server does not know this client" in done.stdout
     assert "It does not work yet." in done.stderr
+
+
+def test_a_resource_that_wants_a_nonce_in_the_proof_has_it(world: World) -> None:
+    def api(headers: Message) -> Page:
+        proof = read_jwt(headers["DPoP"])
+        if proof is not None and proof.claims.get("nonce") == "n-1":
+            return {}
+        return 401, {"DPoP-Nonce": "n-1", "WWW-Authenticate": 'DPoP error="use_dpop_nonce"'}, b""
+
+    server = world.server(token={**TOKEN, "token_type": "DPoP"})
+    server.pages["/api"] = api
+    done = CliRunner().invoke(app, ["doctor", "--dpop", f"{server.url}/api"], env=world.environment)
+    assert (done.exit_code, "takes the token (200)" in done.output) == (0, True), done.output
 
 
 def test_a_dead_address_beside_a_good_one_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

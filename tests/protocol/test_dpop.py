@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -54,7 +55,6 @@ def test_nonces_are_kept_apart_by_role_and_origin() -> None:
     other = "https://other.example/"
     assert dpop.remember(URL, "as-nonce", resource=False)
     assert dpop.remember(URL, "rs-nonce", resource=True)
-    assert not dpop.remember(URL, "rs-nonce", resource=True)
 
     def nonce(url: str, access_token: str | None) -> str | None:
         return opened(dpop.proof("GET", url, wall_now=0, access_token=access_token))[1].get("nonce")
@@ -117,7 +117,7 @@ class Peer:
     """An authorization server and an API that verify every proof; each demands its own nonce, and changes it."""
 
     def __init__(self) -> None:
-        self.nonces = {"as.example": "as-1", "api.example": "rs-1"}
+        self.nonces: dict[str, str | None] = {"as.example": "as-1", "api.example": "rs-1"}
         self.seen: list[tuple[str, str]] = []
         self.jtis: set[str] = set()
         self.token_type = "DPoP"
@@ -129,11 +129,11 @@ class Peer:
         assert claims["jti"] not in self.jtis
         self.jtis.add(claims["jti"])
         assert (claims["htm"], claims["htu"]) == (request.method, str(request.url.copy_with(query=None)))
-        if claims.get("nonce") != self.nonces[host]:
+        if (wanted := self.nonces[host]) is not None and claims.get("nonce") != wanted:
             self.seen.append((host, "no nonce"))
             return httpx2.Response(
                 400 if host == "as.example" else 401,
-                headers={"DPoP-Nonce": self.nonces[host], "WWW-Authenticate": 'DPoP error="use_dpop_nonce"'},
+                headers={"DPoP-Nonce": wanted, "WWW-Authenticate": 'DPoP error="use_dpop_nonce"'},
                 json={"error": "use_dpop_nonce"},
             )
         self.seen.append((host, "nonce"))
@@ -211,6 +211,28 @@ def test_a_server_that_always_wants_another_nonce_is_asked_twice_only() -> None:
         assert client.get("https://api.example/").status_code == 401
     # A complaint about the nonce says nothing against the token: it is not replaced, and nothing loops.
     assert asked == 2
+
+
+def test_requests_that_have_the_nonce_at_the_same_time_leave_the_token_alone() -> None:
+    peer = Peer()
+    peer.nonces["as.example"] = None
+    together = asyncio.Barrier(20)
+
+    async def api(request: httpx2.Request) -> httpx2.Response:
+        if "nonce" in opened(request.headers["DPoP"])[1]:
+            return httpx2.Response(200)
+        await together.wait()
+        headers = {"DPoP-Nonce": "n", "WWW-Authenticate": 'DPoP error="use_dpop_nonce"'}
+        return httpx2.Response(401, headers=headers)
+
+    async def main(provider: TokenProvider) -> set[int]:
+        async with httpx2.AsyncClient(auth=provider.auth(), transport=httpx2.MockTransport(api)) as client:
+            answers = await asyncio.gather(*(client.get("https://api.example/") for _ in range(20)))
+            return {answer.status_code for answer in answers}
+
+    with peer.provider() as provider:
+        assert asyncio.run(main(provider)) == {200}
+        assert provider.state().counts.token_requests == 1
 
 
 def test_a_key_is_not_in_a_repr() -> None:

@@ -182,14 +182,16 @@ class Presentation:
         """
         if sent != self._sent:
             return False
-        fresh = self._dpop is not None and self._dpop.remember(str(self._url), answer.get("DPoP-Nonce"), resource=True)
+        has_nonce = self._dpop is not None and self._dpop.remember(
+            str(self._url), answer.get("DPoP-Nonce"), resource=True
+        )
         if status not in (401, 403):
             self._doubts.accepted(self._origin, instead=not self._tried.isdisjoint({"token", "claims"}))
             return False
         challenges = parse_challenges(answer.get("WWW-Authenticate", ""))
         # RFC 6750 §3.1 has 401 for a token that is no longer valid; some resources say 403 and mean the same.
         if status == 401 or any(challenge.parameters.get("error") == "invalid_token" for challenge in challenges):
-            if fresh and any(challenge.parameters.get("error") == "use_dpop_nonce" for challenge in challenges):
+            if has_nonce and any(challenge.parameters.get("error") == "use_dpop_nonce" for challenge in challenges):
                 return self._try("nonce")
             return self._replace(next(filter(None, map(demanded_claims, challenges)), None))
         return self._step_up(challenges)

@@ -269,6 +269,9 @@ def _call(url: str, provider: TokenProvider, token: AccessToken, *, is_mcp: bool
     try:
         with busy(f"Calling {parts.hostname}"):
             answer = ask(method, content)
+            nonce = answer.headers.get("dpop-nonce")
+            if answer.status == 401 and provider.dpop and provider.dpop.remember(url, nonce, resource=True):
+                answer = ask(method, content)
             if session := answer.headers.get("mcp-session-id"):
                 headers["Mcp-Session-Id"] = session
                 ask("DELETE", b"")

@@ -189,8 +189,8 @@ class Requester:
             response = sender.send(request, self.attempt_timeout)
             if self.dpop is None:
                 break
-            news = self.dpop.remember(request.url, response.headers.get("dpop-nonce"), resource=False)
-            if last or not news or not wants_nonce(response):
+            has_nonce = self.dpop.remember(request.url, response.headers.get("dpop-nonce"), resource=False)
+            if last or not has_nonce or not wants_nonce(response):
                 break
         grant = judge_token_response(
             request.url,

@@ -77,11 +77,11 @@ class Dpop:
         return self.thumbprint() if self.configured else f"made here {id(self)}"
 
     def remember(self, url: str, nonce: str | None, *, resource: bool) -> bool:
-        """Take in the `DPoP-Nonce` of an answer from `url`; whether it is one that was not known."""
-        place = resource, origin_of(urlsplit(url))
-        if nonce is None or not _NONCE.fullmatch(nonce) or self._nonces.get(place) == nonce:
+        """Take in the `DPoP-Nonce` of an answer from `url`; whether there is one. Another request may have had it."""
+        if nonce is None or not _NONCE.fullmatch(nonce):
             return False
-        if len(self._nonces) >= _MAX_ORIGINS:
+        place = resource, origin_of(urlsplit(url))
+        if len(self._nonces) >= _MAX_ORIGINS and place not in self._nonces:
             self._nonces.clear()
         self._nonces[place] = nonce
         return True
