@@ -10,6 +10,7 @@ import pty
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from conduit_oauth import ConfigurationError, __version__
 from conduit_oauth.cli.app import app
 from conduit_oauth.cli.profile import Options
 from conduit_oauth.testing import AuthorizationServer
+from tests.certificates import issue
 from tests.cli.broken import BrokenServer
 from tests.cli.conftest import Run
 from tests.conftest import COMMAND
@@ -418,6 +420,20 @@ def test_keys_that_cannot_be_had_are_no_fault_of_the_token(run: Run) -> None:
         url = f"{server.url}/jwks"
     assert done.returncode == 6
     assert f"{url} answered 403; expected a set of keys" in done.stderr
+
+
+def test_the_keys_are_had_by_the_authorities_that_the_client_trusts(run: Run, tmp_path: Path) -> None:
+    authority = issue(tmp_path, "authority", ca=True)
+    issue(tmp_path, "server", authority)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server-key.pem")
+    with BrokenServer(context) as server:
+        part = base64.urlsafe_b64encode(json.dumps({"iss": server.url}).encode()).rstrip(b"=").decode()
+        header = base64.urlsafe_b64encode(b'{"alg":"RS256"}').rstrip(b"=").decode()
+        options = "--ca-file", str(tmp_path / "authority.pem")
+        done = run("inspect", "--verify", *options, stdin=f"{header}.{part}.c2ln")
+    # It was asked, and publishes nothing.
+    assert (done.returncode, "404" in done.stderr) == (6, True), done.stderr
 
 
 @pytest.mark.parametrize("algorithm", ["none", "HS256"])

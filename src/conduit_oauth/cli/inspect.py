@@ -65,7 +65,7 @@ def inspect(
     elif verify:
         try:
             with busy("Asking for the issuer's keys"):
-                inspected = verify_jwt(token, inspected, options.issuer)
+                inspected = verify_jwt(token, inspected, options.merged())
         except InvalidTokenError:
             if as_json:
                 _show(inspected, datetime.now(UTC), as_json=True)

@@ -13,13 +13,16 @@ from joserfc.jwk import KeySet
 
 from ..client.locator import drive
 from ..client.transport import Transport
+from ..client.validation import insecure_hosts_of
 from ..errors import ConfigurationError, DiscoveryError
+from ..identity.tls import tls_files
 from ..masking import mask
 from ..protocol.discovery import discover_issuer
 from ..protocol.http import Request, parse_json_object
 from ..protocol.jose import Algorithms
 from ..protocol.locations import Search
 from ..protocol.metadata import same_issuer
+from ..settings import Settings
 from .exits import InvalidTokenError
 
 # Signatures by a key pair. `none` proves nothing, and a published key as an HMAC secret proves that anyone can read.
@@ -57,12 +60,12 @@ def has_ended(inspected: Inspected, now: datetime) -> bool:
     return over or inspected.claims.get("active") is False
 
 
-def verify_jwt(token: str, read: Inspected, issuer: str | None) -> Inspected:
-    """`read`, if the issuer's keys verify it.
+def verify_jwt(token: str, read: Inspected, settings: Settings) -> Inspected:
+    """`read`, if the issuer's keys verify it. The settings of a client say which issuer that is, and what TLS trusts.
 
     Raises `InvalidTokenError` if they do not, and `DiscoveryError` or `TransportError` where there are none.
     """
-    named = read.claims.get("iss")
+    issuer, named = settings.get("issuer"), read.claims.get("iss")
     if not isinstance(named, str) or (issuer is not None and not same_issuer(issuer, named)):
         said = "names no issuer" if named is None else f"names the issuer {mask(str(named), ())}"
         raise ConfigurationError("issuer", f"the token {said}", "Pass the --issuer that issued it.")
@@ -74,7 +77,7 @@ def verify_jwt(token: str, read: Inspected, issuer: str | None) -> Inspected:
             f"is signed with a secret of the server ({algorithm}), which published keys cannot verify",
             "Ask the server instead: `introspect` in a program, or its introspection endpoint.",
         )
-    jwks_uri, keys = _published_keys(named)
+    jwks_uri, keys = _published_keys(named, settings)
     try:
         with warnings.catch_warnings():
             # joserfc warns of keys that are short or of an unusual kind; whose keys they are is not ours to say.
@@ -91,11 +94,13 @@ def verify_jwt(token: str, read: Inspected, issuer: str | None) -> Inspected:
     return Inspected(f"JWT, signature verified by the keys of {named}", read.header, read.claims, verified=True)
 
 
-def _published_keys(issuer: str) -> tuple[str, dict[str, Any]]:
+def _published_keys(issuer: str, settings: Settings) -> tuple[str, dict[str, Any]]:
     """Where the keys of `issuer` are, and the document that holds them."""
-    transport = Transport()
+    certificate, authorities, password = map(settings.get, ("client_certificate", "ca_file", "private_key_password"))
+    transport = Transport(tls=tls_files(certificate, authorities, password))
+    search = Search(insecure_hosts_of(settings.get("insecure_hosts", ())))
     try:
-        found = drive(discover_issuer(issuer, Search()), transport, _TIMEOUT)
+        found = drive(discover_issuer(issuer, search), transport, _TIMEOUT)
         jwks_uri = found.server.endpoint("jwks_uri", mtls=False) if found.server else None
         if jwks_uri is None:
             raise DiscoveryError(

@@ -76,11 +76,6 @@ class Options(NamedTuple):
         return TokenProvider(merged.pop("client_id", ""), name=self.named or "cli", **merged)
 
     @property
-    def issuer(self) -> str | None:
-        """The issuer that was configured."""
-        return self.merged().get("issuer")
-
-    @property
     def named(self) -> str | None:
         """The profile that was asked for by name."""
         return self.profile or os.environ.get(PREFIX + "PROFILE")

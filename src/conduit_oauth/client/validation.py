@@ -71,7 +71,7 @@ def client_config(
         _text(audience, "audience", "Leave it out, or name the audience the token is for.")
     _text(assertion_audience, "assertion_audience", "Use issuer, endpoint, or the audience that the server expects.")
     resources = _resources(resource)
-    insecure = _insecure_hosts(insecure_hosts)
+    insecure = insecure_hosts_of(insecure_hosts)
     endpoint = _token_endpoint(token_endpoint, mcp_url, issuer, insecure, discovery=discovery)
     return ClientConfig(
         client_id=str(client_id),
@@ -276,7 +276,8 @@ def _headers(headers: Mapping[str, Source]) -> tuple[tuple[str, Source], ...]:
     return tuple(headers.items())
 
 
-def _insecure_hosts(hosts: Sequence[str]) -> frozenset[str]:
+def insecure_hosts_of(hosts: Sequence[str]) -> frozenset[str]:
+    """The setting `insecure_hosts`, checked. Raises `ConfigurationError`."""
     if isinstance(hosts, str) or not isinstance(hosts, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError("insecure_hosts", "is no list", 'Pass a list: ["gateway.internal"].')
     for host in hosts:
