@@ -36,10 +36,12 @@ PING = {"jsonrpc": "2.0", "id": "p", "method": "ping"}
 class Stdio:
     """The bridge as a client starts it, and the gateway behind it."""
 
-    def __init__(self, environment: dict[str, str], gateway: ScriptedGateway, *arguments: str) -> None:
+    def __init__(
+        self, environment: dict[str, str], gateway: ScriptedGateway, *arguments: str, verbose: bool = False
+    ) -> None:
         self.gateway = gateway
         self.process = subprocess.Popen(
-            [COMMAND, "bridge", "--mcp-url", gateway.url, *arguments],
+            [COMMAND, *(["-v"] if verbose else []), "bridge", "--mcp-url", gateway.url, *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -79,10 +81,12 @@ OpenStdio = Callable[..., Stdio]
 def open_stdio(bridge_environment: dict[str, str], authorization_server: AuthorizationServer) -> Iterator[OpenStdio]:
     with ExitStack() as stack:
 
-        def open_stdio(script: Script, *arguments: str, **methods: Callable[[Exchange], object]) -> Stdio:
+        def open_stdio(
+            script: Script, *arguments: str, verbose: bool = False, **methods: Callable[[Exchange], object]
+        ) -> Stdio:
             gateway = stack.enter_context(ScriptedGateway(script, **methods))
             endpoint = "--token-endpoint", authorization_server.token_endpoint()
-            bridge = Stdio(bridge_environment, gateway, *endpoint, *arguments)
+            bridge = Stdio(bridge_environment, gateway, *endpoint, *arguments, verbose=verbose)
             stack.enter_context(bridge.process)
             stack.callback(bridge.process.kill)
             return bridge.begin()
@@ -92,6 +96,14 @@ def open_stdio(bridge_environment: dict[str, str], authorization_server: Authori
 
 def echo(exchange: Exchange, message: dict[str, Any]) -> None:
     exchange.answer(result(message, message.get("params", {})))
+
+
+def test_verbose_says_which_requests_went_where(open_stdio: OpenStdio) -> None:
+    bridge = open_stdio(echo, verbose=True)
+    bridge.ask({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+    status, said = bridge.end()
+    assert status == 0
+    assert f"POST {bridge.gateway.url}: 200 in " in said
 
 
 @pytest.mark.parametrize(

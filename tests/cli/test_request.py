@@ -33,6 +33,19 @@ def test_a_script_gets_the_body_alone(run: Run, resource_server: ResourceServer)
     assert answer["authorization"] == f"Bearer {run('token').stdout.strip()}"
 
 
+def test_verbose_says_which_requests_went_where(run: Run, resource_server: ResourceServer) -> None:
+    token = run("token").stdout.strip()
+    resource_server.refused.add(token)
+    url = f"{resource_server.url}/echo"
+    said = run("-v", "request", "GET", f"{url}?q=secret").stderr
+    assert [line.partition(" in ")[0].rpartition(" GET ")[2] for line in said.splitlines() if " GET " in line] == [
+        f"{url}: 401",
+        f"{url}: 200",
+    ]
+    assert token not in said
+    assert "q=secret" not in said
+
+
 def test_the_body_from_a_file_and_from_standard_input(
     run: Run, resource_server: ResourceServer, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from yarl import URL
 
 from ..auth.aiohttp import TokenAuth
 from ..client.proxies import proxy_for
+from ..client.transport import tell_request
 from ..clock import jitter
 from ..errors import ConfigurationError, OAuthError
 from ..identity.tls import trusted
@@ -214,8 +215,9 @@ class Gateway:
         """The answer, once it begins. Raises what aiohttp does, and `TimeoutError`."""
         repeatable = len(question.content) <= _QUICKLY_PARSED and question.is_repeatable
         http = self._http if repeatable else self._http_for_effects
+        began = time.monotonic()
         async with asyncio.timeout(_FIRST_BYTE if repeatable else _FIRST_BYTE_OF_EFFECTS):
-            return await http.request(
+            answer = await http.request(
                 question.method,
                 # As it is: another spelling may be another resource.
                 URL(question.url, encoded=True),
@@ -224,6 +226,8 @@ class Gateway:
                 data=question.content or None,
                 allow_redirects=False,
             )
+        tell_request(question.method, question.url, answer.status, began)
+        return answer
 
     async def _revive(self, session: Session, used: str, question: Question) -> bool:
         """Begin anew what the client takes for its session; whether there is one now."""

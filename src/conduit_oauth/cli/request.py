@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -21,7 +21,7 @@ from ..client.by_httpx2 import bounded, limits
 from ..client.failures import failure_of
 from ..client.network import Journey
 from ..client.proxies import Proxy, proxy_for
-from ..client.transport import CONNECT_TIMEOUT
+from ..client.transport import CONNECT_TIMEOUT, tell_request
 from ..errors import ConfigurationError, TransportError
 from ..identity.tls import trusted
 from ..masking import clean
@@ -94,6 +94,7 @@ def request(
                 verify=provider.tls_context() or trusted(),
                 proxy=None if proxy is None else proxy.for_httpx2(),
                 trust_env=False,
+                event_hooks=_hooks(),
             )
         ) as client,
     ):
@@ -112,6 +113,20 @@ def request(
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise TransportError(url, f"the answer breaks off ({type(error).__name__})") from None
     raise typer.Exit(REFUSED if answer.status_code >= 400 else 0)
+
+
+def _hooks() -> dict[str, list[Callable[..., object]]]:
+    """What logs each request, also the one that a refused token or a redirect calls for."""
+    began = 0.0
+
+    def note(_: httpx2.Request) -> None:
+        nonlocal began
+        began = time.monotonic()
+
+    def tell(answer: httpx2.Response) -> None:
+        tell_request(answer.request.method, str(answer.request.url), answer.status_code, began)
+
+    return {"request": [note], "response": [tell]}
 
 
 def _answer(

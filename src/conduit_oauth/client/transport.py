@@ -40,8 +40,9 @@ _HEADERS = {"User-Agent": f"conduit-oauth/{__version__}", "Accept-Encoding": "id
 
 def tell_request(method: str, url: str, status: int, began: float) -> None:
     """Log a request that was answered, for who traces them."""
-    where = mask(without_query(url), ())
-    logger.debug("request_answered %s %s: %d in %.3f s", method, where, status, time.monotonic() - began)
+    if logger.isEnabledFor(logging.DEBUG):
+        where = mask(without_query(url), ())
+        logger.debug("request_answered %s %s: %d in %.3f s", method, where, status, time.monotonic() - began)
 
 
 class Sender(Protocol):
