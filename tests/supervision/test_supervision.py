@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from conduit_oauth import Event, Health, OAuthError
 from conduit_oauth.client.requester import Requester
+from conduit_oauth.settings import from_file
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import FakeClock, Said
 from tests.supervision.conftest import Make, toml
@@ -314,6 +315,30 @@ def test_a_changed_file_is_read_by_the_supervision(
         assert list(providers) == ["billing", "new"]
         assert providers["billing"].get_token() == token
         assert said.count("providers_not_reloaded") == 1
+
+
+def test_of_two_readings_the_one_that_began_later_counts(
+    make_providers: Make, settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_read, go_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        found = from_file(*arguments)
+        has_read.set()
+        assert go_on.wait(20)
+        return found
+
+    providers = make_providers(file)
+    monkeypatch.setattr("conduit_oauth.supervision.settings_file.from_file", slowly)
+    slow = threading.Thread(target=providers.reload)
+    slow.start()
+    assert has_read.wait(20)
+    replace_text(file, toml(settings["token_endpoint"], new=""))
+    providers.reload()
+    go_on.set()
+    slow.join()
+    assert [*providers] == ["new"]
 
 
 def test_a_web_application_starts_and_stops_the_supervision(

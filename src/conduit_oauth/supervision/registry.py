@@ -47,8 +47,7 @@ class TokenProviders(Resident):
         providers: settings of each provider by name, arguments of `TokenProvider`; or a TOML file, see
             `conduit_oauth.settings`.
         defaults: settings that each provider gets unless it says otherwise.
-        limit: how many providers are kept at most; those that were not asked for the longest go first, but for those
-            that the program still holds.
+        limit: how many providers are kept. The one that was asked for longest ago goes, unless the program holds it.
         max_refreshes: how many tokens the supervision asks for at the same time.
         max_restarts: a provider that breaks down more often than that within `restart_period` is given up until it is
             asked for again, or its settings change.
@@ -90,7 +89,7 @@ class TokenProviders(Resident):
         self._transport = SharedTransport()
         self.tables: dict[str, Any] = {}
         if self._file is not None:
-            self._settings, self.tables = self._file.read()
+            _, self._settings, self.tables = self._file.read()
         elif isinstance(providers, Mapping):
             self._settings = from_mapping(providers, given)
         self._looked_at = clock()
@@ -151,15 +150,16 @@ class TokenProviders(Resident):
     def reload(self) -> None:
         """Read the file anew, now. Raises `ConfigurationError`, and changes nothing, if it is invalid.
 
-        A provider whose settings changed is replaced; its token stays where they ask for the same token. Where one's
-        new settings are invalid, that is logged, and it continues with the old ones. What failed is tried again at
-        once.
+        A provider whose settings changed is replaced; its token stays where they ask for the same token. Where they
+        are invalid, that is logged, and it continues with the old ones. What failed is tried again at once.
         """
         if self._file is None:
             raise ConfigurationError("providers", "were not read from a file", "Pass a TOML file to reload.")
         self._file.wait_for_writer()
-        settings, tables = self._file.read()
+        turn, settings, tables = self._file.read()
         with self._lock:
+            if not self._file.is_newest(turn):
+                return
             before, self._settings, self.tables = self._settings, settings, tables
             for name in [name for name in self._wards if settings.get(name) != before.get(name)]:
                 if name not in settings:

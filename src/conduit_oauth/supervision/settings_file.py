@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,13 +28,24 @@ class SettingsFile:
         self._readers = readers
         # What was read, and what was seen last.
         self._read = self._seen = self._version()
+        # How often reading began, and which of these was the latest that was put to use.
+        self._turns = itertools.count()
+        self._used = -1
 
-    def read(self) -> tuple[dict[str, Settings], dict[str, Any]]:
-        """The settings of each provider, and what the readers made. Raises `ConfigurationError`."""
-        version = self._version()
-        said = from_file(self.path, self._defaults, self._readers)
+    def is_newest(self, turn: int) -> bool:
+        """Whether what was read is to be put to use: what another thread began to read later may be in use already."""
+        self._used = max(self._used, turn)
+        return self._used == turn
+
+    def read(self) -> tuple[int, dict[str, Settings], dict[str, Any]]:
+        """Which reading this is, the settings of each provider, and what the readers made.
+
+        Raises `ConfigurationError`.
+        """
+        turn, version = next(self._turns), self._version()
+        settings, tables = from_file(self.path, self._defaults, self._readers)
         self._read = version
-        return said
+        return turn, settings, tables
 
     def wait_for_writer(self) -> None:
         """Let whoever writes the file in place come to an end."""
