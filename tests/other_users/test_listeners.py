@@ -73,6 +73,27 @@ def test_the_bridge_by_tcp_wants_the_token_that_it_made(
     assert len(resource_server.requests) == 2
 
 
+def test_a_token_of_the_bridge_that_is_replaced_counts_at_once(
+    environment: dict[str, str], resource_server: ResourceServer
+) -> None:
+    bridge = Bridge(environment, f"{resource_server.url}/echo")
+
+    def asked_with(token: str) -> int:
+        return httpx2.post(bridge.url, json=PING, headers={"Authorization": f"Bearer {token}"}).status_code
+
+    try:
+        before = bridge.token_file.read_text().strip()
+        assert asked_with(before) == 200
+        bridge.token_file.write_text("another\n")
+        assert (asked_with(before), asked_with("another")) == (401, 200)
+        bridge.token_file.unlink()
+        assert asked_with("another") == 401
+        bridge.token_file.write_text("a third\n")
+        assert asked_with("a third") == 200
+    finally:
+        bridge.stop()
+
+
 @pytest.mark.parametrize("client", ["claude-code", "codex", "cursor", "gemini", "vscode", "windsurf", "zed"])
 def test_the_configuration_for_http_carries_it(client: str, environment: dict[str, str]) -> None:
     port = free_port()

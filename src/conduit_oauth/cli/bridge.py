@@ -15,7 +15,6 @@ import typer
 
 from ..bridge.snippets import Client, snippet, snippet_for_http
 from ..errors import ConfigurationError
-from ..identity.sources import read_text
 from ..places import expanded, make_private, state_folder
 from ..stores import hide_password
 from .logs import LogFormat, LogLevel, log_to_stderr
@@ -26,7 +25,7 @@ from .stdio import LARGEST_MESSAGE, MOST_OF_A_MESSAGE, PATIENCE, by_stdio, run_b
 
 if TYPE_CHECKING:
     from ..bridge.gateway import Gateway
-    from ..serving.access import Access
+    from ..serving.access import Access, LocalToken
     from ..serving.listening import Address
 
 
@@ -120,8 +119,10 @@ def _access(
     return address, access_of(address, _bearer(address, file, no_local_token=no_local_token), names, expose=expose)
 
 
-def _bearer(address: Address, file: Path | None, *, no_local_token: bool) -> str | None:
+def _bearer(address: Address, file: Path | None, *, no_local_token: bool) -> LocalToken | None:
     """The token that the bridge's own clients must send: by TCP every user of this machine could come."""
+    from ..serving.access import LocalToken
+
     if file is None and (no_local_token or address.path is not None):
         return None
     if file is None:
@@ -129,7 +130,7 @@ def _bearer(address: Address, file: Path | None, *, no_local_token: bool) -> str
         file = state_folder("local_token_file", advice) / "bridge.token"
         _make_token(file)
         err.print(f"Clients send the bearer token in {file}", soft_wrap=True)
-    return read_text(file, "local_token_file").strip()
+    return LocalToken(expanded(file))
 
 
 def _make_token(file: Path) -> None:
@@ -158,7 +159,7 @@ def _print_http_config(client: Client, name: str, listen: str, file: Path | None
     if address.path is not None or address.port == 0:
         raise ConfigurationError("listen", f"{listen!r} is no URL for a client", "Write HOST:PORT, with a port.")
     bearer = _bearer(address, file, no_local_token=no_local_token)
-    said = snippet_for_http(client, name, f"{address.url(address.port)}/mcp", bearer)
+    said = snippet_for_http(client, name, f"{address.url(address.port)}/mcp", bearer and bearer())
     if said is None:
         raise ConfigurationError("print_config", f"{client} starts its servers itself", "Leave --listen out.")
     place, text = said

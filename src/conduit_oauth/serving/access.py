@@ -4,21 +4,31 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+import logging
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..errors import ConfigurationError
+from ..identity.sources import read_text
+
+logger = logging.getLogger("conduit_oauth")
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`hosts` are the names that this server is reached by; None on a Unix socket, where no browser comes."""
+    """`hosts` are the names that this server is reached by; None on a Unix socket, where no browser comes.
+
+    `bearer` is the token that clients must send, or what returns the one of now.
+    """
 
     hosts: frozenset[str] | None
-    bearer: str | None = field(default=None, repr=False)
+    bearer: str | Callable[[], str] | None = field(default=None, repr=False)
 
     def refusal(self, headers: RawHeaders) -> tuple[int, str] | None:
         """Status and reason where a request must not be served."""
@@ -37,10 +47,10 @@ class Access:
             # Browsers say so of requests that have no Origin, too.
             if any(value not in (b"same-origin", b"none") for name, value in headers if name == b"sec-fetch-site"):
                 return 403, "no page of another site may use this server"
-        if self.bearer is not None:
+        if (bearer := self.bearer() if callable(self.bearer) else self.bearer) is not None:
             given = [value for name, value in headers if name == b"authorization"]
             scheme, _, token = given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self.bearer.encode()):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), bearer.encode()):
                 return 401, "this server wants its own bearer token"
         return None
 
@@ -51,3 +61,36 @@ def _host_of(url: bytes) -> str | None:
         return urlsplit(url.decode("latin-1")).hostname
     except ValueError:
         return None
+
+
+class LocalToken:
+    """The bearer token in a file, read anew where that has changed; while it cannot be read, nobody has it.
+
+    Raises `ConfigurationError` at the start.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._version = self._seen()
+        self._token = self._read()
+
+    def __call__(self) -> str:
+        """The token of now."""
+        if (version := self._seen()) != self._version:
+            self._version = version
+            try:
+                self._token = self._read()
+            except ConfigurationError as error:
+                logger.warning("bearer_unreadable: %s", error)
+                self._token = secrets.token_hex()
+        return self._token
+
+    def _read(self) -> str:
+        return read_text(self._file, "local_token_file").strip()
+
+    def _seen(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._file.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino

@@ -77,7 +77,9 @@ def parse_address(text: str) -> Address:
     return Address(host.removeprefix("[").removesuffix("]").lower(), int(port))
 
 
-def access_of(address: Address, bearer: str | None, names: Iterable[str], *, expose: bool) -> Access:
+def access_of(
+    address: Address, bearer: str | Callable[[], str] | None, names: Iterable[str], *, expose: bool
+) -> Access:
     """Who may use a server there. Raises `ConfigurationError` for one that other machines reach unasked."""
     if not address.is_private and not expose:
         raise ConfigurationError(
