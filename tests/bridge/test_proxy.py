@@ -198,6 +198,13 @@ def test_a_unix_socket_is_the_users_own_and_goes_with_the_bridge(
     assert not path.exists()
 
 
+def test_a_unix_socket_has_the_mode_and_the_group_that_were_said(start: StartBridge, tmp_path: Path) -> None:
+    path, group = tmp_path / "bridge.sock", 65534 if os.geteuid() == 0 else os.getegid()
+    start("https://gateway.example/mcp", "--socket-mode", "0660", "--socket-group", str(group), listen=f"unix:{path}")
+    status = path.stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o660, group)
+
+
 def test_a_unix_socket_whose_server_is_stuck_is_not_waited_for(start: StartBridge, tmp_path: Path) -> None:
     path = tmp_path / "bridge.sock"
     with socket.socket(socket.AF_UNIX) as stuck, socket.socket(socket.AF_UNIX) as waits:
@@ -221,6 +228,9 @@ def test_a_signal_ends_it_cleanly(bridge: Bridge, number: int, status: int) -> N
         (["--listen", "127.0.0.1:0", "--local-token-file", "/absent", "--no-local-token"], "--no-local-token: "),
         (["--listen", "nowhere"], "HOST:PORT"),
         (["--listen", "unix:"], "path"),
+        (["--listen", "unix:/absent/socket", "--socket-mode", "0666"], "--socket-mode: '0666' is no mode"),
+        (["--listen", "unix:/absent/socket", "--socket-group", "no-such-group"], "--socket-group: 'no-such-group'"),
+        (["--listen", "127.0.0.1:0", "--socket-mode", "0660"], "--socket-mode: is for a Unix socket"),
         (["--listen", "127.0.0.1:0", "--local-token-file", "/absent"], "/absent"),
     ],
 )

@@ -20,11 +20,9 @@ Invariant: Paths are relative to the file, and an error names the setting.
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -35,13 +33,12 @@ from ..identity.sources import read_text
 from ..places import path_in_file
 from ..serving.formats import Format
 from ..serving.listening import Address, access_of, parse_address
+from ..serving.owners import group_of, mode_of, user_of
 from ..settings import Settings, table_of
 
 _AGENT = frozenset({"listen", "socket_mode", "socket_group", "local_token_file", "allow_host", "expose", "outputs"})
 _OUTPUT = frozenset({"provider", "file", "directory", "format", "mode", "owner", "group", "run"})
 PROVIDER = "{provider}"
-# Users and groups have 32 bits, of which -1 stands for none (chown(2)).
-_MOST_IDENTITIES = (1 << 32) - 1
 # In bytes (unix(7)).
 _LONGEST_SOCKET = 107
 
@@ -147,8 +144,8 @@ def read_agent(table: Settings, folder: Path) -> AgentConfig:
         addresses = tuple(parse_address(each) for each in _texts([listen] if isinstance(listen, str) else listen))
     except (TypeError, ConfigurationError) as error:
         raise ConfigurationError("agent.listen", str(error), "Write 127.0.0.1:PORT or unix:/path.") from None
-    mode = _mode(_text(table, "socket_mode", "agent") or "0600", "agent.socket_mode")
-    gid = _group(table, "socket_group")
+    mode = mode_of(_text(table, "socket_mode", "agent") or "0600", "agent.socket_mode")
+    gid = group_of(_text(table, "socket_group", "agent"), "agent.socket_group")
     return AgentConfig(
         listen=tuple(
             Address(path=path_in_file(str(address.path), folder, "agent.listen"), mode=mode, gid=gid)
@@ -214,25 +211,11 @@ def _output(said: object, index: int, folder: Path) -> Output:
         file=None if file is None else path_in_file(file, folder, f"{place}.file"),
         directory=None if directory is None else path_in_file(directory, folder, f"{place}.directory"),
         format=chosen,
-        mode=_mode(_text(table, "mode", place) or "0600", f"{place}.mode"),
-        uid=_identity(owner, lambda name: pwd.getpwnam(name).pw_uid, f"{place}.owner"),
-        gid=_group(table, "group", place),
+        mode=mode_of(_text(table, "mode", place) or "0600", f"{place}.mode"),
+        uid=user_of(owner, f"{place}.owner"),
+        gid=group_of(_text(table, "group", place), f"{place}.group"),
         command=_resolved(command, folder, f"{place}.run"),
     )
-
-
-def _mode(said: str, place: str) -> int:
-    try:
-        mode = int(said, 8)
-    except ValueError:
-        mode = -1
-    if not 0 < mode <= 0o777 or mode & 0o007:
-        raise ConfigurationError(place, f"{said!r} is no mode", 'Write it like "0640"; others get nothing.')
-    return mode
-
-
-def _group(table: dict[str, Any], name: str, place: str = "agent") -> int:
-    return _identity(_text(table, name, place), lambda group: grp.getgrnam(group).gr_gid, f"{place}.{name}")
 
 
 def _resolved(command: tuple[str, ...], folder: Path, place: str) -> tuple[str, ...]:
@@ -242,18 +225,6 @@ def _resolved(command: tuple[str, ...], folder: Path, place: str) -> tuple[str, 
     if not command or "/" not in command[0]:
         return command
     return str(path_in_file(command[0], folder, place)), *command[1:]
-
-
-def _identity(name: str | None, lookup: Callable[[str], int], place: str) -> int:
-    if name is None:
-        return -1
-    try:
-        number = int(name) if name.isdecimal() else lookup(name)
-    except (KeyError, ValueError):  # no such name; one with a NUL
-        number = -1
-    if not 0 <= number < _MOST_IDENTITIES:
-        raise ConfigurationError(place, f"{name!r} is not known on this machine", "Name one that is.")
-    return number
 
 
 def _known(table: dict[str, Any], names: frozenset[str], place: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 import shutil
@@ -49,6 +50,10 @@ def bridge(
         list[str] | None, typer.Option(help="A further name that the bridge is reached by.", metavar="NAME")
     ] = None,
     expose: Annotated[bool, typer.Option("--expose", help="Listen where other machines can reach it.")] = False,
+    socket_mode: Annotated[
+        str | None, typer.Option(help="Mode of the Unix socket, for example 0660.", metavar="MODE")
+    ] = None,
+    socket_group: Annotated[str | None, typer.Option(help="Group of the Unix socket.", metavar="GROUP")] = None,
     patience: Annotated[float, typer.Option(help="Seconds to wait for a gateway that is away.", min=0)] = PATIENCE,
     largest_message: Annotated[
         int, typer.Option(help="MiB that a message may have.", metavar="MIB", min=1, max=MOST_OF_A_MESSAGE)
@@ -81,8 +86,9 @@ def bridge(
 
         def by_http(url: str, gateway: Gateway) -> Coroutine[Any, Any, None]:
             # Only now: a token is made for a bridge that can be opened.
-            access = _access(listen, local_token_file, allow_host or (), no_local_token=no_local_token, expose=expose)
-            return _by_http(url, gateway, *access)
+            address = _address(listen, socket_mode, socket_group)
+            access = _access(address, local_token_file, allow_host or (), no_local_token=no_local_token, expose=expose)
+            return _by_http(url, gateway, address, access)
 
         run_bridge(options, patience, largest_message << 20, by_http)
     except ModuleNotFoundError as missing:
@@ -103,20 +109,30 @@ async def _by_http(url: str, gateway: Gateway, address: Address, access: Access)
         await serve(Proxy(url, gateway, access), [address], announce)
 
 
-def _access(
-    listen: str, file: Path | None, names: Sequence[str], *, no_local_token: bool, expose: bool
-) -> tuple[Address, Access]:
-    """Where to listen, and who may come. Raises `ConfigurationError`."""
-    from ..serving.listening import access_of, parse_address
+def _address(listen: str, mode: str | None, group: str | None) -> Address:
+    """Where to listen. Raises `ConfigurationError`."""
+    from ..serving.listening import parse_address
+    from ..serving.owners import group_of, mode_of
 
     address = parse_address(listen)
+    for name, value in (("socket_mode", mode), ("socket_group", group)):
+        if value is not None and address.path is None:
+            raise ConfigurationError(name, "is for a Unix socket", "Pass --listen unix:/path.")
+    private = address.mode if mode is None else mode_of(mode, "socket_mode")
+    return dataclasses.replace(address, mode=private, gid=group_of(group, "socket_group"))
+
+
+def _access(address: Address, file: Path | None, names: Sequence[str], *, no_local_token: bool, expose: bool) -> Access:
+    """Who may come. Raises `ConfigurationError`."""
+    from ..serving.listening import access_of
+
     if not address.is_private and no_local_token:
         raise ConfigurationError(
             "no_local_token", "would let other machines act as this client", "Leave it out where you pass --expose."
         )
     # Before a token is made.
     access_of(address, None, names, expose=expose)
-    return address, access_of(address, _bearer(address, file, no_local_token=no_local_token), names, expose=expose)
+    return access_of(address, _bearer(address, file, no_local_token=no_local_token), names, expose=expose)
 
 
 def _bearer(address: Address, file: Path | None, *, no_local_token: bool) -> LocalToken | None:
