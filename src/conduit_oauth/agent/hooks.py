@@ -79,10 +79,10 @@ class Hooks:
             self._wanted[output] = call, elapsed()
             self._begin(output)
 
-    def wait(self) -> None:
-        """Wait until every command was told once, with success or without."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for `seconds` until every command was told once, with success or without; whether that is so."""
         with self._lock:
-            self._lock.wait_for(lambda: not self._busy)
+            return self._lock.wait_for(lambda: not self._busy, seconds)
 
     def close(self) -> None:
         """End what runs, and begin nothing more; what was cut is logged."""

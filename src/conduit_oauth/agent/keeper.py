@@ -14,7 +14,7 @@ import queue
 import threading
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..errors import ConfigurationError, OAuthError
 from ..events import Observer
 from ..identity.sources import public_environment
 from ..places import default_store
+from ..runtime.landing import wait_until
 from ..supervision.registry import TokenProviders
 from .config import AgentConfig, Output, read_agent
 from .hooks import Call, Hooks, Trouble
@@ -90,25 +91,25 @@ class Agent:
 
     def once(self) -> dict[str, str]:
         """Write every token once, and stop; what kept us from it, by provider."""
-        names = list(self.providers)
-        self.start()
+        pool = ThreadPoolExecutor(16)
         try:
-            with ThreadPoolExecutor(16) as pool:
-                try:
-                    answers = dict(zip(names, pool.map(self._problem, names), strict=True))
-                except BaseException:
-                    # The pool waits for those who wait for a token.
-                    self.providers.close()
-                    raise
+            self.start()
+            answers = {name: pool.submit(self._problem, name) for name in self.providers}
+            wait_until(lambda seconds: not wait(answers.values(), seconds).not_done)
             looked = threading.Event()
             self._jobs.put(self._look_at_all)
             self._jobs.put(looked.set)
-            looked.wait()
-            self._hooks.wait()
+            wait_until(looked.wait)
+            wait_until(self._hooks.wait)
             troubles = self.troubles
+        except BaseException:
+            # Whoever waits for a token ends at once.
+            self.providers.close()
+            raise
         finally:
+            pool.shutdown(cancel_futures=True)
             self.close()
-        refused = {name: problem for name, problem in answers.items() if problem is not None}
+        refused = {name: problem for name, answer in answers.items() if (problem := answer.result()) is not None}
         return refused | {name: problem for name, (_, problem) in troubles.items()}
 
     def check(self) -> list[str]:
@@ -119,8 +120,7 @@ class Agent:
                 self.providers[name].control.requester.authentication.credentials.material()
             except ConfigurationError as error:
                 problems.append(str(error.within(f"providers.{name}") if "." not in error.field else error))
-        problems += self.config.problems(list(self.providers))
-        return problems
+        return problems + self.config.problems(list(self.providers))
 
     @property
     def troubles(self) -> dict[str, Trouble]:
@@ -138,7 +138,8 @@ class Agent:
         self._jobs.put(self._stop)
         # Whoever waits for what will not come any more.
         self.settled.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._hooks.close()
         self._claims.close()
         self.providers.close()

@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+# Seconds for which a signal may have to wait.
+_SLICE = 0.2
 
 
 class _LoopEvent(Protocol):
@@ -51,6 +53,15 @@ async def in_thread(work: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def wait_until(is_over: Callable[[float], bool]) -> None:
+    """Wait, on the main thread, until `is_over`, which waits for so many seconds.
+
+    In slices: Python runs no signal handler while it waits for a lock, where the signal came just before.
+    """
+    while not is_over(_SLICE):
+        pass
 
 
 class Flag:
