@@ -130,6 +130,28 @@ def seen(found: Any) -> str:
     return found.value
 
 
+def test_a_leader_that_stood_still_takes_what_came_meanwhile(fleet: Fleet) -> None:
+    stood_still = fleet.process()
+    assert stood_still.look(NO_TOKEN) is None
+    fleet.clock.step(LEASE + 1)
+    fleet.published("meanwhile")
+    assert seen(stood_still.look(NO_TOKEN)) == "meanwhile"
+    assert not fleet.may_ask()
+
+
+def test_a_leader_that_nobody_overtook_goes_on(fleet: Fleet) -> None:
+    leads = fleet.process()
+    assert leads.look(NO_TOKEN) is None
+    fence = fleet.row().lease
+    for pause in (0.1, FIRST_LEASE + 0.1, LEASE + 1):
+        fleet.clock.step(pause)
+        assert leads.look(NO_TOKEN) is None
+    line(leads).is_cut = True
+    fleet.clock.step(LEASE)
+    assert leads.look(NO_TOKEN) is None
+    assert fleet.row().lease == fence
+
+
 def assert_told_once(share: Share) -> None:
     """The store knows what is void, and is told no more."""
     calls = len(line(share).patient)

@@ -14,6 +14,7 @@ from ..clock import Clock
 from ..runtime.landing import LateLock
 from ..stores import Entry, Known
 from ..token import NO_TOKEN, AccessToken
+from .leases import FIRST_LEASE
 from .sealing import Seal
 from .tier import Tier
 
@@ -178,6 +179,13 @@ class KeyState:
         self._known = Known(entry.generation, 0, last, max(self._known.seen, entry.now))
         self._floor = max(self._floor, entry.floor)
         self._remember(dict.fromkeys(entry.void, math.inf))
+
+    def _is_overtaken(self, known: int) -> bool:
+        """Whether another process stored what is newer than our lease: this one may have stood still for longer."""
+        if self._clock() - self._looked_at <= FIRST_LEASE:
+            return False
+        entry = self._claim(known, lease=False)
+        return entry is not None and entry.value is not None
 
     def _claim(self, known: int, *, lease: bool = True) -> Entry | None:
         key, seconds, owner = self._key, self.tier.lease if lease else 0.0, secrets.token_hex(8)

@@ -72,7 +72,9 @@ class Share(KeyState):
     def look(self, held: AccessToken) -> AccessToken | Refused | Busy | None:
         """A token that outlives `held`, why there is none, or None: ask the authorization server yourself."""
         if self._lease.fence:
-            return None
+            if not self._is_overtaken(self.fence_of(held)):
+                return None
+            self._give_back()
         is_ready = self._prepare()
         if self.inherited is not None and (token := self._inherited(is_ready=is_ready)) is not None:
             return token
