@@ -231,6 +231,8 @@ def test_a_signal_ends_it_cleanly(bridge: Bridge, number: int, status: int) -> N
         (["--listen", "unix:/absent/socket", "--socket-mode", "0666"], "--socket-mode: '0666' is no mode"),
         (["--listen", "unix:/absent/socket", "--socket-group", "no-such-group"], "--socket-group: 'no-such-group'"),
         (["--listen", "127.0.0.1:0", "--socket-mode", "0660"], "--socket-mode: is for a Unix socket"),
+        (["--socket-group", "0"], "--socket-group: is for a bridge that serves HTTP"),
+        (["--expose"], "--expose: is for a bridge that serves HTTP"),
         (["--listen", "127.0.0.1:0", "--local-token-file", "/absent"], "/absent"),
     ],
 )

@@ -159,7 +159,18 @@ def test_output_that_cannot_be_written_is_told(run: Run, environment: dict[str, 
         (
             "bridge",
             stdio.OWN,
-            {"listen", "local_token_file", "no_local_token", "allow_host", "expose", "print_config", "server_name"},
+            {
+                *(
+                    "listen",
+                    "socket_mode",
+                    "socket_group",
+                    "local_token_file",
+                    "no_local_token",
+                    "allow_host",
+                    "expose",
+                ),
+                *("print_config", "server_name"),
+            },
         ),
     ],
 )

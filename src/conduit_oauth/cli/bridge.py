@@ -69,6 +69,16 @@ def bridge(
     conduit-oauth bridge --print-config claude-desktop --mcp-url https://gateway.example/mcp
     conduit-oauth bridge --profile billing --listen 127.0.0.1:8900
     """
+    of_http = {
+        "local_token_file": local_token_file,
+        "no_local_token": no_local_token,
+        "allow_host": allow_host,
+        "expose": expose,
+        "socket_mode": socket_mode,
+        "socket_group": socket_group,
+    }
+    if listen is None and (name := next((name for name, value in of_http.items() if value), None)):
+        raise ConfigurationError(name, "is for a bridge that serves HTTP", "Pass --listen, or leave it out.")
     if no_local_token and local_token_file is not None:
         raise ConfigurationError("no_local_token", "is given beside local_token_file", "Pass one of them.")
     if print_config is not None and listen is None:
