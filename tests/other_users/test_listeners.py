@@ -94,6 +94,26 @@ def test_a_token_of_the_bridge_that_is_replaced_counts_at_once(
         bridge.stop()
 
 
+def test_a_token_of_the_bridge_that_comes_by_a_pipe_stays(
+    environment: dict[str, str], resource_server: ResourceServer, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [COMMAND, "bridge", "--mcp-url", f"{resource_server.url}/echo", "--listen", "127.0.0.1:0"]
+    command += ["--token-endpoint", environment["CONDUIT_OAUTH_TOKEN_ENDPOINT"], "--local-token-file", str(pipe)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            pipe.write_text("from-a-pipe\n")
+            assert process.stderr is not None
+            url = process.stderr.readline().removeprefix("Listening on ").strip()
+            # What is said of the pipe changes when its writer leaves.
+            os.utime(pipe)
+            headers = {"Authorization": "Bearer from-a-pipe"}
+            assert [httpx2.post(url, json=PING, headers=headers).status_code for _ in range(2)] == [200, 200]
+        finally:
+            process.terminate()
+
+
 @pytest.mark.parametrize("client", ["claude-code", "codex", "cursor", "gemini", "vscode", "windsurf", "zed"])
 def test_the_configuration_for_http_carries_it(client: str, environment: dict[str, str]) -> None:
     port = free_port()

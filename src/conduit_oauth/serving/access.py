@@ -6,6 +6,7 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -71,6 +72,7 @@ class LocalToken:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._version: tuple[int, int, int] | None = None
         self._version = self._seen()
         self._token = self._read()
 
@@ -89,8 +91,11 @@ class LocalToken:
         return read_text(self._file, "local_token_file").strip()
 
     def _seen(self) -> tuple[int, int, int] | None:
+        """Changes when the file does, or who may read it; never for a pipe, which can be read once only."""
         try:
             status = self._file.stat()
         except OSError:
             return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        if not stat.S_ISREG(status.st_mode):
+            return self._version
+        return status.st_ctime_ns, status.st_size, status.st_ino
