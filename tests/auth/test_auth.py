@@ -7,12 +7,14 @@ import base64
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import httpx
 import httpx2
 import pytest
 import requests
+import requests.adapters
 
 import conduit_oauth.auth.aiohttp
 import conduit_oauth.auth.httpx
@@ -235,6 +237,64 @@ def test_the_token_does_not_come_back_along_a_chain_of_redirects(
     hop = f"{other_origin.url}/redirect?to={other_origin.url}/echo"
     send(make_provider(), "GET", f"{resource_server.url}/redirect?to={requests.utils.quote(hop, safe='')}")
     assert other_origin.tokens == [None, None]
+
+
+def rerouted(targets: dict[str, str], url: str) -> str:
+    parts = urlsplit(url)
+    return urljoin(targets[f"{parts.scheme}://{parts.netloc}"], f"{parts.path}?{parts.query}")
+
+
+class Rerouted(requests.adapters.HTTPAdapter):
+    def __init__(self, targets: dict[str, str]) -> None:
+        super().__init__()
+        self.targets = targets
+
+    def get_connection_with_tls_context(self, request: requests.PreparedRequest, *rest: Any, **more: Any) -> Any:
+        there = request.copy()
+        there.url = rerouted(self.targets, request.url or "")
+        return super().get_connection_with_tls_context(there, *rest, **more)
+
+
+def httpx_get(module: Any, auth: Any, targets: dict[str, str], url: str) -> int:
+    class Transport(module.HTTPTransport):
+        def handle_request(self, request: Any) -> Any:
+            there = rerouted(targets, str(request.url))
+            return super().handle_request(module.Request(request.method, there, headers=request.headers.raw))
+
+    with module.Client(auth=auth, transport=Transport(), follow_redirects=True) as client:
+        return client.get(url).status_code
+
+
+def requests_get(auth: Any, targets: dict[str, str], url: str) -> int:
+    with requests.Session() as session:
+        for prefix in ("http://", "https://"):
+            session.mount(prefix, Rerouted(targets))
+        return session.get(url, auth=auth).status_code
+
+
+STANDARD_PORTS = {
+    "httpx2": lambda provider, *rest: httpx_get(httpx2, provider.auth(), *rest),
+    "httpx": lambda provider, *rest: httpx_get(httpx, conduit_oauth.auth.httpx.TokenAuth(provider), *rest),
+    "requests": lambda provider, *rest: requests_get(conduit_oauth.auth.requests.TokenAuth(provider), *rest),
+}
+
+
+@pytest.mark.parametrize("get", STANDARD_PORTS.values(), ids=STANDARD_PORTS)
+@pytest.mark.parametrize(("target", "tokens_there"), [("https://localhost", [None]), ("http://localhost", [])])
+def test_https_is_another_origin_also_on_the_standard_ports(
+    get: Callable[..., int],
+    target: str,
+    tokens_there: list[str | None],
+    make_provider: MakeProvider,
+    resource_server: ResourceServer,
+    other_origin: ResourceServer,
+) -> None:
+    # The clients take https://localhost for http://localhost. No test can count on these ports, so their connections
+    # go to others.
+    targets = {"http://localhost": resource_server.url, "https://localhost": other_origin.url}
+    status = get(make_provider(), targets, f"http://localhost/redirect?to={target}/echo")
+    assert other_origin.tokens == tokens_there
+    assert status == (200 if target.startswith("http:") else 401)
 
 
 def test_without_a_token_nothing_is_sent(

@@ -14,9 +14,9 @@ else:
 
 
 class Bound(Headers):
-    """Headers that present a token by a proof, of which a copy is without both. Combined with a client's `Headers`.
+    """Headers that present a token, and of which a copy does not. Combined with a client's `Headers`.
 
-    The client copies the headers for a redirect, and would leave out nothing but `Authorization`.
+    The client copies the headers for a redirect, and would leave out `Authorization` at most.
     """
 
     def __init__(self, headers: Any, presented: dict[str, str]) -> None:
@@ -63,14 +63,14 @@ class HttpxFlow:
         """For `Client`."""
         presentation = self._begin(request)
         while request is not None:
-            self._set(request, presentation.headers())
+            self._set(request, presentation.headers(), presentation.is_bound)
             request = self._next(presentation, request, (yield request))
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """For `AsyncClient`."""
         presentation = self._begin(request)
         while request is not None:
-            self._set(request, await presentation.headers_async())
+            self._set(request, await presentation.headers_async(), presentation.is_bound)
             request = self._next(presentation, request, (yield request))
 
     def _begin(self, request: Any) -> Presentation:
@@ -78,8 +78,8 @@ class HttpxFlow:
         origin = self._destinations.check(url.scheme, url.netloc.decode("ascii"))
         return Presentation(self._destinations, origin, request.method, url)
 
-    def _set(self, request: Any, headers: dict[str, str]) -> None:
-        if "DPoP" in headers:
+    def _set(self, request: Any, headers: dict[str, str], is_bound: bool) -> None:
+        if is_bound:
             request.headers = self.bound_headers(request.headers, headers)
             return
         # One by one: the client's own update() builds a second set of headers first.

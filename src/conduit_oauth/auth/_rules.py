@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from typing import Protocol
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from ..errors import ConfigurationError, TokenRequestError
@@ -111,6 +112,7 @@ class Presentation:
         "_tried",
         "_url",
         "is_astray",
+        "is_bound",
         "provider",
     )
 
@@ -128,6 +130,9 @@ class Presentation:
         self._tried: set[str] = set()
         # Whether a redirect led to another origin, where the token does not go, nor from there anywhere.
         self.is_astray = False
+        # Whether no redirect takes the headers along: a proof is for one URL, and httpx and requests let a token go
+        # from http://host to https://host.
+        self.is_bound = provider.dpop is not None or (origin.startswith("http:") and urlsplit(origin).port is None)
 
     def headers(self) -> dict[str, str]:
         """What presents the token with the next attempt. Raises as `get_token` does."""
@@ -197,11 +202,11 @@ class Presentation:
         return self._step_up(challenges)
 
     def follows(self, status: int, sent: object, request: AnyRequest) -> bool:
-        """Whether to present the token with `request`, to which a redirect led: a proof is for one URL.
+        """Whether to present the token with `request`, to which a redirect led that took no headers along.
 
         `sent` is as for `calls_for_another`.
         """
-        if self._dpop is None or self.is_astray or status != 401 or sent is not None:
+        if not self.is_bound or self.is_astray or status != 401 or sent is not None:
             return False
         self._method, self._url = request.method or "", request.url
         return True

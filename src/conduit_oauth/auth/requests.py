@@ -54,16 +54,13 @@ class TokenAuth(AuthBase):
             answer.request = replay
             response = answer
         if response.is_redirect:
-            _prepare_hop(first.headers, response.request.headers)
+            _prepare_hop(first.headers, response.request.headers, presentation.is_bound)
         return response
 
 
-def _prepare_hop(first: MutableMapping[str, str], last: Mapping[str, str]) -> None:
-    """The client makes the next hop's headers of the first ones, less `Authorization` where it leads away.
-
-    A proof is for one URL.
-    """
-    if "DPoP" in last:
+def _prepare_hop(first: MutableMapping[str, str], last: Mapping[str, str], is_bound: bool) -> None:
+    """The client makes the next hop's headers of the first ones, less `Authorization` where it leads away."""
+    if is_bound:
         first.pop("Authorization", None)
         first.pop("DPoP", None)
     elif "Authorization" in last:
