@@ -42,7 +42,10 @@ def result(message: dict[str, Any], value: object) -> dict[str, Any]:
 
 
 class ScriptedGateway:
-    """Answers `initialize` and notifications itself, a GET and a DELETE with 405, and leaves the rest to `script`."""
+    """Answers `initialize` itself, and leaves what has an answer to `script`.
+
+    `methods` say what becomes of a `get`, a `delete` (405 without one) and a `notification` (202).
+    """
 
     # What the names of its sessions begin with.
     sessions = "s"
@@ -68,7 +71,7 @@ class ScriptedGateway:
                     session = f"{outer.sessions}{outer.sent().count('initialize')}"
                     self.answer(result(message, about), Mcp_Session_Id=session)
                 elif "id" not in message or "method" not in message:
-                    self.answer(status=202)
+                    methods.get("notification", lambda exchange: exchange.answer(status=202))(self)
                 else:
                     script(self, message)
 

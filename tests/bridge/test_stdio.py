@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import os
 import signal
@@ -562,6 +563,33 @@ def test_a_signal_ends_it_though_its_input_is_open(number: int, status: int, ope
     assert bridge.ask(PING)["id"] == "p"
     bridge.process.send_signal(number)
     assert bridge.process.wait(10) == status
+    assert bridge.process.stderr is not None
+    assert bridge.process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_it_though_more_is_sent_than_the_gateway_takes(
+    number: int, status: int, open_stdio: OpenStdio
+) -> None:
+    taken, over = threading.Event(), threading.Event()
+    # The first one says that the session is initialized.
+    earlier = itertools.count()
+
+    def hold(exchange: Exchange) -> None:
+        if next(earlier):
+            taken.set()
+            over.wait(30)
+        exchange.answer(status=202)
+
+    bridge = open_stdio(echo, notification=hold)
+    for _ in range(50):
+        bridge.send(b'{"jsonrpc": "2.0", "method": "notifications/progress"}')
+    assert taken.wait(10)
+    bridge.process.send_signal(number)
+    try:
+        assert bridge.process.wait(10) == status
+    finally:
+        over.set()
     assert bridge.process.stderr is not None
     assert bridge.process.stderr.read() == b""
 

@@ -31,16 +31,20 @@ async def serve_stdio(url: str, gateway: Gateway) -> None:
     Raises what writing to stdout does.
     """
     loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[bytes | EOFError | None] = asyncio.Queue()
     # Few: a client that is faster than its gateway waits.
-    lines: asyncio.Queue[bytes | EOFError | None] = asyncio.Queue(16)
+    room = threading.Semaphore(16)
 
     def read() -> None:
-        for line in split_lines(_input, gateway.largest):
-            asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()
-        asyncio.run_coroutine_threadsafe(lines.put(EOFError()), loop).result()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            for line in split_lines(_input, gateway.largest):
+                room.acquire()
+                loop.call_soon_threadsafe(lines.put_nowait, line)
+            loop.call_soon_threadsafe(lines.put_nowait, EOFError())
 
     async def given() -> AsyncIterator[bytes | None]:
         while not isinstance(line := await lines.get(), EOFError):
+            room.release()
             yield line
 
     writer = _Writer(loop)
