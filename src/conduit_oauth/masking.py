@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from urllib.parse import quote, quote_plus, unquote
 
@@ -20,7 +20,10 @@ _TOKEN_LIKE = re.compile(r"https?://[^\s\"'<>]+|[A-Za-z0-9._~+/=%-]{20,}")
 # What is said to be a secret, in JSON or in a form, however short it is.
 _NAMED = re.compile(r"""((?:token|secret|password|assertion)(?:"\s{0,4}:\s{0,4}"|=))[^"&\s]+""", re.IGNORECASE)
 _URL_PART = re.compile(r"[^/?&=#]{20,}")
+_JSON_ESCAPE = re.compile(r"""\\(?:u([0-9A-Fa-f]{4})|(["\\/])|[bfnrt])""")
 _BASE64 = re.compile(r"[A-Za-z0-9_+/-]{8,}={0,2}")
+# In Latin-1.
+_HIDDEN_BYTES = bytes(code for code in range(256) if not chr(code).isprintable() or chr(code).isspace())
 # A shorter secret would be found in any text.
 _SHORTEST_HIDDEN = 6
 _TELLING = re.compile(r"[0-9A-Z]")
@@ -60,8 +63,12 @@ def _without(text: str, secrets: Iterable[str], *, is_cut: bool = False) -> str:
     # Also as one reads its UTF-8 in Latin-1: `_is_in_base64` does, and so do some servers.
     readings = {_compact(reading) for secret in known for reading in (secret, secret.encode().decode("latin-1"))}
     if hidden := [reading for reading in readings if len(reading) >= _SHORTEST_HIDDEN]:
-        text = _BASE64.sub(lambda run: "***" if _is_in_base64(run[0], hidden) else run[0], text)
-        if _is_in_pieces(text, hidden):
+        try:
+            text = _BASE64.sub(lambda run: "***" if _is_in_base64(run[0], hidden) else run[0], text)
+            is_in_pieces = _is_in_pieces(text, hidden)
+        except ValueError:  # a web page's number of more digits than Python reads
+            is_in_pieces = True
+        if is_in_pieces:
             # Where exactly it begins and ends is of no use to anybody.
             return "***"
     if is_cut and known:
@@ -85,17 +92,28 @@ def _forms(secret: str) -> set[str]:
 
 
 def _is_in_pieces(text: str, hidden: list[str]) -> bool:
-    """Whether a secret is there with blanks or the zeros of UTF-16 in it, or as web pages and URLs encode it."""
+    """Whether a secret is there with blanks or the zeros of UTF-16 in it, or as JSON, web pages and URLs encode it."""
+    # What is encoded is no shorter, and base64 has four letters for three.
+    shortest = min(map(len, hidden)) * 4 // 3
+    return any(
+        any(sought in reading for sought in hidden)
+        or any(_is_in_base64(run, hidden) for run in _BASE64.findall(reading) if len(run) >= shortest)
+        for reading in _readings(text)
+    )
+
+
+def _readings(text: str) -> Iterator[str]:
+    """`text`, and what is left of it step by step when the encodings are undone that it may have had, even twice."""
     import html
 
-    plain = _compact(text)
-    try:
-        readings = plain, unquote(plain), html.unescape(plain)
-    except ValueError:  # a number of more digits than Python reads
-        return True
-    if any(sought in reading for sought in hidden for reading in readings):
-        return True
-    return any(_is_in_base64(run, hidden) for run in _BASE64.findall(plain))
+    yield (text := _compact(text))
+    for undo in (_without_json, html.unescape, unquote) * 2:
+        if (plain := _compact(undo(text))) != text:
+            yield (text := plain)
+
+
+def _without_json(text: str) -> str:
+    return _JSON_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else escape[2] or "", text)
 
 
 def _is_in_base64(run: str, hidden: list[str]) -> bool:
@@ -106,14 +124,15 @@ def _is_in_base64(run: str, hidden: list[str]) -> bool:
     # What stands before it may have any length.
     for start in range(4):
         part = run[start : len(run) - ((len(run) - start) % 4 == 1)]
-        decoded = _compact(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)).decode("latin-1"))
-        if any(sought in decoded for sought in hidden):
+        decoded = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)).translate(None, _HIDDEN_BYTES)
+        if any(sought in reading for reading in _readings(decoded.decode("latin-1")) for sought in hidden):
             return True
     return False
 
 
 def _compact(text: str) -> str:
-    return "".join(each for each in text if each.isprintable() and not each.isspace())
+    text = "".join(text.split())
+    return text if text.isprintable() else "".join(filter(str.isprintable, text))
 
 
 def clean(text: str) -> str:

@@ -580,6 +580,32 @@ def test_a_resource_that_wants_a_nonce_in_the_proof_has_it(world: World) -> None
     assert (done.exit_code, "takes the token (200)" in done.output) == (0, True), done.output
 
 
+ECHOES: dict[str, Callable[[str], Page]] = {
+    "in a page's title": lambda token: (500, {}, f"<title>Error: {token}</title>".encode()),
+    "in a description": lambda token: (401, {"WWW-Authenticate": f'Bearer error_description="not {token}"'}, b""),
+    "in a scope": lambda token: (
+        403,
+        {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{token}"'},
+        b"",
+    ),
+    "in the kind of an answer": lambda token: (200, {"Content-Type": f"text/{token}"}, b"{}"),
+    "in a path": lambda token: (302, {"Location": f"/login/{token}"}, b""),
+    "in another user's path": lambda token: (302, {"Location": f"/login/{token[::-1]}-and-more-Of-It"}, b""),
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+def test_a_token_that_a_resource_sends_back_is_not_shown(echo: Callable[[str], Page], world: World) -> None:
+    token = "Mixed-Case!7"
+    server = world.gateway()
+    server.pages["/token"] = {**TOKEN, "access_token": token}
+    server.pages["/mcp"] = lambda headers: echo((headers["Authorization"] or "").removeprefix("Bearer "))
+    done = CliRunner().invoke(app, ["doctor"], env=world.environment)
+    assert "✗ resource" in done.output, done.output
+    for shown in (token, token[::-1]):
+        assert shown not in done.output
+
+
 def test_a_dead_address_beside_a_good_one_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("conduit_oauth.cli.checks.TIMEOUT", 0.5)
     port = int(world.server().url.rpartition(":")[2])

@@ -38,6 +38,7 @@ USES: dict[str, tuple[str, int]] = {
     "protocol.dpop._NONCE": ("fullmatch", HEADER),
     "masking._BASE64": ("sub", 8192),
     "masking._CONTROL": ("sub", 8192),
+    "masking._JSON_ESCAPE": ("sub", 8192),
     "masking._NAMED": ("sub", 8192),
     "masking._TELLING": ("search", 8192),
     "masking._TOKEN_LIKE": ("sub", 8192),

@@ -31,6 +31,15 @@ FORMS = {
     "split by blanks": " ".join(SECRET),
     "split by lines": SECRET[:9] + "\r\n\t" + SECRET[9:],
     "with marks of no width": "\u200b".join(SECRET),
+    "in JSON as PHP writes it": SECRET.replace("/", "\\/"),
+    "in JSON, every character escaped": "".join(f"\\u{ord(each):04X}" for each in SECRET),
+    "in JSON, split by lines": SECRET[:9] + "\\r\\n\\t" + SECRET[9:],
+    "base64 in JSON as PHP writes it": base64.b64encode(f"???:{SECRET}".encode()).decode().replace("/", "\\/"),
+    "base64 of JSON": base64.b64encode(SECRET.replace("/", "\\/").encode()).decode(),
+    "base64 of what is percent-encoded": base64.b64encode(quote(SECRET, safe="").encode()).decode(),
+    "percent-encoded twice": quote(quote(SECRET, safe=""), safe=""),
+    "percent-encoded and split by blanks": quote(" ".join(SECRET), safe=""),
+    "percent-encoded on a web page in JSON": quote(SECRET, safe="").replace("%", "\\u0026#37;"),
     "as a web page writes it": SECRET.replace("+", "&#43;").replace("/", "&#x2F;"),
 }
 
@@ -41,6 +50,7 @@ def test_no_form_of_a_secret_is_shown(form: str) -> None:
     assert "***" in shown
     compact = "".join(shown.split())
     assert SECRET not in compact
+    assert "Very" not in shown
     assert FORMS[form] not in shown
 
 
@@ -58,6 +68,12 @@ def test_a_secret_that_is_in_part_like_a_token_is_masked_as_a_whole(shows: Shows
     assert shows(f"the secret {secret.replace(' ', chr(10))} is wrong", [secret]) in ("the secret *** is wrong", "***")
     in_lines = "\n".join(textwrap.wrap(base64.b64encode(f"client:{secret}".encode()).decode(), 24))
     assert shows(f"the client sent {in_lines} in vain", [secret]) == "***"
+
+
+@pytest.mark.parametrize("encoded", [str, lambda text: base64.b64encode(text.encode()).decode()])
+def test_a_number_that_python_does_not_read_hides_no_secret(encoded: Callable[[str], str]) -> None:
+    # html.unescape raises ValueError for it.
+    assert mask(encoded(f"&#{'9' * 5000}; {FORMS['as a web page writes it']}"), [SECRET]) == "***"
 
 
 @pytest.mark.parametrize("shows", [mask, redact])

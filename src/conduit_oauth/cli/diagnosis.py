@@ -13,9 +13,9 @@ from ..errors import (
     TransportError,
     without_query,
 )
-from ..masking import mask
+from ..masking import mask, redact
 from ..protocol.challenge import bearer_challenge
-from ..protocol.http import Response, location_of, parse_json_object, quoted
+from ..protocol.http import Response, location_of, parse_json_object, quoted, readable
 from ..token import AccessToken
 from .findings import Diagnosis, bad, good, warning
 
@@ -62,24 +62,23 @@ def of_token_request(error: OAuthError) -> Diagnosis:
     return bad(_STEPS.get(error.cause, step), error.cause, said, error.advice)
 
 
-def _title(content: bytes) -> str:
+def _title(content: bytes, secrets: list[str]) -> str:
     """What a page for people calls itself, empty for anything else."""
-    page = content[:_LONGEST_PAGE].decode("utf-8", "replace")
-    match = _TITLE.search(page)
-    return mask(match[1], ()) if match else ""
+    match = _TITLE.search(readable(content[:_LONGEST_PAGE]) or "")
+    return redact(match[1], secrets) if match else ""
 
 
 def of_resource(url: str, answer: Response, token: AccessToken, *, is_mcp: bool) -> Diagnosis:
     """What the resource says to the token."""
     where = without_query(url)
-    step, said = "resource", f"{where} answered {answer.status}"
+    step, said, secrets = "resource", f"{where} answered {answer.status}", [token.value]
     challenge = bearer_challenge(answer.headers.get("www-authenticate"))
     # Some resources say in the body what belongs into the challenge (RFC 6750 §3).
     body = parse_json_object(answer.content) or {}
     told = {name: text for name in ("error", "error_description", "scope") if isinstance(text := body.get(name), str)}
     told |= challenge.parameters if challenge else {}
-    words = " ".join(quoted(told[name], [token.value]) for name in ("error", "error_description") if told.get(name))
-    words = words or _title(answer.content)
+    words = " ".join(quoted(told[name], secrets) for name in ("error", "error_description") if told.get(name))
+    words = words or _title(answer.content, secrets)
     because = f" ({words})" if words else ""
     if answer.status == 400 and "certificate" in words.lower():
         advice = "Set client_certificate to the files of the certificate that this client is registered with."
@@ -94,7 +93,7 @@ def of_resource(url: str, answer: Response, token: AccessToken, *, is_mcp: bool)
         )
     if answer.status == 403 and told.get("error") == "insufficient_scope":
         asked = (token.scope or "").split()
-        needed = " ".join(dict.fromkeys([*asked, *mask(told.get("scope", ""), ()).split()]))
+        needed = " ".join(dict.fromkeys([*asked, *mask(told.get("scope", ""), secrets).split()]))
         advice = f'Set scope = "{needed}".' if told.get("scope") else "Ask its operator which scope it wants."
         problem = f"{said}{because}: the scope {token.scope or '(none)'} does not suffice"
         return bad(step, "scope-too-narrow", problem, advice)
@@ -104,22 +103,22 @@ def of_resource(url: str, answer: Response, token: AccessToken, *, is_mcp: bool)
             advice = "This may be a filter in front of the resource, not the resource: ask who runs it."
         return bad(step, "forbidden", said + because, advice)
     if answer.status >= 300:
-        return _of_status(step, said, because, answer)
-    kind = answer.headers.get("content-type", "nothing").partition(";")[0].strip().lower()
-    if is_mcp and kind not in ("application/json", "text/event-stream"):
-        problem = f"{said} with {mask(kind, ())}, which is no answer of an MCP server"
+        location = location_of(url, answer.headers.get("location", ""), secrets)
+        return _of_status(step, said, because, location, answer.status)
+    kind = answer.headers.get("content-type", "nothing").partition(";")[0].strip()
+    if is_mcp and kind.lower() not in ("application/json", "text/event-stream"):
+        problem = f"{said} with {redact(kind, secrets)}, which is no answer of an MCP server"
         return bad(step, "not-mcp", problem, "It may be a login page: check the URL, and what stands in front of it.")
     return good(step, f"{where} takes the token ({answer.status})")
 
 
-def _of_status(step: str, said: str, because: str, answer: Response) -> Diagnosis:
+def _of_status(step: str, said: str, because: str, location: str, status: int) -> Diagnosis:
     """What a status of 300 and above says that has nothing to do with the token."""
-    if answer.status == 404:
+    if status == 404:
         return bad(step, "resource-not-there", said, "The token is good and the URL is not: check its path.")
-    if 300 <= answer.status < 400:
-        where = location_of(answer, ())
-        return bad(step, "resource-moved", f"{said}, to {where}", "Configure that URL, if you know it.")
-    if answer.status >= 500:
+    if 300 <= status < 400:
+        return bad(step, "resource-moved", f"{said}, to {location}", "Configure that URL, if you know it.")
+    if status >= 500:
         return bad(
             step, "resource-in-trouble", said + because, "The token is good, the resource is not: ask its operator."
         )

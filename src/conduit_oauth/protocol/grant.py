@@ -270,7 +270,7 @@ def _refusal(url: str, response: Response, secrets: list[str], wall_now: float, 
     # Some servers of our field send the header under this name only.
     asked_to_wait = response.headers.get("retry-after") or response.headers.get("x-retry-after")
     retry_after = parse_retry_after(asked_to_wait, wall_now)
-    location = location_of(response, secrets) if 300 <= response.status < 400 else ""
+    location = location_of(url, response.headers.get("location", ""), secrets) if 300 <= response.status < 400 else ""
     excerpt = f"redirects to {location}" if location else "" if said else excerpt_of(response.content, secrets)
     return TokenRequestError(
         url,

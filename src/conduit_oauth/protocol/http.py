@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any, Literal, NoReturn, cast
+from urllib.parse import urljoin
 
 from ..masking import mask, redact
 from ..refusals import REGISTERED_ERRORS
@@ -81,12 +83,13 @@ def quoted(value: str, secrets: Iterable[str]) -> str:
     return mask(value, secrets) if value.replace("_", "").isalpha() else redact(value, secrets, uuids=True)
 
 
-def location_of(response: Response, secrets: Iterable[str]) -> str:
-    """Where a redirect leads, without what may hold a token or a session."""
-    location = response.headers.get("location", "")
+def location_of(url: str, location: str, secrets: Iterable[str]) -> str:
+    """Where a redirect from `url` to `location` leads, without what may hold a token or a session."""
     for mark in "?#;":
         location = location.partition(mark)[0]
-    return mask(location, secrets)
+    with contextlib.suppress(ValueError):  # shown as it is
+        location = location and urljoin(url, location)
+    return redact(location, secrets, uuids=True)
 
 
 def excerpt_of(content: bytes, secrets: list[str]) -> str:

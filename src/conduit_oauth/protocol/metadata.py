@@ -93,7 +93,7 @@ def read_document(step: str, url: str, response: Response, owner: str) -> tuple[
             advice="The server is in trouble: try again, or ask its operator.",
         )
     if 300 <= response.status < 400:
-        location = location_of(response, ())
+        location = location_of(url, response.headers.get("location", ""), ())
         return None, f"{response.status}, redirects to {location or 'nowhere'}"
     if response.status != 200:
         return None, str(response.status)
