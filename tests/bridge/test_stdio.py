@@ -27,6 +27,7 @@ from conduit_oauth.bridge.stdio import split_lines
 from conduit_oauth.testing import AuthorizationServer
 from tests.bridge.scripted import VERSION, Exchange, Script, ScriptedGateway, result
 from tests.conftest import COMMAND
+from tests.scripted_server import Asked, ScriptedServer
 
 PARAMETERS = {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
 INITIALIZE = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": PARAMETERS}
@@ -227,7 +228,7 @@ def test_how_soon_a_stream_is_resumed_is_bounded(said: bytes) -> None:
     ("left_by", "said", "limit"),
     [
         pytest.param(Answer.drain, b"{}", 0.05, id="an answer that never ends"),
-        pytest.param(lambda answer: reason_of(answer, []), b"{}", 0.05, id="a refusal that never ends"),
+        pytest.param(reason_of, b"{}", 0.05, id="a refusal that never ends"),
         pytest.param(Answer.drain, json.dumps(result(PING, {})).encode(), 30.0, id="a stream that goes on after it"),
     ],
 )
@@ -555,6 +556,42 @@ def test_a_get_that_is_not_found_does_not_replace_the_session(open_stdio: OpenSt
         ("GET", "s1"),
         ("DELETE", "s1"),
     ]
+
+
+ECHOES: dict[str, Callable[[Exchange, str], None]] = {
+    "in its words": lambda exchange, token: exchange.answer({"message": f"not with {token}"}, 403),
+    "in a page": lambda exchange, token: exchange.answer(f"<p>not with {token}".encode(), 403, "text/html"),
+    "in UTF-16": lambda exchange, token: exchange.answer(f"not with {token}".encode("utf-16"), 403, "text/html"),
+    "in the kind of an answer": lambda exchange, token: exchange.answer(b"", 200, f"text/{token}"),
+    "in a coding": lambda exchange, token: exchange.answer(b"", 200, Content_Encoding=token),
+    "in a path": lambda exchange, token: exchange.answer(b"", 302, Location=f"/login/{token}"),
+    "in a query": lambda exchange, token: exchange.answer(b"", 302, Location=f"/login?t={token[::-1]}"),
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+def test_the_token_of_a_wider_scope_is_not_shown_where_the_gateway_sends_it_back(
+    echo: Callable[[Exchange, str], None], open_stdio: OpenStdio
+) -> None:
+    tokens = {"wide": "Wide-One!7"}
+
+    def grant(asked: Asked) -> None:
+        scope = asked.form.get("scope", ["narrow"])[0]
+        asked.answer({"access_token": tokens.get(scope, "Narrow-1!"), "token_type": "Bearer", "expires_in": 3600})
+
+    def script(exchange: Exchange, _: dict[str, Any]) -> None:
+        token = exchange.headers["Authorization"].removeprefix("Bearer ")
+        if token == "Narrow-1!":
+            challenge = 'Bearer error="insufficient_scope", scope="wide"'
+            exchange.answer(b"", 403, WWW_Authenticate=challenge)
+        else:
+            echo(exchange, token)
+
+    with ScriptedServer(grant) as server:
+        bridge = open_stdio(script, "--token-endpoint", server.url)
+        said = bridge.ask(PING)["error"]["message"]
+    assert "the gateway answered" in said
+    assert not [token for token in (tokens["wide"], tokens["wide"][::-1]) if token.lower() in said.lower()]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

@@ -15,7 +15,7 @@ from typing import Any, cast
 import aiohttp
 
 from ..masking import redact
-from ..protocol.http import parse_json_object
+from ..protocol.http import parse_json_object, readable
 from .events import TooLargeError, server_events
 from .messages import INTERNAL_ERROR, header_text, table
 
@@ -97,6 +97,16 @@ class Answer:
         return next((value.decode("latin-1") for key, value in self.headers if key.lower() == name), None)
 
     @property
+    def secrets(self) -> list[str]:
+        """What no message repeats: the token that was sent."""
+        sent = "" if self._response is None else self._response.request_info.headers.get("Authorization", "")
+        return [sent.partition(" ")[2]]
+
+    def shown(self, name: bytes) -> str:
+        """What a person is told of a header's value; `name` in lower case."""
+        return redact((self.header(name) or "").partition(";")[0], self.secrets)
+
+    @property
     def is_success(self) -> bool:
         """Whether the status is one of 2xx."""
         return 200 <= self.status < 300
@@ -174,21 +184,21 @@ async def content_of(answer: Answer, largest: int) -> bytes:
     return bytes(content)
 
 
-async def reason_of(answer: Answer, secrets: Iterable[str]) -> str:
+async def reason_of(answer: Answer) -> str:
     """The status of a refusal, and what it says for people."""
     try:
-        return f"{answer.status}{reason_in(await answer.peek(_LONGEST_REFUSAL), secrets)}"
+        return f"{answer.status}{reason_in(await answer.peek(_LONGEST_REFUSAL), answer.secrets)}"
     finally:
         answer.close()
 
 
 def reason_in(content: bytes, secrets: Iterable[str]) -> str:
     """What a refusal says for people: its `error` and `error_description`, else its first characters; no token."""
+    text = readable(content[:_LONGEST_REFUSAL]) or ""
     try:
-        text = content[:_LONGEST_REFUSAL].decode()
         body = table(json.loads(text))
     except (ValueError, RecursionError):
-        body, text = {}, content[:_LONGEST_REFUSAL].decode("utf-8", "replace")
+        body = {}
     said = [value for name in ("error", "error_description", "message") if isinstance(value := body.get(name), str)]
     is_cut = not said and len(content) >= _LONGEST_REFUSAL
     reason = redact(": ".join(said) or text, secrets, is_cut=is_cut)

@@ -74,12 +74,6 @@ class Gateway:
         self._http_for_effects = self._client(_IDLE_FOR_EFFECTS)
         return self
 
-    @property
-    def secrets(self) -> list[str]:
-        """What no message repeats: the token that is sent."""
-        token = self._provider.control.held()
-        return [] if token is None else [token.value]
-
     def _client(self, idle: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(

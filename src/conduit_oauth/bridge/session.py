@@ -16,7 +16,8 @@ from typing import Any, cast
 
 import aiohttp
 
-from ..masking import mask, redact
+from ..masking import mask
+from ..protocol.http import location_of
 from .events import ServerEvent, TooLargeError, server_events
 from .exchange import Answer, Question, content_of, reason_in, reason_of
 from .gateway import Gateway
@@ -137,7 +138,7 @@ class LineSession:
         """Send what has no answer."""
         answer = await self._gateway.send(question)
         if not answer.is_success:
-            reason = await reason_of(answer, self._gateway.secrets)
+            reason = await reason_of(answer)
             logger.warning("the gateway does not take %s: %s", mask(str(method or "an answer"), ()), reason)
         else:
             await answer.drain()
@@ -167,12 +168,12 @@ class LineSession:
         try:
             if asked.method == "initialize" and answer.is_success and answer.session:
                 self._link.session = answer.session
-            if (coding := (answer.header(b"content-encoding") or "identity").strip().lower()) != "identity":
-                problem = f"the gateway answered {answer.status}, compressed ({self._shown(coding)}) unasked"
+            if (answer.header(b"content-encoding") or "identity").strip().lower() != "identity":
+                coding = answer.shown(b"content-encoding")
+                problem = f"the gateway answered {answer.status}, compressed ({coding}) unasked"
                 await self._refuse(request_id, INTERNAL_ERROR, problem)
                 return
-            kind = (answer.header(b"content-type") or "").partition(";")[0].strip().lower()
-            if answer.is_success and kind == "text/event-stream":
+            if answer.is_stream:
                 await self._answered_by_events(answer, request_id, asked)
                 return
             content = await content_of(answer, self._gateway.largest)
@@ -182,11 +183,12 @@ class LineSession:
             answer.close()
         problem = f"the gateway answered {answer.status}"
         if answer.is_success:
-            problem += f" with {self._shown(kind) or 'nothing'}, which is no answer to a request"
+            problem += f" with {answer.shown(b'content-type') or 'nothing'}, which is no answer to a request"
         elif 300 <= answer.status < 400:
-            problem += f", to {self._shown(answer.header(b'location') or 'nowhere')}"
+            location = location_of(question.url, answer.header(b"location") or "", answer.secrets)
+            problem += f", to {location or 'nowhere'}"
         else:
-            problem += reason_in(content, self._gateway.secrets)
+            problem += reason_in(content, answer.secrets)
         await self._refuse(request_id, INTERNAL_ERROR, problem)
 
     async def _pass_back(self, content: bytes, request_id: RequestId, asked: _Asked) -> bool:
@@ -269,10 +271,6 @@ class LineSession:
 
     async def _pass_unasked(self, event: ServerEvent) -> None:
         await self._pass_event(event, None, None)
-
-    def _shown(self, words: str) -> str:
-        """What the client and the log are told of the gateway's words: it may say our token again."""
-        return redact(words, self._gateway.secrets)
 
     def _too_large(self, what: str) -> str:
         return f"{what} has {self._gateway.largest} bytes at most (--largest-message)"
