@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from conduit_oauth.cli.arguments import read_arguments
 from conduit_oauth.testing import AuthorizationServer
 from tests.bridge.conftest import Bridge, StartBridge
 from tests.conftest import COMMAND
@@ -273,6 +274,22 @@ def test_stdio_ends_with_its_input_after_the_last_answer(
     assert answer["id"] == "one"
     assert answer["result"]["protocolVersion"] == "2025-06-18"
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--resource", "https://a.example", "--resource", "https://b.example", "--dpop", "--timeout", "7.5"],
+        ["--no-resource", "--scope", "a b", "--patience", "5.5", "--largest-message", "64", "--ca-file", "/ca.pem"],
+    ],
+)
+def test_the_configuration_it_prints_has_each_option(given: list[str], tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    command = [COMMAND, "bridge", "--print-config", "cursor", *given]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
+    read = json.loads(done.stdout)["mcpServers"]["gateway"]["args"][1:]
+    own = "patience", "largest_message"
+    assert read_arguments(read, own) == read_arguments(given, own)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -82,7 +82,9 @@ def bridge(
     if no_local_token and local_token_file is not None:
         raise ConfigurationError("no_local_token", "is given beside local_token_file", "Pass one of them.")
     if print_config is not None and listen is None:
-        _print_config(print_config, server_name, options)
+        own = {"patience": (patience, PATIENCE), "largest_message": (largest_message, LARGEST_MESSAGE)}
+        given = {name: value for name, (value, default) in own.items() if value != default}
+        _print_config(print_config, server_name, options, given)
         return
     # stdout is the protocol's; what goes wrong is told on stderr, which clients keep in their logs.
     log_to_stderr(LogFormat.TEXT, LogLevel.WARNING)
@@ -193,20 +195,34 @@ def _print_http_config(client: Client, name: str, listen: str, file: Path | None
     plain(text)
 
 
-def _print_config(client: Client, name: str, options: Options) -> None:
+def _print_config(client: Client, server_name: str, options: Options, own: dict[str, Any]) -> None:
     if (store := options.settings.get("store")) is not None and hide_password(store) != store:
         problem = "holds a password, which the configuration and the list of processes would show"
         raise ConfigurationError("store", problem, "Leave it out, and append ?password_file=PATH to the URL.")
     given = {**options.settings, "profile": options.profile, "config": options.config}
     given["client_secret_file"] = options.client_secret_file
-    arguments = ["bridge"]
-    for option, value in given.items():
-        if value is not None:
-            # A client starts the bridge from anywhere.
-            said = expanded(value).absolute() if isinstance(value, Path) else value
-            arguments += [f"--{option.replace('_', '-')}", str(said)]
+    arguments = [word for setting, value in {**given, **own}.items() for word in _as_given(setting, value)]
     # By its whole path: what is started from a desktop has another PATH than a shell.
     command = shutil.which(sys.argv[0]) or "conduit-oauth"
-    file, text = snippet(client, name, str(Path(command).absolute()), arguments)
+    file, text = snippet(client, server_name, str(Path(command).absolute()), ["bridge", *arguments])
     err.print(f"For {file}:", soft_wrap=True)
     plain(text)
+
+
+def _as_given(setting: str, value: object) -> list[str]:
+    """A setting as the arguments that say it."""
+    option = f"--{setting.replace('_', '-')}"
+    match value:
+        case None:
+            return []
+        case False:
+            return [f"--no-{setting}"]
+        case True:
+            return [option]
+        case list():
+            return [word for each in cast("list[str]", value) for word in (option, each)]
+        case Path():
+            # A client starts the bridge from anywhere.
+            return [option, str(expanded(value).absolute())]
+        case _:
+            return [option, str(value)]
