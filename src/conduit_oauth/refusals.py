@@ -6,7 +6,9 @@ Invariant: the words name what was sent (method, grant, audience, scope), never 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from .masking import mask
 
 # The error codes that RFCs define: 6749, 6750, 7009, 7591, 8628, 8707, 9449, 9470. Three of them are for the
 # authorization endpoint, and token endpoints use them, too.
@@ -56,6 +58,12 @@ class Asked:
     scope: str | None = None
     scopes_supported: tuple[str, ...] = ()
     dpop: bool = False
+    # What the request was signed with.
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    def shown(self, words: str) -> str:
+        """Words of the server's metadata or challenge, fit to be shown."""
+        return mask(words, self.secrets)
 
     @property
     def grant(self) -> str:
@@ -130,13 +138,17 @@ def _facts(asked: Asked) -> str:
     if asked.tried:
         said.append(f"The client authenticated by {', then by '.join(asked.tried)}")
         if asked.published is not None:
-            said[-1] += f"; the server publishes {', '.join(asked.published) or 'no method'}"
+            said[-1] += f"; the server publishes {asked.shown(', '.join(asked.published)) or 'no method'}"
     if asked.assertion:
         said.append(f"The assertion has {asked.assertion}")
     if asked.grant not in ("", "client_credentials"):
         said.append(f"The request used the grant {asked.grant_type}")
     if asked.endpoint == "token_endpoint":
-        said.append(f"The request asked for the scope {asked.scope}" if asked.scope else "The request sent no scope")
+        said.append(
+            f"The request asked for the scope {asked.shown(asked.scope)}"
+            if asked.scope
+            else "The request sent no scope"
+        )
         if not asked.scope:
             said[-1] += ", and some servers require one"
     return "".join(f"{sentence}. " for sentence in said).rstrip()
@@ -188,8 +200,11 @@ def _unsupported_grant_type(asked: Asked) -> Explanation:
 
 
 def _invalid_scope(asked: Asked) -> Explanation:
-    asked_for = f"The request asked for {asked.scope}." if asked.scope else "The request sent no scope: try one."
-    published = f" The server supports {' '.join(asked.scopes_supported)}." if asked.scopes_supported else ""
+    asked_for = (
+        f"The request asked for {asked.shown(asked.scope)}." if asked.scope else "The request sent no scope: try one."
+    )
+    supported = asked.shown(" ".join(asked.scopes_supported))
+    published = f" The server supports {supported}." if supported else ""
     return Explanation("scope-refused", f"Ask for a scope that this client was granted. {asked_for}{published}")
 
 

@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 import pytest
 
-from conduit_oauth import OAuthError, TokenRequestError
+from conduit_oauth import OAuthError, TokenProvider, TokenRequestError
 from conduit_oauth.bridge.exchange import reason_in
 from conduit_oauth.masking import EXCERPT_LENGTH, mask, redact
 from conduit_oauth.protocol.grant import judge_token_response
 from conduit_oauth.protocol.http import Response
+from tests.scripted_server import Asked, ScriptedServer
 
 Shows = Callable[[str, list[str]], str]
 
@@ -180,3 +181,29 @@ def test_a_text_turns_no_terminal_around(odd: str) -> None:
 )
 def test_what_is_said_to_be_a_token_is_not_shown_however_short(said: str, shown: str) -> None:
     assert redact(said, []) == shown
+
+
+@pytest.mark.parametrize("error", ["invalid_scope", "invalid_client", "invalid_request", "access_denied"])
+def test_what_metadata_lists_is_on_one_line_and_cut_in_the_words_about_a_refusal(error: str) -> None:
+    listed = ["client_secret_basic", SECRET, "\x1b[31m\nERROR forged\u202e", *map(str, range(10_000))]
+
+    def script(asked: Asked) -> None:
+        if asked.path.endswith("/token"):
+            asked.answer({"error": error}, 400)
+        else:
+            names = "token_endpoint_auth_methods_supported", "scopes_supported"
+            asked.answer(
+                {"issuer": server.url, "token_endpoint": f"{server.url}/token", **dict.fromkeys(names, listed)}
+            )
+
+    with (
+        ScriptedServer(script) as server,
+        TokenProvider("me", SECRET, issuer=server.url, scope="a" * 9000) as provider,
+        pytest.raises(TokenRequestError) as caught,
+    ):
+        provider.get_token()
+    said = str(caught.value)
+    assert error in said
+    assert said.isprintable()
+    assert len(said) < 2000
+    assert SECRET not in said

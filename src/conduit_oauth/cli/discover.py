@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from ..client.locator import drive
 from ..client.transport import Transport
-from ..masking import clean
+from ..masking import mask
 from ..protocol.discovery import Discovery, discover_any
 from ..protocol.locations import Finding, Search
 from .output import busy, out, plain
@@ -62,5 +62,5 @@ def _tree(url: str, findings: list[Finding], found: Discovery | None) -> Tree:
             ("revocation endpoint", published.get("revocation_endpoint")),
             ("JWKS", published.get("jwks_uri")),
         ):
-            node.add(f"{name}: {clean(value or 'not published')}")
+            node.add(f"{name}: {mask(value or 'not published', ())}")
     return tree

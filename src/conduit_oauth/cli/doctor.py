@@ -207,11 +207,11 @@ def _check_token(requester: Requester, token: AccessToken, provider: TokenProvid
         yield warning(
             "scopes",
             "scope-narrowed",
-            f"granted are {' '.join(granted) or 'none'}, without {' '.join(missing)}",
+            f"granted are {mask(' '.join(granted), ()) or 'none'}, without {mask(' '.join(missing), ())}",
             "What needs the missing scopes will be refused: have them granted to this client.",
         )
     else:
-        yield good("scopes", " ".join(granted) or "the server does not say which")
+        yield good("scopes", mask(" ".join(granted), ()) or "the server does not say which")
     left = token.expires_at - elapsed()
     jwt = read_jwt(token.value)
     yield from _check_audience(requester, jwt)

@@ -273,6 +273,7 @@ class Requester:
             scope=scope,
             scopes_supported=found.server.scopes if found.server else (),
             dpop=self.dpop is not None,
+            secrets=tuple(signing.secrets),
         )
 
     def locate(self, sender: Sender) -> Discovery:

@@ -185,9 +185,9 @@ def followed(target: object, step: str, location: str, insecure_hosts: Collectio
     try:
         host = parse_secure_url(target, "URL", insecure_hosts).hostname or ""
     except ConfigurationError as error:
-        raise DiscoveryError(step, location, f"names an unsafe {error}", "an https URL") from None
+        raise DiscoveryError(step, location, f"names an unsafe {mask(str(error), ())}", "an https URL") from None
     if is_private(host) and not is_private(parse_url(location, "URL").hostname or ""):
-        raise DiscoveryError(step, location, f"points into a private network ({host})", "a public address")
+        raise DiscoveryError(step, location, f"points into a private network ({mask(host, ())})", "a public address")
     return cast("str", target)
 
 
@@ -198,7 +198,7 @@ def judge_resource(url: str, document: Document) -> ResourceMetadata:
     try:
         named = urlsplit(canonical_resource(parse_url(resource, "resource")))
     except ConfigurationError as error:
-        raise DiscoveryError(RESOURCE_STEP, document.url, f"has a bad {error}", wanted) from None
+        raise DiscoveryError(RESOURCE_STEP, document.url, f"has a bad {mask(str(error), ())}", wanted) from None
     asked = urlsplit(canonical_resource(parse_url(url, "URL")))
     covers = asked.path == named.path or asked.path.startswith(named.path.rstrip("/") + "/")
     if origin_of(asked) != origin_of(named) or not covers:
