@@ -168,13 +168,18 @@ def test_a_person_is_asked_for_what_no_option_says(
     process = subprocess.Popen([COMMAND, "profile", "add"], env=env, stdin=side, stdout=side, stderr=side)
     os.close(side)
     said = b""
+    metadata = f"{authorization_server.issuer()}/.well-known/openid-configuration"
     answers = (
         (b"Client identifier: ", ""),
         (b"Client identifier: ", authorization_server.client_id),
         (b"MCP endpoint (URL; empty if there is none): ", "gateway/mcp"),
-        (b"MCP endpoint (URL; empty if there is none): ", authorization_server.mcp_url()),
+        (b"MCP endpoint (URL; empty if there is none): ", ""),
+        # What a person has in the address bar.
+        (b"Issuer (URL; empty if it publishes no metadata): ", metadata),
+        (b"Issuer (URL; empty if it publishes no metadata): ", authorization_server.issuer()),
         (b"Scope (optional): ", "mcp:read  mcp:write"),
         (b"Scope (optional): ", "mcp:read"),
+        (b"Client secret: ", ""),
         (b"Client secret: ", authorization_server.client_secret),
     )
     for question, answer in answers:
@@ -188,11 +193,37 @@ def test_a_person_is_asked_for_what_no_option_says(
     assert process.wait(20) == 0
     os.close(main)
     # Each answer is judged when it is given.
-    for problem in (b"This is empty.", b"This is not an absolute http or https URL.", b"This is malformed."):
-        assert problem in said
+    problems = "is not an absolute http or https URL", "is the URL of a metadata document", "is malformed"
+    for problem in problems:
+        assert f"This {problem}.".encode() in said
+    assert said.count(b"This is empty.") == 2
     # It is not even echoed.
     assert authorization_server.client_secret.encode() not in said
     assert tomllib.loads(config.read_text())["profiles"]["default"]["scope"] == "mcp:read"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--scope", "a  b"], b"--scope: is malformed"),
+        (["--issuer", "https://as.example/.well-known/openid-configuration"], b"--issuer: is the URL of a metadata"),
+        (["--config", "/dev/null/config.toml"], b"/dev/null/config.toml: /dev/null cannot be written"),
+    ],
+)
+def test_a_person_is_asked_nothing_where_it_would_be_lost(
+    arguments: list[str], problem: bytes, environment: dict[str, str]
+) -> None:
+    main, side = pty.openpty()
+    env = {name: value for name, value in {**environment, **NONE}.items() if value is not None}
+    command = [COMMAND, "profile", "add", *arguments]
+    done = subprocess.run(command, env=env, stdin=side, capture_output=True, check=False, timeout=30)
+    os.close(main)
+    os.close(side)
+    assert done.returncode == 2
+    assert (
+        problem.replace(b"scope:", b"--scope").replace(b"issuer:", b"--issuer") in done.stderr or problem in done.stderr
+    )
+    assert b"Client identifier" not in done.stdout + done.stderr
 
 
 def test_a_file_keeps_its_readers_and_a_password_of_a_store_is_not_shown(run: Run, tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ def _editable(text: str) -> tomlkit.TOMLDocument:
         raise ValueError(error) from None
 
 
+def check_that_it_can_be_saved(path: Path) -> None:
+    """Raise `ConfigurationError` where `save_document` would, as far as that can be told before."""
+    folder = next(each for each in Path(os.path.realpath(path)).parents if is_there(each))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError("config", f"{path}: {folder} cannot be written", "Choose another --config.")
+
+
 def save_document(path: Path, document: tomlkit.TOMLDocument) -> None:
     """Put it into the file in one step. Raises `ConfigurationError`."""
     try:

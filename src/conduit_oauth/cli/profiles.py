@@ -20,15 +20,13 @@ from ..errors import ConfigurationError
 from ..identity.sources import check_encodable
 from ..masking import clean
 from ..places import expanded, is_there
-from ..protocol.grant import is_scope
-from ..protocol.urls import parse_secure_url
 from ..provider import TokenProvider
 from ..settings import CREDENTIALS, SECRETS, read_table, table_of
 from ..stores import hide_password
 from .options import Config, as_client, complete_profile
 from .output import err, out, plain
 from .profile import Options, profiles_in, read_secret
-from .profile_file import read_document, save_document
+from .profile_file import check_that_it_can_be_saved, read_document, save_document
 from .vault import forget_secret, keep_secret
 
 profile = typer.Typer(
@@ -44,16 +42,9 @@ _WHERE = (
     ("issuer", "Issuer (URL; empty if it publishes no metadata)"),
     ("token_endpoint", "Token endpoint (URL)"),
 )
-
-
-def _check_client_id(answer: str) -> None:
-    if not answer.strip():
-        raise ConfigurationError("client_id", "is empty", "The authorization server gave this client an identifier.")
-
-
-def _check_scope(answer: str) -> None:
-    if answer and not is_scope(answer):
-        raise ConfigurationError("scope", "is malformed", "Separate scope names by single spaces (RFC 6749 §3.3).")
+_PLACES = {setting for setting, _ in _WHERE}
+# Stands for the one that was not asked for yet; nobody asks it.
+_ANY_ENDPOINT = "https://as.example/token"
 
 
 @profile.command("add", short_help="Make a profile, and keep its secret.")
@@ -88,8 +79,14 @@ def add(
             "config", f"{path}: profiles is an inline table", "Write a table [profiles.NAME] each."
         )
     said = {setting: value for setting, value in options.settings.items() if value is not None}
-    said = _asked({**said, **_keys(private_key, client_certificate, client_certificate_key)})
+    said |= _keys(private_key, client_certificate, client_certificate_key)
     proves_itself = said.keys() & CREDENTIALS or said.get("token_endpoint_auth_method") == "none"
+    if sys.stdin.isatty():
+        # What a person answers must not be lost to what was wrong before.
+        rest = {} if said.keys() & _PLACES else {"token_endpoint": _ANY_ENDPOINT}
+        _check(name, {"client_id": "-", **rest, **said}, None if proves_itself else "-", path.parent)
+        check_that_it_can_be_saved(path)
+        said = _asked(said)
     secret = None if proves_itself else _secret(options.client_secret_file)
     _check(name, said, secret, path.parent)
     # Where it cannot be written, the secret that a replaced profile has must stay.
@@ -209,41 +206,44 @@ def _from_anywhere(file: Path, option: str) -> str:
 
 
 def _asked(said: dict[str, Any]) -> dict[str, Any]:
-    """What was said, and what a person at a terminal adds to it."""
-    if not sys.stdin.isatty():
-        return said
+    """What was said, and what a person adds to it."""
     if "client_id" not in said:
-        said["client_id"] = _answer("Client identifier", _check_client_id)
+        said["client_id"] = _answer("client_id", "Client identifier")
     for setting, question in _WHERE:
-        if not said.keys() & {key for key, _ in _WHERE}:
-            is_last = setting == _WHERE[-1][0]
-            answer = _answer(question, lambda url, setting=setting, last=is_last: _check_url(url, setting, wanted=last))
+        if not said.keys() & _PLACES:
+            answer = _answer(setting, question, optional=setting != _WHERE[-1][0])
             said |= {setting: answer} if answer else {}
-    if "scope" not in said and (scope := _answer("Scope (optional)", _check_scope)):
+    if "scope" not in said and (scope := _answer("scope", "Scope (optional)", optional=True)):
         said["scope"] = scope
     return said
 
 
-def _check_url(answer: str, setting: str, *, wanted: bool) -> None:
-    if answer or wanted:
-        parse_secure_url(answer, setting)
-
-
-def _answer(question: str, check: Callable[[str], object]) -> str:
-    """The answer to a question, which is asked again until `check` has nothing against it."""
+def _answer(setting: str, question: str, *, optional: bool = False, ask: Callable[..., str] | None = None) -> str:
+    """The answer to a question, which is asked again until it will do as `setting`."""
     while True:
-        answer: str = typer.prompt(question, default="", show_default=False, err=True)
+        answer = (ask or _prompt)(f"{question}: ")
+        if not answer.strip() and optional:
+            return ""
         try:
-            check(answer)
+            if not answer.strip():
+                raise ConfigurationError(setting, "is empty", "Enter it, or press Ctrl-C.")
+            settings: dict[str, Any] = {"client_id": "-", "client_secret": "-", "store": "memory:", setting: answer}
+            if setting not in _PLACES:
+                settings["token_endpoint"] = _ANY_ENDPOINT
+            TokenProvider(**settings).close()
         except ConfigurationError as error:
             err.out(f"This {error.problem}. {error.advice}", highlight=False)
         else:
             return answer
 
 
+def _prompt(question: str) -> str:
+    return typer.prompt(question, default="", show_default=False, prompt_suffix="", err=True)
+
+
 def _secret(file: Path | None) -> str:
     if file is None and sys.stdin.isatty():
-        return getpass("Client secret: ")
+        return _answer("client_secret", "Client secret", ask=getpass)
     return read_secret(None if file is None or str(file) == "-" else expanded(file))
 
 
