@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +21,7 @@ import pytest
 from conduit_oauth import TokenProvider, TransportError
 from conduit_oauth.cli.checks import check_way
 from conduit_oauth.client.transport import Transport
+from tests.addresses import silent_address
 from tests.auth.test_auth import SENDERS
 from tests.bridge.conftest import Bridge
 from tests.certificates import issue
@@ -101,28 +104,74 @@ def test_a_handshake_that_does_not_end_is_said() -> None:
         assert re.search(r"no end of the TLS handshake .*TLS \S+ s", failure(url.replace("http:", "https:"), 1.0))
 
 
-def test_a_slow_handshake_has_the_time_of_the_request(tmp_path: Path) -> None:
-    issue(tmp_path, "server")
+@contextmanager
+def slow_handshakes(folder: Path) -> Iterator[str]:
+    """A server whose handshakes take longer than a connection may take; its certificate is in `folder`."""
+    issue(folder, "server")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server-key.pem")
+    context.load_cert_chain(folder / "server.pem", folder / "server-key.pem")
     with ScriptedServer(answer) as server:
-        listener, go_on = server._server.socket, threading.Event()
-        accept = listener.accept
+        accept, go_on = server._server.socket.accept, threading.Event()
 
         def slowly() -> object:
             connection, address = accept()
-            # Longer than a connection may take.
             go_on.wait(5.5)
             return context.wrap_socket(connection, server_side=True), address
 
         server._server.get_request = slowly  # type: ignore[method-assign, assignment]
-        url = f"https://127.0.0.1:{server.port}/token"
-        with TokenProvider("me", "s", token_endpoint=url, ca_file=tmp_path / "server.pem", timeout=30) as provider:
-            assert provider.get_token() == "good-token"
+        yield f"https://127.0.0.1:{server.port}"
 
 
-def test_request_to_a_mute_server_says_what_it_waits_for(tmp_path: Path, server: ScriptedServer) -> None:
-    environment = {
+def test_a_slow_handshake_has_the_time_of_the_request(tmp_path: Path) -> None:
+    with (
+        slow_handshakes(tmp_path) as url,
+        TokenProvider(
+            "me", "s", token_endpoint=f"{url}/token", ca_file=tmp_path / "server.pem", timeout=30
+        ) as provider,
+    ):
+        assert provider.get_token() == "good-token"
+
+
+def test_a_slow_handshake_of_the_gateway_has_the_time_of_the_patience(
+    tmp_path: Path, server: ScriptedServer, environment: dict[str, str]
+) -> None:
+    with slow_handshakes(tmp_path) as url:
+        done = subprocess.run(
+            [COMMAND, "bridge", "--mcp-url", f"{url}/mcp", "--token-endpoint", f"{server.url}/token"],
+            env={**environment, "SSL_CERT_FILE": str(tmp_path / "server.pem")},
+            input=json.dumps(PING) + "\n",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert json.loads(done.stdout) == {"jsonrpc": "2.0", "id": 1, "result": {}}
+
+
+def test_a_gateway_behind_a_silent_firewall_is_given_up_when_the_patience_ends(
+    server: ScriptedServer, environment: dict[str, str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with silent_address(port, "127.0.0.1"):
+        command = [COMMAND, "bridge", "--mcp-url", f"http://127.0.0.1:{port}/mcp", "--patience", "1"]
+        command += ["--token-endpoint", f"{server.url}/token"]
+        with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as bridge:
+            assert bridge.stdin is not None
+            assert bridge.stdout is not None
+            bridge.stdin.write(json.dumps(PING).encode() + b"\n")
+            bridge.stdin.flush()
+            begun = time.monotonic()
+            said = json.loads(bridge.stdout.readline())
+            # A connection has 5 s elsewhere.
+            assert time.monotonic() - begun < 4.5
+            bridge.stdin.close()
+    assert "cannot be reached" in said["error"]["message"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path, server: ScriptedServer) -> dict[str, str]:
+    return {
         "HOME": str(tmp_path),
         "CONDUIT_OAUTH_CLIENT_ID": "me",
         "CONDUIT_OAUTH_CLIENT_SECRET": "secret",
@@ -130,6 +179,9 @@ def test_request_to_a_mute_server_says_what_it_waits_for(tmp_path: Path, server:
         "CONDUIT_OAUTH_TOKEN_ENDPOINT": f"{server.url}/token",
         "COLUMNS": "200",
     }
+
+
+def test_request_to_a_mute_server_says_what_it_waits_for(environment: dict[str, str]) -> None:
     with raw_server() as url:
         begun = time.monotonic()
         done = subprocess.run(

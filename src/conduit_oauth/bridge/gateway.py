@@ -38,8 +38,11 @@ _IDLE, _IDLE_FOR_EFFECTS = 4.0, 0.25
 _QUICKLY_PARSED = 1 << 16
 # Seconds until an answer begins: of what can be asked again, and of a tool that takes its time.
 _FIRST_BYTE, _FIRST_BYTE_OF_EFFECTS = 60.0, 600.0
-# Seconds after which a peer that acknowledges nothing is taken for gone, and between two probes of an idle one.
-_SILENCE, _PROBE = 20, 10
+# Seconds that a connection may take where the patience is shorter.
+_SHORTEST_CONNECT = 1.0
+# Seconds after which a peer that acknowledges nothing is taken for gone, and between two probes of an idle one; how
+# often a knock is repeated, which takes some 7 s. Then the name is resolved anew.
+_SILENCE, _PROBE, _KNOCKS = 20, 10, 2
 # Seconds until a server of the old transport says where it takes messages.
 _FIRST_EVENT = 5.0
 _OLD_TRANSPORT = (
@@ -80,8 +83,6 @@ class Gateway:
                 ssl=self._context, limit=0, keepalive_timeout=idle, socket_factory=_watched_socket
             ),
             middlewares=(self._auth,),
-            # A stream of events may be silent for as long as it likes.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
             cookie_jar=aiohttp.DummyCookieJar(),
             # Bytes pass as they are, and headers, too.
             auto_decompress=False,
@@ -121,7 +122,8 @@ class Gateway:
         """Whether it is a server of before 2025 (MCP, transports: backwards compatibility)."""
         try:
             async with asyncio.timeout(_FIRST_EVENT):
-                answer = Answer(await self._begun(Question("GET", url, {"accept": "text/event-stream"}, b"")))
+                question = Question("GET", url, {"accept": "text/event-stream"}, b"")
+                answer = Answer(await self._begun(question, _FIRST_EVENT))
                 try:
                     return answer.is_stream and (await answer.peek(15)).startswith(
                         (b"event: endpoint", b"event:endpoint")
@@ -159,7 +161,7 @@ class Gateway:
         while True:
             pause = backoff(attempt, jitter())
             try:
-                answer = Answer(await self._begun(question))
+                answer = Answer(await self._begun(question, give_up_at - time.monotonic()))
                 if answer.status not in (502, 503) or not question.is_repeatable:
                     return answer
                 # What a proxy says while the gateway behind it restarts.
@@ -205,7 +207,7 @@ class Gateway:
             case _:
                 return type(error).__name__, False
 
-    async def _begun(self, question: Question) -> aiohttp.ClientResponse:
+    async def _begun(self, question: Question, patience: float) -> aiohttp.ClientResponse:
         """The answer, once it begins. Raises what aiohttp does, and `TimeoutError`."""
         repeatable = len(question.content) <= _QUICKLY_PARSED and question.is_repeatable
         http = self._http if repeatable else self._http_for_effects
@@ -219,6 +221,8 @@ class Gateway:
                 headers={"accept-encoding": "identity"} | question.headers,
                 data=question.content or None,
                 allow_redirects=False,
+                # From the name to the end of a handshake. A stream of events may be silent for as long as it likes.
+                timeout=aiohttp.ClientTimeout(total=None, connect=max(_SHORTEST_CONNECT, patience)),
             )
         tell_request(question.method, question.url, answer.status, began)
         return answer
@@ -265,6 +269,7 @@ def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
         ("TCP_KEEPINTVL", _PROBE),
         ("TCP_KEEPCNT", 3),
         ("TCP_USER_TIMEOUT", _SILENCE * 1000),
+        ("TCP_SYNCNT", _KNOCKS),
     ):
         if hasattr(socket, option):
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
