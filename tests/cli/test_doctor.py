@@ -611,7 +611,9 @@ def test_a_dead_address_beside_a_good_one_is_named(world: World, monkeypatch: py
     port = int(world.server().url.rpartition(":")[2])
     with silent_address(port, "127.0.0.2"):
         resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
-        found = list(check_way(f"http://as.example:{port}/", Transport(), signs=False, client_context=None))
+        found = list(
+            check_way(f"http://as.example:{port}/", Transport(), seconds=5.0, signs=False, client_context=None)
+        )
     told = {each.cause: each for each in found}
     assert told["dead-address"].verdict is Verdict.WARNING
     assert "127.0.0.2" in told["dead-address"].said
@@ -633,15 +635,14 @@ def test_a_proxy_that_drips_its_answer_is_left(monkeypatch: pytest.MonkeyPatch) 
     # One connection only looks whether anybody listens.
     with raw_server(b"HTTP/1.1 200 OK\r\nX-A: ", *[b"x"] * 1000, apart=0.02, knocks=1) as proxy:
         monkeypatch.setenv("https_proxy", proxy.removesuffix("/token"))
-        found = list(check_way("https://as.example/token", Transport(), signs=False, client_context=None))
+        found = list(check_way("https://as.example/token", Transport(), seconds=5.0, signs=False, client_context=None))
     assert [each.cause for each in found] == ["proxy-refuses"]
 
 
-def test_a_server_that_drips_its_handshake_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("conduit_oauth.cli.certificates.TIMEOUT", 0.3)
+def test_a_server_that_drips_its_handshake_is_left() -> None:
     # A server's hello of 16 KiB that never ends.
     with raw_server(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc", *[b"x"] * 1000, apart=0.02, knocks=1) as url:
-        ways = check_way(url.replace("http:", "https:"), Transport(), signs=False, client_context=None)
+        ways = check_way(url.replace("http:", "https:"), Transport(), seconds=0.3, signs=False, client_context=None)
         found = next(each for each in ways if each.step == "TLS")
     assert (found.verdict, found.cause) == (Verdict.BAD, "tls-failed")
     assert found.said.endswith(": no handshake within 0.3 s")
@@ -654,7 +655,11 @@ def test_a_certificate_that_python_refuses_since_3_13_is_named(world: World) -> 
     strict = ssl.create_default_context(cafile=world.folder / "authority.pem")
     strict.verify_flags |= ssl.VERIFY_X509_STRICT
     url = world.server(context).url.replace("http:", "https:")
-    found = next(each for each in check_way(url, Transport(), signs=False, client_context=strict) if each.step == "TLS")
+    found = next(
+        each
+        for each in check_way(url, Transport(), seconds=5.0, signs=False, client_context=strict)
+        if each.step == "TLS"
+    )
     assert found.cause == "certificate-malformed"
     assert "Missing Authority Key Identifier" in found.said
     assert "RFC 5280" in found.advice
@@ -663,7 +668,7 @@ def test_a_certificate_that_python_refuses_since_3_13_is_named(world: World) -> 
 def test_what_a_certificate_says_is_cut(world: World) -> None:
     url = world.server(world.tls(host=".".join(["a" * 60] * 4), ends=90 * DAY)).url.replace("http:", "https:")
     trusting = ssl.create_default_context(cafile=world.folder / "authority.pem")
-    ways = check_way(url, Transport(), signs=False, client_context=trusting)
+    ways = check_way(url, Transport(), seconds=5.0, signs=False, client_context=trusting)
     found = next(each for each in ways if each.step == "TLS")
     assert found.cause == "certificate-name"
     assert len(found.said) < 280

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
@@ -20,6 +21,7 @@ import pytest
 
 from conduit_oauth import TokenProvider, TransportError
 from conduit_oauth.cli.checks import check_way
+from conduit_oauth.cli.findings import Verdict
 from conduit_oauth.client.transport import Transport
 from tests.addresses import silent_address
 from tests.auth.test_auth import SENDERS
@@ -93,7 +95,7 @@ def test_a_name_that_is_not_resolved_in_time_is_said(monkeypatch: pytest.MonkeyP
         assert re.search(
             r"the name is not resolved within \S+ s \(.*name \S+ s\)", failure("https://as.example/token", 3.0)
         )
-        (told,) = check_way("https://as.example/", Transport(), signs=False, client_context=None)
+        (told,) = check_way("https://as.example/", Transport(), seconds=5.0, signs=False, client_context=None)
         assert (told.cause, "no answer within 5.0 s" in told.said) == ("name-unknown", True)
     finally:
         over.set()
@@ -105,17 +107,22 @@ def test_a_handshake_that_does_not_end_is_said() -> None:
 
 
 @contextmanager
-def slow_handshakes(folder: Path) -> Iterator[str]:
-    """A server whose handshakes take longer than a connection may take; its certificate is in `folder`."""
+def slow_handshakes(folder: Path, knocks: int = 0) -> Iterator[str]:
+    """A server whose handshakes take longer than a connection may take; its certificate is in `folder`.
+
+    The first `knocks` connections only look whether anybody listens.
+    """
     issue(folder, "server")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem", folder / "server-key.pem")
     with ScriptedServer(answer) as server:
         accept, go_on = server._server.socket.accept, threading.Event()
+        earlier = itertools.count()
 
         def slowly() -> object:
             connection, address = accept()
-            go_on.wait(5.5)
+            if next(earlier) >= knocks:
+                go_on.wait(5.5)
             return context.wrap_socket(connection, server_side=True), address
 
         server._server.get_request = slowly  # type: ignore[method-assign, assignment]
@@ -130,6 +137,14 @@ def test_a_slow_handshake_has_the_time_of_the_request(tmp_path: Path) -> None:
         ) as provider,
     ):
         assert provider.get_token() == "good-token"
+
+
+def test_a_slow_handshake_has_the_time_of_the_client_with_doctor(tmp_path: Path) -> None:
+    with slow_handshakes(tmp_path, knocks=1) as url:
+        context = ssl.create_default_context(cafile=tmp_path / "server.pem")
+        told = check_way(f"{url}/token", Transport(), seconds=30.0, signs=False, client_context=context)
+        found = next(each for each in told if each.step == "TLS")
+    assert found.verdict is not Verdict.BAD
 
 
 def test_a_slow_handshake_of_the_gateway_has_the_time_of_the_patience(

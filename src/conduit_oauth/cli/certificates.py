@@ -16,24 +16,30 @@ from ..masking import mask
 from .findings import Checks, Diagnosis, bad, good, warning
 from .output import span
 
-# Seconds for a handshake.
-TIMEOUT = 5.0
 # A certificate that ends within so many seconds is worth a word: something should have replaced it by now.
 _SOON = 14 * 86_400.0
 Connect = Callable[[], socket.socket]
 
 
 def check_tls(
-    host: str, port: int, connect: Connect, client_context: ssl.SSLContext | None, proxy: Proxy | None = None
+    host: str,
+    port: int,
+    connect: Connect,
+    seconds: float,
+    client_context: ssl.SSLContext | None,
+    proxy: Proxy | None = None,
 ) -> Checks:
-    """Shake hands with the server that `connect` leads to, by `proxy` where there is one, and look at what it shows."""
+    """Shake hands with the server that `connect` leads to, by `proxy` where there is one, and look at what it shows.
+
+    A handshake has `seconds`.
+    """
     # As the HTTP client trusts: SSL_CERT_FILE and SSL_CERT_DIR count.
     context = client_context or trusted()
     try:
         with connect() as plain:
-            secured = _shaken(context, plain, host)
+            secured = _shaken(context, plain, host, seconds)
     except ssl.SSLCertVerificationError as error:
-        yield _untrusted(host, connect, error, proxy)
+        yield _untrusted(host, _shown_certificate(host, connect, seconds), error, proxy)
         return
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"):
@@ -47,7 +53,7 @@ def check_tls(
             )
         return
     except TimeoutError:
-        yield bad("TLS", "tls-failed", f"{host}:{port}: no handshake within {TIMEOUT:g} s", "Check that it speaks TLS.")
+        yield bad("TLS", "tls-failed", f"{host}:{port}: no handshake within {seconds:g} s", "Check that it speaks TLS.")
         return
     except OSError as error:
         yield bad("TLS", "tls-failed", f"{host}:{port} cut the handshake short ({error})", "Check that it speaks TLS.")
@@ -67,9 +73,9 @@ def check_tls(
         yield good("TLS", f"{secured.version()}, a certificate that is trusted and lasts {span(left)}")
 
 
-def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSLObject:
+def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str, seconds: float) -> ssl.SSLObject:
     """The TLS of the server, whose bytes `plain` carries: the TLS of a proxy may be around them. Raises `OSError`."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + seconds
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     secured = context.wrap_bio(incoming, outgoing, server_hostname=host)
     while True:
@@ -89,8 +95,9 @@ def _shaken(context: ssl.SSLContext, plain: socket.socket, host: str) -> ssl.SSL
             return secured
 
 
-def _untrusted(host: str, connect: Connect, error: ssl.SSLCertVerificationError, proxy: Proxy | None) -> Diagnosis:
-    shown = _shown_certificate(host, connect)
+def _untrusted(
+    host: str, shown: x509.Certificate | None, error: ssl.SSLCertVerificationError, proxy: Proxy | None
+) -> Diagnosis:
     now = datetime.now(UTC)
     trust = "If it is your own authority's, let ca_file or SSL_CERT_FILE name that; never switch verification off."
     if proxy is not None:
@@ -124,14 +131,14 @@ def _untrusted(host: str, connect: Connect, error: ssl.SSLCertVerificationError,
             return bad("TLS", "certificate-authority", said, f"{trust} Or the server leaves out the one in between.")
 
 
-def _shown_certificate(host: str, connect: Connect) -> x509.Certificate | None:
+def _shown_certificate(host: str, connect: Connect, seconds: float) -> x509.Certificate | None:
     """What the server shows, trusted or not: to be talked of, and nothing else."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
         with connect() as plain:
-            secured = _shaken(context, plain, host)
+            secured = _shaken(context, plain, host, seconds)
     except OSError:
         return None
     return _certificate_of(secured)

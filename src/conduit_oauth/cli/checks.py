@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from ..client.network import look_up
 from ..client.proxies import Proxy, proxy_for
-from ..client.transport import Transport
+from ..client.transport import CONNECT_TIMEOUT, Transport
 from ..errors import ConfigurationError, TransportError
 from ..masking import mask
 from ..protocol.http import Request, parse_date
@@ -27,14 +27,20 @@ from .certificates import check_tls
 from .findings import Checks, Diagnosis, bad, good, warning
 from .output import span
 
-TIMEOUT = 5.0
+# Seconds for a name and for a connection, as elsewhere.
+TIMEOUT = CONNECT_TIMEOUT
 _MOST_ADDRESSES = 10
 # Beyond this the signed statements of a client (assertions, DPoP proofs) are refused by many servers.
 SKEW = 30.0
 
 
-def check_way(url: str, transport: Transport, *, signs: bool, client_context: ssl.SSLContext | None) -> Checks:
-    """Resolve, connect, shake hands, and compare clocks with the server of `url`."""
+def check_way(
+    url: str, transport: Transport, *, seconds: float, signs: bool, client_context: ssl.SSLContext | None
+) -> Checks:
+    """Resolve, connect, shake hands, and compare clocks with the server of `url`.
+
+    A handshake and an answer have `seconds` each, as a request of the client has.
+    """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -47,7 +53,8 @@ def check_way(url: str, transport: Transport, *, signs: bool, client_context: ss
         if not alive:
             return
         if parts.scheme == "https":
-            yield from check_tls(host, port, functools.partial(_tunnel, proxy, host, port), client_context, proxy)
+            connect = functools.partial(_tunnel, proxy, host, port)
+            yield from check_tls(host, port, connect, seconds, client_context, proxy)
     else:
         found = look_up(host, port, TIMEOUT)
         if isinstance(found, Exception):
@@ -63,8 +70,8 @@ def check_way(url: str, transport: Transport, *, signs: bool, client_context: ss
         alive = yield from _check_connection(host, port, addresses)
         if parts.scheme == "https" and alive is not None:
             connect = functools.partial(socket.create_connection, (alive, port), TIMEOUT)
-            yield from check_tls(host, port, connect, client_context)
-    yield from _check_clock(url, transport, signs=signs)
+            yield from check_tls(host, port, connect, seconds, client_context)
+    yield from _check_clock(url, transport, seconds, signs=signs)
 
 
 def _check_connection(host: str, port: int, addresses: list[str]) -> Generator[Diagnosis, None, str | None]:
@@ -169,10 +176,10 @@ def _knock(port: int, address: str) -> OSError | None:
     return None
 
 
-def _check_clock(url: str, transport: Transport, *, signs: bool) -> Checks:
+def _check_clock(url: str, transport: Transport, seconds: float, *, signs: bool) -> Checks:
     before = time.time()
     try:
-        said = transport.send(Request("GET", url, {}, reads="head"), TIMEOUT).headers.get("date")
+        said = transport.send(Request("GET", url, {}, reads="head"), seconds).headers.get("date")
     except TransportError as error:
         if "CERTIFICATE_REQUIRED" in error.problem or "HANDSHAKE_FAILURE" in error.problem:
             advice = "Set client_certificate to the files of the certificate that this client is registered with."

@@ -30,7 +30,7 @@ from ..protocol.urls import origin_of, parse_url
 from ..provider import TokenProvider
 from ..serving.formats import token_type
 from ..token import AccessToken
-from .checks import TIMEOUT, check_way
+from .checks import check_way
 from .diagnosis import of_configuration, of_discovery, of_resource, of_token_request
 from .findings import Checks, Diagnosis, Verdict, bad, good, warning
 from .inspection import Inspected, read_jwt
@@ -141,7 +141,14 @@ def _check_ways(requester: Requester, provider: TokenProvider, urls: list[str], 
         if origin not in tried:
             tried.add(origin)
             with busy(f"Trying {origin}"):
-                found = list(check_way(url, requester.transport, signs=signs, client_context=provider.tls_context()))
+                ways = check_way(
+                    url,
+                    requester.transport,
+                    seconds=requester.attempt_timeout,
+                    signs=signs,
+                    client_context=provider.tls_context(),
+                )
+                found = list(ways)
             yield from found
 
 
@@ -253,12 +260,13 @@ def _call(url: str, provider: TokenProvider, token: AccessToken, *, is_mcp: bool
     method, content = ("POST", json.dumps(_INITIALIZE).encode()) if is_mcp else ("GET", b"")
     if is_mcp:
         headers["Content-Type"] = "application/json"
-    transport = provider.control.requester.transport
+    requester = provider.control.requester
 
     def ask(method: str, content: bytes) -> Response:
         if provider.dpop is not None:
             headers["DPoP"] = provider.dpop.proof(method, url, wall_now=time.time(), access_token=token.value)
-        return transport.send(Request(method, url, headers, content, reads="errors"), TIMEOUT)
+        request = Request(method, url, headers, content, reads="errors")
+        return requester.transport.send(request, requester.attempt_timeout)
 
     parts = urlsplit(url)
     try:
