@@ -156,7 +156,7 @@ def test_a_gateway_that_stays_away_is_said_in_time(start: StartBridge, resource_
     url = start("http://127.0.0.1:1/mcp", "--patience", "0.5").url
     answer = post(url, "ping")
     assert answer.status_code == 502
-    assert "cannot be reached" in answer.json()["error"]["message"]
+    assert "cannot be reached: Connection refused" in answer.json()["error"]["message"]
 
 
 def test_an_authorization_server_that_stays_away_is_said_in_time(

@@ -7,25 +7,29 @@ twice.
 from __future__ import annotations
 
 import asyncio
-import socket
+import os
 import ssl
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from ..auth.aiohttp import TokenAuth
+from ..client.failures import lateness
+from ..client.network import Journey
 from ..client.proxies import proxy_for
 from ..client.transport import tell_request
 from ..clock import jitter
 from ..errors import ConfigurationError, OAuthError
 from ..identity.tls import trusted
+from ..masking import mask
 from ..protocol.http import parse_retry_after
 from ..protocol.pauses import backoff
 from ..provider import TokenProvider
+from .connecting import phases, watched_socket
 from .exchange import LAST_EVENT, SESSION, VERSION, Answer, Question, failure, tells_of_no_session
 from .remembered import Session, Sessions
 
@@ -40,9 +44,6 @@ _QUICKLY_PARSED = 1 << 16
 _FIRST_BYTE, _FIRST_BYTE_OF_EFFECTS = 60.0, 600.0
 # Seconds that a connection may take where the patience is shorter.
 _SHORTEST_CONNECT = 1.0
-# Seconds after which a peer that acknowledges nothing is taken for gone, and between two probes of an idle one; how
-# often a knock is repeated, which takes some 7 s. Then the name is resolved anew.
-_SILENCE, _PROBE, _KNOCKS = 20, 10, 2
 # Seconds until a server of the old transport says where it takes messages.
 _FIRST_EVENT = 5.0
 _OLD_TRANSPORT = (
@@ -80,9 +81,10 @@ class Gateway:
     def _client(self, idle: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=self._context, limit=0, keepalive_timeout=idle, socket_factory=_watched_socket
+                ssl=self._context, limit=0, keepalive_timeout=idle, socket_factory=watched_socket
             ),
             middlewares=(self._auth,),
+            trace_configs=[phases()],
             cookie_jar=aiohttp.DummyCookieJar(),
             # Bytes pass as they are, and headers, too.
             auto_decompress=False,
@@ -123,7 +125,7 @@ class Gateway:
         try:
             async with asyncio.timeout(_FIRST_EVENT):
                 question = Question("GET", url, {"accept": "text/event-stream"}, b"")
-                answer = Answer(await self._begun(question, _FIRST_EVENT))
+                answer = Answer(await self._begun(question, Journey(_FIRST_EVENT)))
                 try:
                     return answer.is_stream and (await answer.peek(15)).startswith(
                         (b"event: endpoint", b"event:endpoint")
@@ -160,8 +162,9 @@ class Gateway:
         attempt = 0
         while True:
             pause = backoff(attempt, jitter())
+            journey = Journey(max(_SHORTEST_CONNECT, give_up_at - time.monotonic()))
             try:
-                answer = Answer(await self._begun(question, give_up_at - time.monotonic()))
+                answer = Answer(await self._begun(question, journey))
                 if answer.status not in (502, 503) or not question.is_repeatable:
                     return answer
                 # What a proxy says while the gateway behind it restarts.
@@ -174,15 +177,15 @@ class Gateway:
             except OAuthError as error:
                 return failure(question, str(error))
             except (aiohttp.ClientError, OSError) as error:
-                problem, is_final = self._problem_of(error, question)
+                problem, is_final = self._problem_of(error, question, journey)
                 if is_final:
                     return failure(question, problem)
             attempt += 1
             if time.monotonic() + pause > give_up_at:
-                return failure(question, f"the gateway cannot be reached ({problem})")
+                return failure(question, f"the gateway cannot be reached: {problem}")
             await asyncio.sleep(pause)
 
-    def _problem_of(self, error: Exception, question: Question) -> tuple[str, bool]:
+    def _problem_of(self, error: Exception, question: Question, journey: Journey) -> tuple[str, bool]:
         """What keeps a question from its answer, and whether another try is of no use."""
         match error:
             case aiohttp.ClientConnectorCertificateError():
@@ -197,18 +200,29 @@ class Gateway:
                 return "its answer is not HTTP", not question.is_repeatable
             case aiohttp.ClientProxyConnectionError():
                 return f"{self._proxy} is down", False
-            case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
-                return type(error).__name__, False
+            case aiohttp.ConnectionTimeoutError():
+                return lateness(journey), False
+            case aiohttp.ClientConnectorError():
+                cause = error.os_error
+                # asyncio has words of its own; an unknown name has no number.
+                number = cause.errno or 0
+                said = os.strerror(number) if number > 0 else mask(cause.strerror or str(cause), ())
+                return f"{said} ({journey})" if str(journey) else said, False
             case ssl.SSLError():
                 # In TLS 1.3 a server refuses the client's certificate after the handshake.
                 return f"TLS with {self._host} fails ({error.reason or 'no reason given'})", True
+            case TimeoutError():
+                return lateness(journey), not question.is_repeatable
             case _ if not question.is_repeatable:
                 return f"the answer was lost on the way ({type(error).__name__})", True
             case _:
                 return type(error).__name__, False
 
-    async def _begun(self, question: Question, patience: float) -> aiohttp.ClientResponse:
-        """The answer, once it begins. Raises what aiohttp does, and `TimeoutError`."""
+    async def _begun(self, question: Question, journey: Journey) -> aiohttp.ClientResponse:
+        """The answer, once it begins; a connection has the time of `journey`.
+
+        Raises what aiohttp does, and `TimeoutError`.
+        """
         repeatable = len(question.content) <= _QUICKLY_PARSED and question.is_repeatable
         http = self._http if repeatable else self._http_for_effects
         began = time.monotonic()
@@ -222,7 +236,8 @@ class Gateway:
                 data=question.content or None,
                 allow_redirects=False,
                 # From the name to the end of a handshake. A stream of events may be silent for as long as it likes.
-                timeout=aiohttp.ClientTimeout(total=None, connect=max(_SHORTEST_CONNECT, patience)),
+                timeout=aiohttp.ClientTimeout(total=None, connect=journey.seconds),
+                trace_request_ctx=journey,
             )
         tell_request(question.method, question.url, answer.status, began)
         return answer
@@ -258,19 +273,3 @@ class Gateway:
 def _cause(error: BaseException) -> str:
     cause = error.__cause__
     return str(getattr(cause, "reason", None) or type(cause).__name__)
-
-
-def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that notices when its peer is gone without a word, as behind a NAT that forgot the connection."""
-    made = socket.socket(*address[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", _PROBE),
-        ("TCP_KEEPINTVL", _PROBE),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", _SILENCE * 1000),
-        ("TCP_SYNCNT", _KNOCKS),
-    ):
-        if hasattr(socket, option):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return made

@@ -33,6 +33,12 @@ def kinds(*names: str) -> list[type[Exception]]:
     return [] if client is None else [getattr(client, name) for name in names]
 
 
+def lateness(journey: Journey) -> str:
+    """What did not come in time, and which phase took how long."""
+    took = f" ({journey})" if str(journey) else ""
+    return f"{_SLOW.get(journey.phase, 'no whole answer')} within {journey.elapsed:.1f} s{took}"
+
+
 def failure_of(url: str, error: Exception, journey: Journey, proxy: Proxy | None) -> TransportError:
     """What went wrong with a request and when, without a word that the peer may have put into it."""
     import ssl
@@ -57,8 +63,7 @@ def failure_of(url: str, error: Exception, journey: Journey, proxy: Proxy | None
             url, f"{proxy} {reason}{took}", f"Check the proxy, or unset {proxy.variable}.", local=True
         )
     if is_late:
-        problem = _SLOW.get(journey.phase, "no whole answer")
-        return TransportError(url, f"{problem} within {journey.elapsed:.1f} s{took}")
+        return TransportError(url, lateness(journey))
     is_gone = isinstance(error, RemoteDisconnected) or str(error).startswith("Server disconnected")
     if isinstance(error, (HTTPException, *kinds("ProtocolError"))) and not is_gone:
         # The client's message quotes what came, and an echo brings the credential back.
