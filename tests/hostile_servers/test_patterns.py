@@ -50,6 +50,7 @@ USES: dict[str, tuple[str, int]] = {
     "protocol.grant._SCOPE": ("fullmatch", TOKEN),
     "protocol.metadata._MAX_AGE": ("search", HEADER),
     "client.proxies._HOST_AND_PORT": ("fullmatch", HEADER),
+    "stores._HOST": ("match", HEADER),
     "client.proxies._SCHEME": ("match", HEADER),
     "protocol.urls._AMBIGUOUS": ("search", URL),
     "protocol.urls._AUTHORITY": ("fullmatch", URL),

@@ -11,7 +11,7 @@ from redis import Redis
 
 from conduit_oauth import ConfigurationError
 from conduit_oauth.identity.sources import public_environment
-from conduit_oauth.stores import NOTHING, StoreError, TokenStore, open_store
+from conduit_oauth.stores import NOTHING, StoreError, TokenStore, hide_password, open_store
 from conduit_oauth.stores.redis import RedisStore
 from tests.conftest import COMMAND, MakeProvider, Said
 from tests.redis_server import RedisServer
@@ -102,3 +102,28 @@ def test_the_configuration_of_an_mcp_client_does_not_hold_it(
     assert done.returncode == status
     assert PASSWORD not in done.stdout + done.stderr
     assert status == 0 or "password_file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://app:{}@cache/0", "redis://app:***@cache/0"),
+        ("redis://app:{}@one,app:{}@two/0", "redis://app:***@two/0"),
+        # What is special in a URL, and should have been encoded.
+        ("redis://app:a/{}@cache/0", "redis://app:***@cache/0"),
+        ("redis://app:12/{}@cache/0", "redis://app:***@cache/0"),
+        ("redis://app:a?{}@cache/0", "redis://app:***@cache/0"),
+        ("redis://app:a#{}@cache/0", "redis://app:***@cache/0"),
+        ("redis://cache/0?password={}", "redis://cache/0?password=***"),
+        ("redis://cache/0?passw%6Frd={}&db=1", "redis://cache/0?passw%6Frd=***&db=1"),
+        ("redis://cache/0?Password={}", "redis://cache/0?Password=***"),
+        ("rediss://cache/0?ssl_password={}", "rediss://cache/0?ssl_password=***"),
+        # None is there.
+        ("redis://cache:6379/0?client_name=me@work", "redis://cache:6379/0?client_name=me@work"),
+        ("redis://[::1]:6379?client_name=me@work", "redis://[::1]:6379?client_name=me@work"),
+        ("redis://cache/0?password_file=/run/password", "redis://cache/0?password_file=/run/password"),
+        ("sqlite:////home/me@work/tokens", "sqlite:////home/me@work/tokens"),
+    ],
+)
+def test_a_url_is_shown_without_it(url: str, shown: str) -> None:
+    assert hide_password(url.replace("{}", PASSWORD)) == shown

@@ -41,7 +41,7 @@ def public_environment() -> dict[str, str]:
 
     public = {name: text for name, text in os.environ.items() if name not in _SECRET_VARIABLES}
     store = unquote(public.get(_STORE, ""))
-    if "@" in store or "password=" in store:
+    if "@" in store or "password=" in store.lower():
         del public[_STORE]
     return public
 

@@ -13,9 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import ConfigurationError
+
+# One host, and a port.
+_HOST = re.compile(r"(?:\[[^\]/?#@]*\]|[^:/?#@\[\]]*)(?::\d*)?(?:[/?#]|\Z)")
 
 
 class StoreError(Exception):
@@ -126,13 +129,20 @@ def split(url: str) -> SplitResult:
 
 
 def hide_password(url: str) -> str:
-    """The URL of a store, to be shown: without the password that it may hold."""
+    """The URL of a store, to be shown: without the password that it may hold, however it is written."""
     scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, hosts = authority.rpartition("@")
-    if at:
-        authority = f"{user.partition(':')[0]}:***@{hosts}"
-    return re.sub(r"([?&][^=&]*password=)[^&]*", r"\1***", f"{scheme}{separator}{authority}{slash}{path}")
+    is_plain = rest.startswith("/") or (_HOST.match(rest) and "@" not in rest.partition("?")[0])
+    if "@" in rest and not is_plain:
+        user, _, hosts = rest.rpartition("@")
+        rest = f"{user.partition(':')[0]}:***@{hosts}"
+    place, mark, query = rest.partition("?")
+    shown = "&".join(map(_without_password, query.split("&")))
+    return f"{scheme}{separator}{place}{mark}{shown}"
+
+
+def _without_password(parameter: str) -> str:
+    name, equals, _ = parameter.partition("=")
+    return f"{name}=***" if equals and unquote(name).lower().endswith("password") else parameter
 
 
 def open_store(url: str, timeout: float) -> TokenStore | None:
