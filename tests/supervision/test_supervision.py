@@ -21,6 +21,7 @@ from conduit_oauth.client.requester import Requester
 from conduit_oauth.settings import from_file
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import FakeClock, Said
+from tests.scripted_server import Asked, ScriptedServer
 from tests.supervision.conftest import Make, toml
 
 Settings = dict[str, Any]
@@ -95,6 +96,32 @@ def test_no_more_tokens_are_asked_for_at_once_than_allowed(
         authorization_server.wait_for_token_requests(6)
         assert all(provider.get_token() for provider in held)
     assert len(authorization_server.token_requests) == 6
+
+
+def test_a_server_that_never_answers_keeps_no_token_of_another_from_its_refresh(
+    make_providers: Make, settings: Settings, authorization_server: AuthorizationServer
+) -> None:
+    authorization_server.set(lifetime=2)
+    came, over = threading.Semaphore(0), threading.Event()
+
+    def hold(asked: Asked) -> None:
+        came.release()
+        over.wait(60)
+        asked.answer({"access_token": "good-token", "token_type": "Bearer", "expires_in": 3600})
+
+    with ScriptedServer(hold) as mute:
+        names = [str(number) for number in range(12)]
+        at_mute = {name: {**settings, "token_endpoint": f"{mute.url}/{name}"} for name in names}
+        with make_providers({**at_mute, "billing": settings}, max_refreshes=4) as providers:
+            for name in names:
+                providers[name]
+            providers["billing"].get_token()
+            authorization_server.wait_for_token_requests(4)
+            assert len(mute.seen) == 4
+            over.set()
+            # Who waited for a turn has one.
+            assert all(came.acquire(timeout=20) for _ in names)
+            assert len({path for path, *_ in mute.seen}) == 12
 
 
 def test_what_breaks_down_is_restarted_a_few_times_and_then_given_up(

@@ -48,7 +48,7 @@ class TokenProviders(Resident):
             `conduit_oauth.settings`.
         defaults: settings that each provider gets unless it says otherwise.
         limit: how many providers are kept. The one that was asked for longest ago goes, unless the program holds it.
-        max_refreshes: how many tokens the supervision asks for at the same time.
+        max_refreshes: how many tokens the supervision asks for at a time, of one server; of all, four times that.
         max_restarts: a provider that breaks down more often than that within `restart_period` is given up until it is
             asked for again, or its settings change.
         restart_period: seconds.

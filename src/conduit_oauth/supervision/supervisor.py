@@ -15,13 +15,16 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 from ..clock import Clock, jitter
 from ..errors import OAuthError
 from ..events import call_back
 from ..lifecycle.state import Health
+from ..protocol.urls import origin_of
 from ..provider import TokenProvider
 from ..runtime.landing import Flag, Landing, NoThreadError, in_thread
+from .turns import Turns
 from .ward import Ward
 
 logger = logging.getLogger("conduit_oauth")
@@ -64,7 +67,6 @@ class Supervisor:
         self.lock = lock
         self._wards = wards
         self._clock = clock
-        self._max_refreshes = max_refreshes
         self._max_restarts = max_restarts
         self._restart_period = restart_period
         self._replace = replace
@@ -75,7 +77,7 @@ class Supervisor:
         # In a forked child: whether the thread is still to be started, and what ends the wait for that.
         self._is_put_off = False
         self._ended = Flag()
-        self._refreshing: set[str] = set()
+        self._turns = Turns(max_refreshes)
         self._wake = Landing()
         self._thread: threading.Thread | None = None
         self.running = False
@@ -83,7 +85,7 @@ class Supervisor:
     def watch(self, name: str, ward: Ward, provider: TokenProvider) -> None:
         """Look after `provider` from now on, in the place of the one that the ward had."""
         ward.provider.control.ended = None
-        self._refreshing.discard(name)
+        self._free(name)
         ward.provider = provider
         ward.given_up = None
         provider.control.ended = self._over(name)
@@ -92,7 +94,7 @@ class Supervisor:
     def let_go(self, name: str, ward: Ward) -> None:
         """Look after it no more."""
         ward.provider.control.ended = None
-        self._refreshing.discard(name)
+        self._free(name)
 
     def forgive(self, name: str, ward: Ward) -> None:
         """Ask at once for what failed: what the failure was about may have changed."""
@@ -151,7 +153,7 @@ class Supervisor:
         """Share no lock with the parent; run on a thread of our own where the parent did."""
         self.lock = lock
         self._wake, self._ended = Landing(), Flag()
-        self._refreshing.clear()
+        self._turns.clear()
         self.running = self._is_put_off = self._thread is not None or self._is_put_off
         self._thread = None
         if self.running:
@@ -204,26 +206,43 @@ class Supervisor:
             if self._wake.is_set():
                 self._wake = Landing()
             now = self._clock()
-            while self._agenda and self._agenda[0][0] <= now and len(self._refreshing) < self._max_refreshes:
+            while self._agenda and self._agenda[0][0] <= now and not self._turns.is_full:
                 moment, name = heapq.heappop(self._agenda)
                 ward = self._wards.get(name)
                 if ward is not None and moment == ward.due:
                     self._tend(name, ward)
             # With as many refreshes on as there may be, the end of one wakes us.
-            full = len(self._refreshing) >= self._max_refreshes
-            pause = self._agenda[0][0] - now if self._agenda and not full else IDLE
+            pause = self._agenda[0][0] - now if self._agenda and not self._turns.is_full else IDLE
             return self._wake, max(0.0, pause) if self.running else 0.0
 
     def _tend(self, name: str, ward: Ward) -> None:
+        control = ward.provider.control
+        origin = origin_of(urlsplit(control.requester.locator.target))
+        if not self._turns.admits(name, origin):
+            return
         try:
-            moment = ward.provider.control.keep()
+            moment = control.keep()
         except OAuthError as error:
+            self._call_next(origin)
             self._restart(name, ward, error)
             return
         if moment is None:
-            self._refreshing.add(name)
-        elif moment < math.inf:
+            self._turns.begin(name, origin)
+            return
+        self._call_next(origin)
+        if moment < math.inf:
             self._schedule(name, ward, moment)
+
+    def _free(self, name: str) -> None:
+        """Its refresh is over, if there was one."""
+        if (origin := self._turns.end(name)) is not None:
+            self._call_next(origin)
+
+    def _call_next(self, origin: str) -> None:
+        while (name := self._turns.next_at(origin)) is not None:
+            if (ward := self._wards.get(name)) is not None:
+                self._schedule(name, ward, -math.inf)
+                return
 
     def _over(self, name: str) -> Callable[[bool], None]:
         """What the provider calls when its flight has ended. It does not keep us alive."""
@@ -237,7 +256,7 @@ class Supervisor:
 
     def _flight_over(self, name: str, *, crashed: bool) -> None:
         with self.lock:
-            self._refreshing.discard(name)
+            self._free(name)
             ward = self._wards.get(name)
             if ward is not None and crashed:
                 self._restart(name, ward, OAuthError(f"provider {name!r} broke down; the log has the traceback."))
