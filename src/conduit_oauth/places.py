@@ -42,6 +42,15 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
+def version_of(path: Path) -> tuple[int, int, int] | None:
+    """Changes when a file does; None where there is none."""
+    try:
+        status = expanded(path).stat()
+    except (OSError, ValueError):  # a path with a NUL
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def is_device(path: str | Path, folder: int | None = None) -> bool:
     """Whether a device such as /dev/null is at `path`, which starts in the open directory `folder`."""
     try:

@@ -16,7 +16,7 @@ Invariant: A file contains no secret. It says where the secret is. Paths in it a
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -78,6 +78,17 @@ def from_file(
         # An editor may be writing it just now: no provider is removed for that.
         raise ConfigurationError("providers", f"{path} names none", "Add a table [providers.NAME].")
     return providers, further
+
+
+def files_in(settings: object) -> Iterator[Path]:
+    """The files that settings lead to."""
+    if isinstance(settings, Path):
+        yield settings
+    elif isinstance(settings, Mapping):
+        yield from files_in([*cast("Mapping[object, object]", settings).values()])
+    elif isinstance(settings, list | tuple):
+        for each in cast("Sequence[object]", settings):
+            yield from files_in(each)
 
 
 def read_toml(path: Path, field: str, parse: Callable[[str], T] = tomllib.loads) -> T:

@@ -19,12 +19,14 @@ import pytest
 
 from conduit_oauth import ConfigurationError
 from conduit_oauth.agent.config import Output
+from conduit_oauth.agent.making import Making
 from conduit_oauth.agent.outputs import put, withdraw
 from conduit_oauth.serving.listening import Address
 from conduit_oauth.testing import AuthorizationServer
 from tests.agent.conftest import Bell, Keep, Serve, Write
 from tests.agent.test_keeper import BILLING, looked_at
 from tests.agent.test_service import ONE, run
+from tests.certificates import issue
 from tests.conftest import COMMAND, MakeProvider, Said
 from tests.stores.line import until
 
@@ -358,11 +360,50 @@ def test_a_program_is_found_from_the_file(keep: Keep, tmp_path: Path) -> None:
     assert (tmp_path / "told").read_text() == agent.providers["billing"].get_token()
 
 
-def test_a_secret_that_appears_later_is_seen_soon(keep: Keep, tmp_path: Path, bell: Bell) -> None:
-    keep(BILLING.replace("[providers.billing]", '[providers.billing]\nclient_secret = { file = "later" }'))
-    until(lambda: (tmp_path / "secret").exists())
-    (tmp_path / "secret").rename(tmp_path / "later")
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'client_secret = { file = "later" }',
+        'token_request_headers = { X-Key = { file = "later" } }',
+        'client_certificate = ["later", "later"]',
+        'ca_file = "later"',
+    ],
+)
+def test_a_file_that_appears_later_is_seen_soon(
+    setting: str, keep: Keep, tmp_path: Path, bell: Bell, authorization_server: AuthorizationServer
+) -> None:
+    (tmp_path / "tls").mkdir()
+    issue(tmp_path / "tls", "client")
+    content = (
+        authorization_server.client_secret
+        if "secret" in setting or "headers" in setting
+        else "".join((tmp_path / "tls" / name).read_text() for name in ("client.pem", "client-key.pem"))
+    )
+    agent = keep(BILLING.replace("[providers.billing]", f"[providers.billing]\n{setting}"))
+    # Once the first try has failed.
+    assert agent.settled.wait(20)
+    (tmp_path / "new").write_text(content)
+    (tmp_path / "new").rename(tmp_path / "later")
     bell.wait_for("billing")
+
+
+def test_a_provider_that_cannot_be_made_is_tried_again_only_where_a_file_changed(
+    keep: Keep, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    problem = Making.problem
+    monkeypatch.setattr(Making, "problem", lambda making, name: looks.append(name) or problem(making, name))
+    monkeypatch.setattr("conduit_oauth.agent.keeper.AGAIN", 0.01)
+    agent = keep(BILLING.replace("[providers.billing]", '[providers.billing]\nca_file = "later"\n[providers.crm]'))
+    assert agent.settled.wait(20)
+    assert said.count("provider_not_made name=billing: providers.billing.ca_file") == 1
+    first = agent.troubles["billing"]
+    before = len(looks)
+    until(lambda: len(looks) > before + 5)
+    assert agent.troubles["billing"] == first
+    assert said.count("provider_not_made") == 1
+    (tmp_path / "later").write_text("no certificate")
+    until(lambda: said.count("provider_not_made") == 2)
 
 
 def test_two_agents_on_one_file_leave_no_reader_without_a_token(make_provider: MakeProvider, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ written is tried again and reported, and does not delay the others.
 from __future__ import annotations
 
 import contextlib
-import heapq
 import logging
 import math
 import queue
@@ -26,17 +25,19 @@ from ..identity.sources import public_environment
 from ..places import default_store
 from ..runtime.landing import wait_until
 from ..supervision.registry import TokenProviders
+from .agenda import Agenda
 from .config import AgentConfig, Output, read_agent
 from .hooks import Call, Hooks, Trouble
 from .ledger import Claims, Entries, Ledger
+from .making import Making
 from .outputs import put, tidy, trace, withdraw
 
 logger = logging.getLogger("conduit_oauth.agent")
 
 # Seconds until an output that could not be written, or taken away, is tried again.
 RETRY = 5.0
-# Seconds between two looks at an output.
-LOOK = 60.0
+# Seconds between two looks at an output, and at the files of a provider that could not be made.
+LOOK, AGAIN = 60.0, 1.0
 
 
 class Agent:
@@ -58,15 +59,14 @@ class Agent:
             on_reload=lambda: self._jobs.put(self._reread),
             on_change=lambda name: self._jobs.put(partial(self._look_at, name)),
         )
+        self._making = Making(self.providers)
         # What went wrong with writing for a provider, and when.
         self._unwritten: dict[str, Trouble] = {}
         # Set once every provider has its token written, or failed once.
         self.settled = threading.Event()
         self._unsettled: set[str] = set()
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        # (moment, name); of several for one provider the one in `_due` counts.
-        self._agenda: list[tuple[float, str]] = []
-        self._due: dict[str, float] = {}
+        self._agenda = Agenda()
         self._closed = False
         # By slot: what each output has now, for which provider and in which shape, and what the file looked like then.
         self._written: dict[str, tuple[str, str, tuple[object, ...]]] = {}
@@ -200,13 +200,16 @@ class Agent:
 
     def _ask_for_all(self) -> None:
         """Have every provider of the file kept warm, then look at them."""
+        self._making.forgive()
         for name in self.providers:
-            try:
-                self.providers[name]
-            except ConfigurationError as error:
-                self._trouble(name, str(error))
-                self._settle(name)
+            self._ask_for(name)
         self._look_at_all()
+
+    def _ask_for(self, name: str) -> None:
+        if (problem := self._making.problem(name)) is not None:
+            self._trouble(name, problem)
+            self._settle(name)
+            self._agenda.add(name, elapsed() + AGAIN)
 
     def _look_at_all(self) -> None:
         for name in self.providers:
@@ -216,33 +219,28 @@ class Agent:
 
     def _work(self) -> None:
         while not self._closed:
-            first = min(self._retire_at, self._agenda[0][0] if self._agenda else math.inf)
+            first = min(self._retire_at, self._agenda.first)
             try:
                 job = self._jobs.get(timeout=max(0.0, first - elapsed()) if first < math.inf else None)
             except queue.Empty:
                 if first == self._retire_at:
                     job = self._retire
-                else:
-                    moment, name = heapq.heappop(self._agenda)
-                    if self._due.get(name) != moment:
-                        continue
-                    del self._due[name]
+                elif (name := self._agenda.take()) is not None:
                     job = partial(self._look_at, name)
+                else:
+                    continue
             try:
                 job()
             except Exception:  # a fault of ours with one provider: the others go on
                 logger.error("agent_failed\n%s", traceback.format_exc())
-
-    def _look_at_later(self, name: str, moment: float) -> None:
-        if self._due.get(name) != moment:
-            self._due[name] = moment
-            heapq.heappush(self._agenda, (moment, name))
 
     def _look_at(self, name: str) -> None:
         """Bring the outputs of one provider up to date."""
         # Not by `[name]`, which would restart what the supervision gave up, again and again.
         provider = self.providers.in_use(name)
         if provider is None:
+            if self._making.has_failed(name):
+                self._ask_for(name)
             return
         token = provider.control.held()
         value = token.value if token else ""
@@ -275,17 +273,18 @@ class Agent:
                 logger.error("agent_failed\n%s", traceback.format_exc())
         if failed is not None:
             self._trouble(name, failed)
-            self._look_at_later(name, elapsed() + RETRY)
+            self._agenda.add(name, elapsed() + RETRY)
         else:
             self._unwritten.pop(name, None)
             if token is not None:
                 # An output that was removed or changed meanwhile is written again.
-                self._look_at_later(name, min(token.expires_at, elapsed() + LOOK))
+                self._agenda.add(name, min(token.expires_at, elapsed() + LOOK))
         if token is not None or provider.control.history.failed_at is not None:
             self._settle(name)
 
     def _trouble(self, name: str, problem: str) -> None:
-        self._unwritten[name] = datetime.now(UTC), problem
+        if problem != self._unwritten.get(name, (None, ""))[1]:
+            self._unwritten[name] = datetime.now(UTC), problem
 
     def _settle(self, name: str) -> None:
         self._unsettled.discard(name)

@@ -7,12 +7,12 @@ import dataclasses
 import logging
 import time
 from importlib import import_module
-from pathlib import Path
 
 from ..clock import Clock
 from ..errors import ConfigurationError, InvalidTokenResponse, OAuthError, TokenRequestError, without_query
 from ..identity.credentials import Credentials
-from ..identity.sources import header_value, read_text
+from ..identity.sources import files_of, header_value, read_text
+from ..places import version_of
 from ..protocol.client_auth import METHODS, Signing
 from ..protocol.discovery import Discovery, resource_scopes
 from ..protocol.dpop import Dpop
@@ -50,14 +50,6 @@ def _grant_form(signing: Signing, parameters: list[tuple[str, str]]) -> Form:
         signing.secrets.append(subject_token := read_text(credentials.subject_token, "subject_token").strip())
         return token_exchange_form(subject_token, credentials.subject_token_type, parameters)
     return client_credentials_form(parameters)
-
-
-def _version(file: Path) -> tuple[int, int, int] | None:
-    try:
-        status = file.stat()
-    except (OSError, ValueError):  # a path with a NUL
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 class Requester:
@@ -115,8 +107,10 @@ class Requester:
         return other
 
     def credential_version(self) -> tuple[object, ...]:
-        """Changes when a file that the credential is read from does; what is missing has a version, too."""
-        return tuple(map(_version, self.config.credentials.files()))
+        """Changes when a file does that a request is made with; what is missing has a version, too."""
+        headers = files_of(*(source for _, source in self.config.headers))
+        proof = () if self.dpop is None else self.dpop.files()
+        return tuple(map(version_of, (*self.config.credentials.files(), *headers, *proof, *self.transport.tls.files())))
 
     def identity(self) -> bytes:
         """A digest of all that makes this client's token differ from another's, but for the credential."""

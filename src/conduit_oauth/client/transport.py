@@ -67,7 +67,7 @@ def _load() -> None:
 class Transport:
     """Our own connections, or a client that the caller injected and keeps the ownership of."""
 
-    __slots__ = ("_by_proxy", "_direct", "_injected", "_is_ours", "_lock", "_tls", "_version")
+    __slots__ = ("_by_proxy", "_direct", "_injected", "_is_ours", "_lock", "_version", "tls")
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Transport:
             from .by_httpx2 import ByHttpx2
 
             self._injected = ByHttpx2(httpx2.Client(transport=transport) if client is None else client)
-        self._tls = tls
+        self.tls = tls
         self._lock = threading.Lock()
         self._direct: Direct | None = None
         # Made anew where the files of TLS changed: a connection keeps what it had.
@@ -99,14 +99,14 @@ class Transport:
 
     def in_child(self) -> Transport:
         """The transport of a forked child, which shares no socket with its parent."""
-        return Transport(tls=self._tls) if self._injected is None else _Inherited()
+        return Transport(tls=self.tls) if self._injected is None else _Inherited()
 
     def prepare(self, url: str) -> None:
         """Load the HTTP client now: where a fleet waits for one process's answer, it should not wait for that."""
         _load()
         self._way(self._proxy_for(url))
         if self._injected is None and url.startswith("https:"):
-            self._tls.context()
+            self.tls.context()
 
     def send(self, request: Request, timeout: float) -> Response:
         """The answer to `request`, within `timeout` seconds. Raises `TransportError`."""
@@ -149,9 +149,9 @@ class Transport:
             if proxy is None:
                 from .direct import Direct
 
-                self._direct = self._direct or Direct(self._tls)
+                self._direct = self._direct or Direct(self.tls)
                 return self._direct
-            if self._version != (version := self._tls.version()):
+            if self._version != (version := self.tls.version()):
                 # A request that is under way on the old one fails, and is retried as any broken connection is.
                 self._close_proxies()
                 self._version = version
@@ -159,7 +159,7 @@ class Transport:
                 with undisturbed():
                     from .by_httpx2 import by_proxy
 
-                    self._by_proxy[proxy] = by_proxy(proxy, self._tls.context())
+                    self._by_proxy[proxy] = by_proxy(proxy, self.tls.context())
             return self._by_proxy[proxy]
 
     def _close_proxies(self) -> None:

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from ..places import expanded
 from ..token_types import ACCESS_TOKEN_TYPE
-from .sources import KeySource, Source, read_material
+from .sources import KeySource, Source, files_of, read_material
 from .tls import ClientCertificate
 
 
@@ -40,8 +39,7 @@ class Credentials:
         """The files that the sources are in."""
         certificate = self.client_certificate
         own = (self.private_key, self.key_password, self.client_assertion, self.assertion, self.subject_token)
-        named = (*self.secrets, *own, *((certificate.certificate, certificate.key) if certificate else ()))
-        return tuple(expanded(source) for source in named if isinstance(source, Path))
+        return files_of(*self.secrets, *own, *((certificate.certificate, certificate.key) if certificate else ()))
 
     def material(self) -> bytes:
         """Everything secret in them, as it is now; see `read_material`."""

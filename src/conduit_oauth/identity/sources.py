@@ -92,6 +92,11 @@ class _Keyring(_Place):
         return read_text(secret, f"keyring entry {service}/{username}")
 
 
+def files_of(*sources: object) -> tuple[Path, ...]:
+    """The files among these sources."""
+    return tuple(source for source in sources if isinstance(source, Path))
+
+
 def from_environment(name: str) -> Callable[[], str]:
     """A source that reads the environment variable `name` at each use; unset, it raises `ConfigurationError`."""
     _SECRET_VARIABLES.add(name)

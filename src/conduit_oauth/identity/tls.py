@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from ..errors import ConfigurationError
 from ..places import expanded, is_file
 from ..runtime.process import LockOfProcess, undisturbed
-from .sources import Source, read_text
+from .sources import Source, files_of, read_text
 
 if TYPE_CHECKING:
     import ssl
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # In bytes: the authorities of a platform have some 300,000.
 _LONGEST_FILE = 1 << 24
+_VARIABLES = "SSL_CERT_FILE", "SSL_CERT_DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,12 @@ class TlsFiles:
     def is_set(self) -> bool:
         """Whether there is any."""
         return self.certificate is not None or self.authorities is not None
+
+    def files(self) -> tuple[Path, ...]:
+        """All files that a connection depends on, the platform's too."""
+        pair = () if self.certificate is None else (self.certificate.certificate, self.certificate.key)
+        named = (Path(path) for variable in _VARIABLES if (path := os.environ.get(variable)))
+        return files_of(*pair, self.authorities, *named)
 
     def version(self) -> tuple[int, ...]:
         """Changes when a file does. Raises `ConfigurationError` where one cannot be read."""
@@ -176,7 +183,7 @@ def trusted() -> ssl.SSLContext:
 def _platform_files() -> list[tuple[str, str, int]]:
     """What the two variables name, and the time of each. Raises `ConfigurationError` where it is not there."""
     files: list[tuple[str, str, int]] = []
-    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for variable in _VARIABLES:
         if path := os.environ.get(variable):
             try:
                 files.append((variable, path, Path(path).stat().st_mtime_ns))

@@ -10,11 +10,12 @@ import base64
 import hashlib
 import re
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..clock import DATED_BACK
-from ..identity.sources import KeySource, Source, read_key
+from ..identity.sources import KeySource, Source, files_of, read_key
 from .urls import origin_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class Dpop:
     def configured(self) -> bool:
         """Whether the key was given, so that other processes have it, too."""
         return self._source is not None
+
+    def files(self) -> tuple[Path, ...]:
+        """The files that the key is in."""
+        return files_of(self._source, self._password)
 
     def thumbprint(self) -> str:
         """The key's SHA-256 thumbprint (RFC 7638), which the tokens are bound to."""

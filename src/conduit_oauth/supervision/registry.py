@@ -89,9 +89,9 @@ class TokenProviders(Resident):
         self._transport = SharedTransport()
         self.tables: dict[str, Any] = {}
         if self._file is not None:
-            _, self._settings, self.tables = self._file.read()
+            _, self.settings, self.tables = self._file.read()
         elif isinstance(providers, Mapping):
-            self._settings = from_mapping(providers, given)
+            self.settings = from_mapping(providers, given)
         self._looked_at = clock()
         # In the order of use; the latest of each name, and all that were made, also those that only the program holds.
         self._wards: OrderedDict[str, Ward] = OrderedDict()
@@ -134,18 +134,18 @@ class TokenProviders(Resident):
             return None if ward is None else ward.provider
 
     def __contains__(self, name: object) -> bool:
-        return name in self._settings
+        return name in self.settings
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._settings))
+        return iter(list(self.settings))
 
     def __len__(self) -> int:
-        return len(self._settings)
+        return len(self.settings)
 
     def health(self) -> dict[str, Health]:
         """How each provider is; nothing is asked or made for that."""
         with self._lock:
-            return {name: self._supervisor.health(name, self._wards.get(name)) for name in self._settings}
+            return {name: self._supervisor.health(name, self._wards.get(name)) for name in self.settings}
 
     def reload(self) -> None:
         """Read the file anew, now. Raises `ConfigurationError`, and changes nothing, if it is invalid.
@@ -160,7 +160,7 @@ class TokenProviders(Resident):
         with self._lock:
             if not self._file.is_newest(turn):
                 return
-            before, self._settings, self.tables = self._settings, settings, tables
+            before, self.settings, self.tables = self.settings, settings, tables
             for name in [name for name in self._wards if settings.get(name) != before.get(name)]:
                 if name not in settings:
                     self._supervisor.let_go(name, self._wards.pop(name))
@@ -247,8 +247,8 @@ class TokenProviders(Resident):
             raise ConfigurationError("providers", "are closed", "Create a new TokenProviders.")
 
     def _make(self, name: str) -> Ward:
-        if name not in self._settings:
-            raise KeyError(f"no provider {name!r}; there are {', '.join(list(self._settings)[:20]) or 'none'}")
+        if name not in self.settings:
+            raise KeyError(f"no provider {name!r}; there are {', '.join(list(self.settings)[:20]) or 'none'}")
         provider = self._alive.get(name)
         if provider is None or provider.control.closed:
             provider = self._alive[name] = self._provider(name)
@@ -272,7 +272,7 @@ class TokenProviders(Resident):
 
     def _provider(self, name: str) -> TokenProvider:
         self._check_open()
-        given: dict[str, Any] = {"http_client": self._transport, **self._settings[name]}
+        given: dict[str, Any] = {"http_client": self._transport, **self.settings[name]}
         try:
             provider = TokenProvider(name=name, **given)
         except ConfigurationError as error:

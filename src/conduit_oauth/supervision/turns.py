@@ -36,7 +36,7 @@ class Turns:
         self._begun[name] = origin
 
     def end(self, name: str) -> str | None:
-        """It is over; the origin at which it was, None where there was none."""
+        """It has ended; the origin at which it was, None where there was none."""
         return self._begun.pop(name, None)
 
     def next_at(self, origin: str) -> str | None:
