@@ -234,7 +234,7 @@ class Supervisor:
             self._schedule(name, ward, moment)
 
     def _free(self, name: str) -> None:
-        """Its refresh is over, if there was one."""
+        """Its refresh has ended, if there was one."""
         if (origin := self._turns.end(name)) is not None:
             self._call_next(origin)
 
