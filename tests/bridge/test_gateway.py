@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import socketserver
+import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from conduit_oauth import TokenProvider
+from conduit_oauth.bridge.exchange import Question
+from conduit_oauth.bridge.gateway import Gateway
 from conduit_oauth.testing import AuthorizationServer
 from tests.bridge.conftest import StartBridge
+from tests.certificates import issue
 from tests.resource_server import ResourceServer
 from tests.threaded import serving
 
@@ -169,3 +174,55 @@ def test_an_authorization_server_that_stays_away_is_said_in_time(
     assert answer.status_code == 502
     # Without the bound it would be 30 s.
     assert time.monotonic() - begun < 10
+
+
+def test_a_certificate_that_was_replaced_is_presented_to_the_gateway(
+    authorization_server: AuthorizationServer, tmp_path: Path
+) -> None:
+    authority = issue(tmp_path, "authority", ca=True)
+    issue(tmp_path, "server", authority)
+    for number in ("one", "two"):
+        issue(tmp_path, number, authority)
+    wanted = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tmp_path / "authority.pem")
+    wanted.verify_mode = ssl.CERT_REQUIRED
+    wanted.load_cert_chain(tmp_path / "server.pem", tmp_path / "server-key.pem")
+    presented: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        certificate: Any = writer.get_extra_info("peercert")
+        presented.append(dict(certificate["subject"][0])["commonName"])
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        writer.close()
+
+    def present(number: str) -> None:
+        for part in (".pem", "-key.pem"):
+            (tmp_path / f"{number}{part}").rename(tmp_path / f"client{part}")
+
+    async def main() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=wanted)
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        present("one")
+        with TokenProvider(
+            authorization_server.client_id,
+            authorization_server.client_secret,
+            token_endpoint=authorization_server.token_endpoint(),
+            mcp_url=url,
+            resource=False,
+            client_certificate=(tmp_path / "client.pem", tmp_path / "client-key.pem"),
+            ca_file=tmp_path / "authority.pem",
+        ) as provider:
+            async with Gateway(provider, patience=0.0) as gateway:
+                for number in ("two", "", None):
+                    reply = await gateway.send(Question("GET", url, {}, b""))
+                    assert reply.status == 200
+                    await reply.drain()
+                    if number:
+                        present(number)
+                    elif number is not None:
+                        # While it is away, the one before is presented.
+                        (tmp_path / "client.pem").unlink()
+        server.close()
+
+    asyncio.run(main())
+    assert presented == ["one", "two", "two"]

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 
+from ..errors import ConfigurationError
+from ..identity.tls import TlsFiles
+
 # Seconds after which a peer that acknowledges nothing is taken for gone, and between two probes of an idle one; how
 # often a knock is repeated, which takes some 7 s. Then the name is resolved anew.
 _SILENCE, _PROBE, _KNOCKS = 20, 10, 2
+
+
+class Following:
+    """What the token endpoint's client trusts, and presents, as the files of `tls` are now."""
+
+    def __init__(self, tls: TlsFiles) -> None:
+        self._tls = tls
+        self._version = tls.version()
+        self._context = tls.context()
+
+    def context(self) -> ssl.SSLContext:
+        """The context for a new connection; the one before, while a file cannot be read."""
+        with contextlib.suppress(ConfigurationError):
+            version = self._tls.version()
+            # Of those that present no certificate, `TlsFiles` keeps one itself.
+            if self._tls.certificate is None or version != self._version:
+                self._context = self._tls.context()
+            self._version = version
+        return self._context
 
 
 def phases() -> aiohttp.TraceConfig:

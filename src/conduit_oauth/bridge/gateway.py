@@ -24,12 +24,11 @@ from ..client.proxies import proxy_for
 from ..client.transport import tell_request
 from ..clock import jitter
 from ..errors import ConfigurationError, OAuthError
-from ..identity.tls import trusted
 from ..masking import mask
 from ..protocol.http import parse_retry_after
 from ..protocol.pauses import backoff
 from ..provider import TokenProvider
-from .connecting import phases, watched_socket
+from .connecting import Following, phases, watched_socket
 from .exchange import LAST_EVENT, SESSION, VERSION, Answer, Question, failure, tells_of_no_session
 from .remembered import Session, Sessions
 
@@ -63,8 +62,7 @@ class Gateway:
         self.largest = largest
         self._provider = provider
         self._auth = TokenAuth(provider)
-        # What the token endpoint's client trusts, and presents.
-        self._context = provider.tls_context() or trusted()
+        self._tls = Following(provider.control.requester.transport.tls)
         # Once: aiohttp's own `trust_env` reads the environment, and a .netrc on a thread, for each request.
         self._proxy = proxy_for(provider.mcp_url or "")
         if self._proxy is not None and not self._proxy.speaks_http:
@@ -80,9 +78,7 @@ class Gateway:
 
     def _client(self, idle: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=self._context, limit=0, keepalive_timeout=idle, socket_factory=watched_socket
-            ),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=idle, socket_factory=watched_socket),
             middlewares=(self._auth,),
             trace_configs=[phases()],
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -238,6 +234,7 @@ class Gateway:
                 # From the name to the end of a handshake. A stream of events may be silent for as long as it likes.
                 timeout=aiohttp.ClientTimeout(total=None, connect=journey.seconds),
                 trace_request_ctx=journey,
+                ssl=self._tls.context(),
             )
         tell_request(question.method, question.url, answer.status, began)
         return answer
