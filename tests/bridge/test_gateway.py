@@ -177,8 +177,9 @@ def test_an_authorization_server_that_stays_away_is_said_in_time(
 
 
 def test_a_certificate_that_was_replaced_is_presented_to_the_gateway(
-    authorization_server: AuthorizationServer, tmp_path: Path
+    authorization_server: AuthorizationServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("conduit_oauth.bridge.connecting.LOOK", 0.0)
     authority = issue(tmp_path, "authority", ca=True)
     issue(tmp_path, "server", authority)
     for number in ("one", "two"):

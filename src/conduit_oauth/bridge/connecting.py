@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ from ..identity.tls import TlsFiles
 # Seconds after which a peer that acknowledges nothing is taken for gone, and between two probes of an idle one; how
 # often a knock is repeated, which takes some 7 s. Then the name is resolved anew.
 _SILENCE, _PROBE, _KNOCKS = 20, 10, 2
+# Seconds between two looks at files.
+LOOK = 1.0
 
 
 class Following:
@@ -26,9 +29,13 @@ class Following:
         self._tls = tls
         self._version = tls.version()
         self._context = tls.context()
+        self._look_at = time.monotonic() + LOOK
 
     def context(self) -> ssl.SSLContext:
         """The context for a new connection; the one before, while a file cannot be read."""
+        if (now := time.monotonic()) < self._look_at:
+            return self._context
+        self._look_at = now + LOOK
         with contextlib.suppress(ConfigurationError):
             version = self._tls.version()
             # Of those that present no certificate, `TlsFiles` keeps one itself.
