@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from conduit_oauth import ConfigurationError
 from conduit_oauth.agent.config import Output
@@ -307,7 +309,11 @@ def test_check_tells_all_that_is_wrong(
         f"""
         [providers.billing]
         client_secret = {{ file = "absent" }}
+        token_request_headers = {{ X-Key = {{ file = "no-header" }} }}
+        dpop = {{ file = "no-proof" }}
         [providers.".hidden"]
+        [providers.certified]
+        client_certificate = ["no-certificate", "no-key"]
         [agent]
         listen = "unix:{"x" * 120}"
         local_token_file = "no-bearer"
@@ -321,10 +327,32 @@ def test_check_tells_all_that_is_wrong(
     )
     done = run(config, client_environment, "--check")
     assert done.returncode == 2
-    for words in ("absent", "no-bearer", "107 bytes", "'nobody' is no provider", "providers..hidden: is no file name"):
-        assert words in done.stderr
+    for words in (
+        "providers.billing.client_secret: cannot be read",
+        "providers.billing.token_request_headers.X-Key: cannot be read",
+        "providers.billing.dpop: cannot be read",
+        "providers.certified.client_certificate: cannot be used",
+        *("no-bearer", "107 bytes", "'nobody' is no provider", "providers..hidden: is no file name"),
+    ):
+        assert done.stderr.count(words) == 1
     assert all(line.startswith("error: ") for line in done.stderr.splitlines()[:-1])
     assert authorization_server.token_requests == []
+
+
+def test_check_tells_of_a_key_that_cannot_be_used(client_environment: dict[str, str], tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    settings = 'client_id = "me"\ntoken_endpoint = "https://as.example/token"\nprivate_key = { file = "key" }\n'
+    config.write_text(f"[providers.signing]\n{settings}")
+    (tmp_path / "key").write_bytes(
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"password"),
+        )
+    )
+    done = run(config, client_environment, "--check")
+    assert done.returncode == 2
+    assert "error: providers.signing.private_key: is encrypted" in done.stderr
 
 
 def test_a_signal_before_all_is_ready_ends_nothing_and_tells_nobody_so(

@@ -26,6 +26,7 @@ from ..places import default_store
 from ..runtime.landing import wait_until
 from ..supervision.registry import TokenProviders
 from .agenda import Agenda
+from .checking import problems_of
 from .config import AgentConfig, Output, read_agent
 from .hooks import Call, Hooks, Trouble
 from .ledger import Claims, Entries, Ledger
@@ -114,13 +115,7 @@ class Agent:
 
     def check(self) -> list[str]:
         """Whatever is wrong with the file and with what it names; nobody is asked for a token."""
-        problems: list[str] = []
-        for name in self.providers:
-            try:
-                self.providers[name].control.requester.authentication.credentials.material()
-            except ConfigurationError as error:
-                problems.append(str(error.within(f"providers.{name}") if "." not in error.field else error))
-        return problems + self.config.problems(list(self.providers))
+        return problems_of(self.providers) + self.config.problems(list(self.providers))
 
     @property
     def troubles(self) -> dict[str, Trouble]:

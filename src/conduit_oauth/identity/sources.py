@@ -132,11 +132,10 @@ def check_encodable(text: str, name: str) -> None:
 
 def header_value(source: Source, name: str) -> str:
     """The text of a source that goes into the header `name`. Raises `ConfigurationError` for what cannot."""
-    value = read_text(source, name).strip()
+    field = f"token_request_headers.{name}"
+    value = read_text(source, field).strip()
     if not value.isascii() or not value.isprintable():
-        raise ConfigurationError(
-            f"token_request_headers.{name}", "has a character that no header can have", "Use printable ASCII."
-        )
+        raise ConfigurationError(field, "has a character that no header can have", "Use printable ASCII.")
     return value
 
 
