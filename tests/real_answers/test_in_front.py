@@ -106,7 +106,16 @@ def test_a_private_host_is_reached_without_tls_by_an_explicit_list(
                 client.get("http://other.internal/api")
 
 
-@pytest.mark.parametrize("hosts", [["as.example"], ["8.8.8.8"], "as.internal", [""]])
+@pytest.mark.parametrize("host", ["fd00::1", "[FD00::1]"])
+def test_an_address_of_version_6_is_named_as_in_a_url_or_without_brackets(host: str) -> None:
+    TokenProvider("me", "secret", token_endpoint="http://[fd00::1]:8080/token", insecure_hosts=[host]).close()
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    # What is no host would be one label alone.
+    [["as.example"], ["8.8.8.8"], "as.internal", [""], ["gateway:8080"], ["[fd00::1]:8080"], ["http://gateway"]],
+)
 def test_no_public_host_is_reached_without_tls(hosts: list[str]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         TokenProvider("me", "secret", token_endpoint="https://as.example/token", insecure_hosts=hosts)

@@ -15,7 +15,7 @@ from ..protocol.discovery import derive_token_endpoint
 from ..protocol.dpop import Dpop
 from ..protocol.grant import is_scope
 from ..protocol.http import is_http_token
-from ..protocol.urls import is_private, origins_of_token, parse_secure_url
+from ..protocol.urls import is_private, origins_of_token, parse_secure_url, parse_url
 from .config import ClientConfig
 
 # In seconds, some thirty years: what waits takes no number of any size.
@@ -280,11 +280,20 @@ def insecure_hosts_of(hosts: Sequence[str]) -> frozenset[str]:
     """The setting `insecure_hosts`, checked. Raises `ConfigurationError`."""
     if isinstance(hosts, str) or not isinstance(hosts, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError("insecure_hosts", "is no list", 'Pass a list: ["gateway.internal"].')
+    named: set[str] = set()
     for host in hosts:
-        if not isinstance(host, str) or not host or not is_private(host):  # pyright: ignore[reportUnnecessaryIsInstance]
+        # An address of version 6 has brackets in a URL.
+        bare = str(host).lower().removeprefix("[").removesuffix("]")
+        try:
+            url = parse_url(f"http://[{bare}]" if ":" in bare else f"http://{bare}", "insecure_hosts")
+            is_host = url.hostname == bare
+        except ConfigurationError:
+            is_host = False
+        if not is_host or not is_private(bare):
             raise ConfigurationError(
                 "insecure_hosts",
                 f"{host!r} is no private host",
                 "Reach a public host by https; name hosts without port.",
             )
-    return frozenset(host.lower() for host in hosts)
+        named.add(bare)
+    return frozenset(named)
