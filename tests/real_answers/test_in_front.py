@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -114,9 +115,9 @@ def test_an_address_of_version_6_is_named_as_in_a_url_or_without_brackets(host: 
 @pytest.mark.parametrize(
     "hosts",
     # What is no host would be one label alone.
-    [["as.example"], ["8.8.8.8"], "as.internal", [""], ["gateway:8080"], ["[fd00::1]:8080"], ["http://gateway"]],
+    [["as.example"], ["8.8.8.8"], "as.internal", [""], ["gateway:8080"], [5], ["[fd00::1]:8080"], ["http://gateway"]],
 )
-def test_no_public_host_is_reached_without_tls(hosts: list[str]) -> None:
+def test_no_public_host_is_reached_without_tls(hosts: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         TokenProvider("me", "secret", token_endpoint="https://as.example/token", insecure_hosts=hosts)
     assert caught.value.field == "insecure_hosts"

@@ -286,7 +286,7 @@ def insecure_hosts_of(hosts: Sequence[str]) -> frozenset[str]:
         bare = str(host).lower().removeprefix("[").removesuffix("]")
         try:
             url = parse_url(f"http://[{bare}]" if ":" in bare else f"http://{bare}", "insecure_hosts")
-            is_host = url.hostname == bare
+            is_host = isinstance(host, str) and url.hostname == bare  # pyright: ignore[reportUnnecessaryIsInstance]
         except ConfigurationError:
             is_host = False
         if not is_host or not is_private(bare):
