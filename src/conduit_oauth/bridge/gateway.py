@@ -158,7 +158,8 @@ class Gateway:
         attempt = 0
         while True:
             pause = backoff(attempt, jitter())
-            journey = Journey(max(_SHORTEST_CONNECT, give_up_at - time.monotonic()))
+            # Half of what is left: a server that takes connections and is about to end leaves time for another try.
+            journey = Journey(max(_SHORTEST_CONNECT, (give_up_at - time.monotonic()) / 2))
             try:
                 answer = Answer(await self._begun(question, journey))
                 if answer.status not in (502, 503) or not question.is_repeatable:
