@@ -124,10 +124,16 @@ def test_several_resources(run: Run, authorization_server: AuthorizationServer) 
 
 @pytest.mark.parametrize("way", [["--dpop"], []])
 def test_bound_tokens_are_an_option(way: list[str], run: Run) -> None:
+    environment = {"CONDUIT_OAUTH_DPOP": None if way else "true"}
     # The development server binds none.
-    done = run("token", *way, CONDUIT_OAUTH_DPOP=None if way else "true")
+    done = run("request", "GET", "http://127.0.0.1:1/", *way, **environment)
     assert done.returncode == 5
     assert "this server does not bind tokens for this client" in done.stderr
+    # Of a key that ends with the command, another program has no use.
+    for command in (["token"], ["token", "--fresh"], ["exec", "true"]):
+        done = run(*command[:1], *way, *command[1:], **environment)
+        assert done.returncode == 2
+        assert "binds the token to a key that this process alone has" in done.stderr
     assert run("token", CONDUIT_OAUTH_DPOP="perhaps").returncode == 2
 
 

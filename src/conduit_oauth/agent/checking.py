@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from ..client.requester import Requester
 from ..errors import ConfigurationError
 from ..identity.sources import header_value, read_key
+from ..provider import TokenProvider
+from ..serving.formats import check_for_others
 from ..supervision.registry import TokenProviders
 
 
@@ -16,7 +17,7 @@ def problems_of(providers: TokenProviders) -> list[str]:
     problems: dict[str, None] = {}
     for name in providers:
         try:
-            faults = list(_faults_of(providers[name].control.requester))
+            faults = list(_faults_of(providers[name]))
         except ConfigurationError as error:  # it cannot be made
             faults = [error]
         for fault in faults:
@@ -25,7 +26,8 @@ def problems_of(providers: TokenProviders) -> list[str]:
     return list(problems)
 
 
-def _faults_of(requester: Requester) -> Iterator[ConfigurationError]:
+def _faults_of(provider: TokenProvider) -> Iterator[ConfigurationError]:
+    requester = provider.control.requester
     credentials = requester.config.credentials
 
     def load_private_key() -> None:
@@ -33,7 +35,7 @@ def _faults_of(requester: Requester) -> Iterator[ConfigurationError]:
 
         load_key(read_key(credentials.private_key), password=credentials.key_password)
 
-    looks = [credentials.material, requester.identity]
+    looks = [partial(check_for_others, provider), credentials.material, requester.identity]
     looks += [partial(header_value, source, header) for header, source in requester.config.headers]
     looks += [load_private_key] if credentials.private_key is not None else []
     for look in looks:

@@ -45,6 +45,14 @@ class Issued(NamedTuple):
     origins: tuple[str, ...]
 
 
+def check_for_others(provider: TokenProvider) -> None:
+    """Raise `ConfigurationError` where nobody but this process could use a token of `provider`."""
+    if provider.dpop is not None and not provider.dpop.configured:
+        raise ConfigurationError(
+            "dpop", "binds the token to a key that this process alone has", "Name a key: dpop = { file = … }."
+        )
+
+
 def issued(provider: TokenProvider, value: str, state: ProviderState) -> Issued:
     """The token `value` of `provider`, whose state is `state`."""
     return Issued(
