@@ -436,6 +436,14 @@ def test_a_403_that_does_not_say_which_scope_steps_up_to_what_the_resource_publi
     assert provider.state().granted_scope == "mcp:read"
 
 
+def test_what_a_resource_publishes_without_end_is_not_asked_for(
+    send: Send, make_provider: MakeProvider, resource_server: ResourceServer, authorization_server: AuthorizationServer
+) -> None:
+    resource_server.needs, resource_server.tells_scope = " ".join(f"scope-{number}" for number in range(20_000)), False
+    assert send(make_provider(scope="mcp:read"), "GET", f"{resource_server.url}/echo").status == 403
+    assert {request["form"]["scope"] for request in authorization_server.token_requests} == {"mcp:read"}
+
+
 def test_a_403_of_a_resource_that_publishes_no_scope_is_the_callers(
     send: Send, make_provider: MakeProvider, resource_server: ResourceServer
 ) -> None:

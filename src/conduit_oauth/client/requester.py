@@ -288,4 +288,5 @@ class Requester:
         else:
             published = drive(scopes, sender, self.attempt_timeout)
         union = " ".join(sorted({*step_up.scope.split(), *(scope for scope in published if is_scope(scope))}))
-        return dataclasses.replace(found, scope=union or None)
+        # What has no end is not asked for.
+        return dataclasses.replace(found, scope=(union if is_scope(union) else step_up.scope) or None)
