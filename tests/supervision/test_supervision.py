@@ -111,7 +111,7 @@ def test_a_server_that_never_answers_keeps_no_token_of_another_from_its_refresh(
 
     with ScriptedServer(hold) as mute:
         names = [str(number) for number in range(12)]
-        at_mute = {name: {**settings, "token_endpoint": f"{mute.url}/{name}"} for name in names}
+        at_mute = {name: {**settings, "token_endpoint": f"{mute.url}/{name}", "timeout": 100} for name in names}
         with make_providers({**at_mute, "billing": settings}, max_refreshes=4) as providers:
             for name in names:
                 providers[name]
