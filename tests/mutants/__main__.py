@@ -46,7 +46,7 @@ TESTS = {
     "locations": PROTOCOL,
     "dpop": ["tests/protocol/test_dpop.py"],
     "grant": ["tests/protocol/test_grant.py", "tests/test_token.py", "tests/lifecycle/test_introspection.py"],
-    "http": ["tests/protocol/test_grant.py", "tests/hostile_servers/test_quoting.py"],
+    "http": ["tests/protocol/test_http.py", "tests/protocol/test_grant.py", "tests/hostile_servers/test_quoting.py"],
     "jose": [
         "tests/protocol/test_jose.py",
         "tests/protocol/test_dpop.py",
