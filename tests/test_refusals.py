@@ -282,3 +282,7 @@ def test_a_token_in_a_url_of_a_problem_document_is_masked() -> None:
     detail = "Go to https://as.example/confirm/eyJhbGciOiJSUzI1NiJ9abc?code=9f86d081884c7d659a2feaa0c55ad015"
     error = refused(Asked(), {"title": "Confirm", "detail": detail}, 403)
     assert "https://as.example/confirm/***?code=***" in str(error)
+
+
+def test_what_a_request_was_signed_with_is_in_no_repr() -> None:
+    assert "s3cret" not in repr(Asked(secrets=("s3cret",)))

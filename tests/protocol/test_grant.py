@@ -425,3 +425,12 @@ def test_any_answer_is_a_sound_grant_or_a_typed_error(body: bytes, status: int) 
 def test_any_retry_after_is_a_length_of_time_or_nothing(value: str, now: float) -> None:
     seconds = parse_retry_after(value, now)
     assert seconds is None or (seconds >= 0 and math.isfinite(seconds))
+
+
+@pytest.mark.parametrize(("length", "granted"), [(16_384, 2), (16_385, 1)])
+def test_a_scope_is_cut_between_two_names(length: int, granted: int) -> None:
+    scope = "a " + "b" * (length - 2)
+    body = {"access_token": "t", "token_type": "Bearer", "scope": scope}
+    answer = Response(200, {}, json.dumps(body).encode())
+    grant = judge_token_response("https://as.example", answer, secrets=[], wall_now=0.0, token_type="Bearer")
+    assert len((grant.scope or "").split()) == granted
