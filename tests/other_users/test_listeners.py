@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from conduit_oauth import ConfigurationError
+from conduit_oauth.serving.listening import access_of, parse_address
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import COMMAND
 from tests.ports import free_port
@@ -236,3 +238,16 @@ def ends(connection: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+@pytest.mark.parametrize(
+    ("name", "compared"), [("Gateway", "gateway"), ("[::2]", "::2"), ("::2", "::2"), ("10.0.0.1", "10.0.0.1")]
+)
+def test_a_further_name_is_compared_as_a_host(name: str, compared: str) -> None:
+    assert compared in (access_of(parse_address("127.0.0.1:0"), None, [name], expose=False).hosts or ())
+
+
+@pytest.mark.parametrize("name", ["gateway:8900", "[::2]:8900", "http://gateway", "gateway/mcp", ""])
+def test_a_further_name_that_would_have_no_effect_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="is no name of a host"):
+        access_of(parse_address("127.0.0.1:0"), None, [name], expose=False)

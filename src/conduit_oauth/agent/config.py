@@ -32,7 +32,7 @@ from ..errors import ConfigurationError
 from ..identity.sources import read_text
 from ..places import path_in_file
 from ..serving.formats import Format
-from ..serving.listening import Address, access_of, parse_address
+from ..serving.listening import Address, access_of, host_name, parse_address
 from ..serving.owners import group_of, mode_of, user_of
 from ..settings import Settings, table_of
 
@@ -154,7 +154,7 @@ def read_agent(table: Settings, folder: Path) -> AgentConfig:
             for address in addresses
         ),
         local_token_file=None if bearer is None else path_in_file(bearer, folder, "agent.local_token_file"),
-        allow_host=_list(table, "allow_host", "agent"),
+        allow_host=tuple(host_name(each, "agent.allow_host") for each in _list(table, "allow_host", "agent")),
         expose=expose,
         outputs=_apart([_output(each, index, folder) for index, each in enumerate(cast("list[object]", outputs), 1)]),
     )

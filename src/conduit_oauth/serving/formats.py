@@ -45,7 +45,7 @@ class Issued(NamedTuple):
     origins: tuple[str, ...]
 
 
-def check_for_others(provider: TokenProvider) -> None:
+def check_that_others_can_use(provider: TokenProvider) -> None:
     """Raise `ConfigurationError` where nobody but this process could use a token of `provider`."""
     if provider.dpop is not None and not provider.dpop.configured:
         raise ConfigurationError(

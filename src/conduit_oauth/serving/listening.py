@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Seque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -87,8 +88,23 @@ def access_of(
             f"{address.host} is reached by other machines",
             "Listen on 127.0.0.1, or pass --expose (in a file: expose = true).",
         )
-    hosts = None if address.path is not None else LOOPBACK_NAMES | {name.lower() for name in names} | {address.host}
-    return Access(hosts, bearer)
+    own = {host_name(name, "allow_host") for name in names}
+    return Access(None if address.path is not None else LOOPBACK_NAMES | own | {address.host}, bearer)
+
+
+def host_name(name: str, field: str) -> str:
+    """The name of a host as it is compared; an address of version 6 may have its brackets.
+
+    Raises `ConfigurationError` naming `field`.
+    """
+    bare = name.lower().removeprefix("[").removesuffix("]")
+    try:
+        is_host = urlsplit(f"//[{bare}]" if ":" in bare else f"//{bare}").hostname == bare
+    except ValueError:
+        is_host = False
+    if not is_host:
+        raise ConfigurationError(field, f"{name!r} is no name of a host", "Write it without scheme and port.")
+    return bare
 
 
 class _Bounded(AutoHTTPProtocol):
