@@ -207,6 +207,7 @@ def test_a_person_is_asked_for_what_no_option_says(
     [
         (["--scope", "a  b"], b"--scope: is malformed"),
         (["--issuer", "https://as.example/.well-known/openid-configuration"], b"--issuer: is the URL of a metadata"),
+        (["--client-secret-file", "/nowhere/secret"], b"--client-secret-file: [Errno 2]"),
         (["--config", "/dev/null/config.toml"], b"/dev/null/config.toml: /dev/null cannot be written"),
     ],
 )

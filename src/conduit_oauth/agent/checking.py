@@ -8,7 +8,7 @@ from functools import partial
 from ..errors import ConfigurationError
 from ..identity.sources import header_value, read_key
 from ..provider import TokenProvider
-from ..serving.formats import check_for_others
+from ..serving.formats import check_that_others_can_use
 from ..supervision.registry import TokenProviders
 
 
@@ -35,7 +35,7 @@ def _faults_of(provider: TokenProvider) -> Iterator[ConfigurationError]:
 
         load_key(read_key(credentials.private_key), password=credentials.key_password)
 
-    looks = [partial(check_for_others, provider), credentials.material, requester.identity]
+    looks = [partial(check_that_others_can_use, provider), credentials.material, requester.identity]
     looks += [partial(header_value, source, header) for header, source in requester.config.headers]
     looks += [load_private_key] if credentials.private_key is not None else []
     for look in looks:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..places import is_device
 from ..provider import TokenProvider
-from ..serving.formats import Format, check_for_others, formatted, issued, token_type
+from ..serving.formats import Format, check_that_others_can_use, formatted, issued, token_type
 from .config import Output
 
 # Read as they are by programs that take every byte; the others are lines.
@@ -35,7 +35,7 @@ def put(output: Output, name: str, provider: TokenProvider, token: str) -> None:
     place = output.place(name)
     if place is None:
         return
-    check_for_others(provider)
+    check_that_others_can_use(provider)
     state = provider.state()
     if output.directory is None:
         end = "" if output.format in _UNENDED else "\n"

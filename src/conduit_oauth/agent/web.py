@@ -27,7 +27,7 @@ from ..lifecycle.state import Health
 from ..provider import TokenProvider
 from ..serving.access import Access
 from ..serving.bodies import BoundedBody
-from ..serving.formats import Format, check_for_others, formatted, issued, token_type
+from ..serving.formats import Format, check_that_others_can_use, formatted, issued, token_type
 from ..serving.listening import Application, Message, Receive, Send
 from .hooks import Trouble
 from .keeper import Agent
@@ -77,7 +77,7 @@ class Pages:
         try:
             provider = self._agent.providers[request.path_params["name"]]
             shape = Format(request.query_params.get("format", Format.JSON))
-            check_for_others(provider)
+            check_that_others_can_use(provider)
         except KeyError:
             return JSONResponse({"error": "no such provider"}, 404)
         except ValueError:

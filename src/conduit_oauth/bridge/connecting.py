@@ -22,7 +22,7 @@ _SILENCE, _PROBE, _KNOCKS = 20, 10, 2
 LOOK = 1.0
 
 
-class Following:
+class CurrentTls:
     """What the token endpoint's client trusts, and presents, as the files of `tls` are now."""
 
     def __init__(self, tls: TlsFiles) -> None:

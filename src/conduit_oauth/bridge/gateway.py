@@ -28,7 +28,7 @@ from ..masking import mask
 from ..protocol.http import parse_retry_after
 from ..protocol.pauses import backoff
 from ..provider import TokenProvider
-from .connecting import Following, phases, watched_socket
+from .connecting import CurrentTls, phases, watched_socket
 from .exchange import LAST_EVENT, SESSION, VERSION, Answer, Question, failure, tells_of_no_session
 from .remembered import Session, Sessions
 
@@ -62,7 +62,7 @@ class Gateway:
         self.largest = largest
         self._provider = provider
         self._auth = TokenAuth(provider)
-        self._tls = Following(provider.control.requester.transport.tls)
+        self._tls = CurrentTls(provider.control.requester.transport.tls)
         # Once: aiohttp's own `trust_env` reads the environment, and a .netrc on a thread, for each request.
         self._proxy = proxy_for(provider.mcp_url or "")
         if self._proxy is not None and not self._proxy.speaks_http:

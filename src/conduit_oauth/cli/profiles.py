@@ -81,13 +81,17 @@ def add(
     said = {setting: value for setting, value in options.settings.items() if value is not None}
     said |= _keys(private_key, client_certificate, client_certificate_key)
     proves_itself = said.keys() & CREDENTIALS or said.get("token_endpoint_auth_method") == "none"
+    file, secret = options.client_secret_file, None
+    if not proves_itself and (file is not None or not sys.stdin.isatty()):
+        secret = read_secret(None if file is None or str(file) == "-" else expanded(file))
     if sys.stdin.isatty():
         # What a person answers must not be lost to what was wrong before.
         rest = {} if said.keys() & _PLACES else {"token_endpoint": _ANY_ENDPOINT}
         _check(name, {"client_id": "-", **rest, **said}, None if proves_itself else "-", path.parent)
         check_that_it_can_be_saved(path)
         said = _asked(said)
-    secret = None if proves_itself else _secret(options.client_secret_file)
+        if not proves_itself and secret is None:
+            secret = _answer("client_secret", "Client secret", ask=getpass)
     _check(name, said, secret, path.parent)
     # Where it cannot be written, the secret that a replaced profile has must stay.
     save_document(path, document)
@@ -239,12 +243,6 @@ def _answer(setting: str, question: str, *, optional: bool = False, ask: Callabl
 
 def _prompt(question: str) -> str:
     return typer.prompt(question, default="", show_default=False, prompt_suffix="", err=True)
-
-
-def _secret(file: Path | None) -> str:
-    if file is None and sys.stdin.isatty():
-        return _answer("client_secret", "Client secret", ask=getpass)
-    return read_secret(None if file is None or str(file) == "-" else expanded(file))
 
 
 def _check(name: str, said: dict[str, Any], secret: str | None, folder: Path) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from ..errors import OAuthError
 from ..identity.sources import SOURCES
-from ..serving.formats import LOGIN, VARIABLE, Format, Issued, check_for_others, formatted, issued
+from ..serving.formats import LOGIN, VARIABLE, Format, Issued, check_that_others_can_use, formatted, issued
 from ..sharing.peek import fresh_token, resources_of
 from ..stores.sqlite_rows import file_of
 from .arguments import Unusual, read_arguments
@@ -42,7 +42,7 @@ def print_token(arguments: Sequence[str]) -> None:
     prepare_streams()
     if token is None:
         with options.provider() as provider:
-            check_for_others(provider)
+            check_that_others_can_use(provider)
             token = issued(provider, provider.get_token(), provider.state())
     print(formatted(shape, token, variable=own.get("variable", VARIABLE), login=own.get("login", LOGIN)))
     sys.stdout.flush()

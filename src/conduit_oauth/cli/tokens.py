@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..identity.sources import public_environment
 from ..lifecycle.state import ProviderState
 from ..provider import TokenProvider
-from ..serving.formats import LOGIN, VARIABLE, Format, check_for_others, formatted, issued
+from ..serving.formats import LOGIN, VARIABLE, Format, check_that_others_can_use, formatted, issued
 from .options import as_client
 from .output import busy, err, plain, quieten
 from .profile import Options
@@ -97,7 +97,7 @@ def revoke(options: Options) -> None:
 
 
 def _token(provider: TokenProvider, *, fresh: bool) -> tuple[str, ProviderState]:
-    check_for_others(provider)
+    check_that_others_can_use(provider)
     with busy("Waiting for a token", provider.control.progress):
         value = provider.get_token()
         if fresh and provider.state().counts.tokens == 0:

@@ -288,5 +288,5 @@ class Requester:
         else:
             published = drive(scopes, sender, self.attempt_timeout)
         union = " ".join(sorted({*step_up.scope.split(), *(scope for scope in published if is_scope(scope))}))
-        # What has no end is not asked for.
+        # A resource may publish any number of them.
         return dataclasses.replace(found, scope=(union if is_scope(union) else step_up.scope) or None)

@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..places import version_of
 from ..settings import Reader, Settings, from_file
 
 # Seconds between two looks at the file.
 WATCH = 1.0
 # Seconds for which nobody has written to the file before it is read anew.
 _QUIET = 0.1
-
-# When it was changed, its size and its inode; None where it is not there.
-_Version = tuple[int, int, int] | None
 
 
 class SettingsFile:
@@ -27,7 +25,7 @@ class SettingsFile:
         self._defaults = defaults
         self._readers = readers
         # What was read, and what was seen last.
-        self._read = self._seen = self._version()
+        self._read = self._seen = version_of(self.path)
         # How often reading began, and which of these was the latest that was put to use.
         self._turns = itertools.count()
         self._used = -1
@@ -42,7 +40,7 @@ class SettingsFile:
 
         Raises `ConfigurationError`.
         """
-        turn, version = next(self._turns), self._version()
+        turn, version = next(self._turns), version_of(self.path)
         settings, tables = from_file(self.path, self._defaults, self._readers)
         self._read = version
         return turn, settings, tables
@@ -50,23 +48,16 @@ class SettingsFile:
     def wait_for_writer(self) -> None:
         """Let whoever writes the file in place come to an end."""
         give_up_at = time.monotonic() + WATCH
-        while (version := self._version()) is not None and time.monotonic() < give_up_at:
+        while (version := version_of(self.path)) is not None and time.monotonic() < give_up_at:
             if not 0.0 <= (age := time.time() - version[0] / 1e9) < _QUIET:
                 return
             time.sleep(_QUIET - age)
 
     def has_changed(self) -> bool:
         """Whether it is there, and another one than was read or passed over."""
-        self._seen = self._version()
+        self._seen = version_of(self.path)
         return self._seen not in (None, self._read)
 
     def pass_over(self) -> None:
         """Take what was seen last for read."""
         self._read = self._seen
-
-    def _version(self) -> _Version:
-        try:
-            status = self.path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
