@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from conduit_oauth import Event, Health, OAuthError
 from conduit_oauth.client.requester import Requester
 from conduit_oauth.settings import from_file
+from conduit_oauth.supervision.settings_file import SettingsFile
 from conduit_oauth.testing import AuthorizationServer
 from tests.conftest import FakeClock, Said
 from tests.scripted_server import Asked, ScriptedServer
@@ -381,3 +382,13 @@ def test_a_web_application_starts_and_stops_the_supervision(
         assert client.get("/").text == client.get("/").text == providers["billing"].get_token()
     assert providers.health()["billing"].valid is False
     assert len(authorization_server.token_requests) == 1
+
+
+def test_a_file_in_the_home_of_the_user_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "providers.toml").write_text('[providers.one]\nclient_id = "one"\n')
+    file = SettingsFile(Path("~/providers.toml"), {}, {})
+    file.read()
+    assert not file.has_changed()
+    replace_text(tmp_path / "providers.toml", '[providers.two]\nclient_id = "two"\n')
+    assert file.has_changed()
