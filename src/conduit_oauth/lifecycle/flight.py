@@ -18,7 +18,7 @@ from ..client.network import WAITS
 from ..client.transport import Errand
 from ..clock import Clock, jitter
 from ..errors import InvalidTokenResponse, OAuthError, TokenRequestError, TransportError, without_query
-from ..protocol.pauses import REFUSAL_MEMORY, pause_after
+from ..protocol.pauses import REFUSAL_MEMORY, latest_pause, pause_after
 from ..runtime.landing import Flag
 from ..runtime.process import is_ending
 from ..sharing.gate import Busy, Gate, Refused, is_trouble
@@ -37,6 +37,8 @@ logger = logging.getLogger("conduit_oauth")
 
 # Seconds for which a refresh rests where another process is at it.
 REST = 1.0
+# Seconds before the deadline from which those who wait for another process are told why it has no token yet.
+LAST_LOOKS = 0.5
 # Tokens of one flight that may be void as they come.
 MOST_VOID = 2
 
@@ -156,9 +158,13 @@ class Flight(Boarding):
                 pause = 0.0
             elif isinstance(found, Busy):
                 if (left := self.deadline - self._clock()) <= 0:
-                    self._rest(gate)
+                    with control.lock:
+                        control.life.rest(self._clock() + REST)
                     return
-                pause_on(found.ticket, min(found.seconds, left))
+                if (latest := min(left, latest_pause(left))) <= max(found.seconds, LAST_LOOKS):
+                    # Those who wait may give up before the next look, and are to hear why they got no token.
+                    self.last_error = gate.told() or self.last_error
+                pause_on(found.ticket, min(found.seconds, latest))
                 pause = 0.0
             elif isinstance(found, Refused):
                 pause = found.seconds
@@ -288,11 +294,3 @@ class Flight(Boarding):
             self.error = error
             control.life.fail(error, now, jitter())
             return True
-
-    def _rest(self, gate: Gate) -> None:
-        """Another process is asking, and nobody here has time left to wait for it."""
-        control = self._control
-        if self.deadline > -math.inf and isinstance(told := gate.admit(), Refused):
-            self.last_error = told.error
-        with control.lock:
-            control.life.rest(self._clock() + REST)

@@ -126,17 +126,30 @@ class Gate:
         self._tier.waiting.add(id(self))
         return Busy(ticket, self._tier.poll)
 
+    def told(self) -> OAuthError | None:
+        """What the endpoint failed with last, for one who has no time left to wait until it may be asked."""
+        for tier in (self._local, self._shared):
+            if tier is not None and tier.up:
+                said, wait = self._remembered(tier)
+                if said is not None:
+                    return recalled(said, max(wait, 0.0))
+        return None
+
     def _refusal(self, tier: Tier) -> Refused | None:
-        """Why `tier` says not to ask now; how often the endpoint failed is remembered."""
+        """Why `tier` says not to ask now."""
+        said, wait = self._remembered(tier)
+        return None if said is None or wait <= 0 else Refused(recalled(said, wait), wait)
+
+    def _remembered(self, tier: Tier) -> tuple[dict[str, Any] | None, float]:
+        """What `tier` knows of the last failure, and the seconds that are left of its pause."""
         entry = tier.claim(self._key, NOTHING, 0.0)
         said = _said(entry, self._seal(tier))
         self._seen = 0 if entry is None or entry.value is None else entry.fence
         self._generation = "" if entry is None else entry.generation
         self._failures = 0 if said is None else said["failures"]
         if said is None or entry is None or (not said["demanded"] and entry.now - said["at"] > self._forgiven_for):
-            return None
-        wait = min(entry.remaining - MEMORY, RETRY_AFTER_CAP)
-        return Refused(recalled(said, wait), wait) if wait > 0 else None
+            return None, 0.0
+        return said, min(entry.remaining - MEMORY, RETRY_AFTER_CAP)
 
     def answered(self) -> None:
         """The endpoint answered: whatever it said, it is well."""
