@@ -23,11 +23,16 @@ import pytest
 HERE = Path(__file__).parent
 CHANGES = [".venv/mutants/bin/python", str(HERE / "changes.py")]
 PROTOCOL = ["tests/protocol/test_discovery.py", "tests/hostile_servers/test_answers.py"]
+# Fifty runs of a fleet among faults.
+SIMULATED = "tests/simulation/test_simulation.py::test_a_fleet_keeps_its_promises_among_faults"
 FLIGHTS = [
+    "tests/lifecycle/test_flight.py",
+    "tests/lifecycle/test_patience.py",
     "tests/test_provider.py",
     "tests/lifecycle/test_concurrency.py",
-    "tests/lifecycle/test_patience.py",
     "tests/real_answers",
+    "tests/stores/test_sharing.py",
+    f"{SIMULATED}[50]",
 ]
 SHARING = [
     "tests/sharing",

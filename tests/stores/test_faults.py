@@ -299,6 +299,7 @@ def test_a_file_that_became_corrupt_is_set_aside_while_others_use_it(
 ) -> None:
     provider = make_provider(store=f"sqlite://{path}", store_timeout=5.0)
     provider.get_token()
+    settle(provider)
     for file in (path, path.with_name(path.name + "-wal")):
         with file.open("r+b") as pages:
             pages.write(os.urandom(4096))
@@ -315,7 +316,9 @@ def test_a_row_of_other_types_is_written_anew(
     column: str, authorization_server: AuthorizationServer, make_provider: MakeProvider, path: Path
 ) -> None:
     store = f"sqlite:///{path}"
-    make_provider(store=store, store_timeout=5.0).get_token()
+    provider = make_provider(store=store, store_timeout=5.0)
+    provider.get_token()
+    settle(provider)
     odd = b"odd" if column in ("generation", "void", "boot") else "odd"
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"UPDATE entries_2 SET {column} = ?", (odd,))  # noqa: S608 - a name of ours

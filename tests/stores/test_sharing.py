@@ -161,7 +161,9 @@ def test_redis_forgets_by_itself(
     authorization_server: AuthorizationServer, peer: Peer, redis_server: RedisServer
 ) -> None:
     authorization_server.set(lifetime=100)
-    peer().get_token()
+    provider = peer()
+    provider.get_token()
+    settle(provider)
     lifetimes = [redis_server.client.ttl(key) for key in redis_server.client.scan_iter()]
     assert lifetimes
     assert all(0 < seconds <= 200 for seconds in lifetimes)

@@ -91,7 +91,8 @@ class Server:
                 stdout=output,
                 stderr=output,
             )
-        until = time.monotonic() + 30
+        # One that ends is told at once; this ends one that hangs, and is no measure of its speed.
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 break
@@ -100,6 +101,7 @@ class Server:
                     return
             # There is no event to wait for: the server is another program, which says nothing when it listens.
             time.sleep(0.02)
+        self.stop()
         raise RuntimeError(f"{command[0]} does not come up: {log.read_text(errors='replace')[-2000:]}")
 
     def stop(self) -> None:
