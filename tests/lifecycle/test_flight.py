@@ -80,8 +80,8 @@ class Fleet:
 
     def pause(self, _: object, seconds: float) -> bool:
         self.clock.step(seconds)
-        meanwhile, self.meanwhile = self.meanwhile, None
-        if meanwhile is not None and seconds > 0:
+        if seconds > 0 and (meanwhile := self.meanwhile) is not None:
+            self.meanwhile = None
             meanwhile()
         return False
 
@@ -158,10 +158,12 @@ def test_what_failed_since_is_not_forgiven(fleet: Fleet, clock: FakeClock) -> No
 class TestWhileAnotherProcessAsks:
     def test_a_call_ends_at_its_deadline(self, fleet: Fleet, clock: FakeClock) -> None:
         other = fleet.member(timeout=1.0)
+        said: list[str] = []
 
         def answer() -> httpx2.Response:
             begun = clock.now
-            with pytest.raises(TransportError, match="no token within 1 s"):
+            fleet.meanwhile = lambda: said.append(other.control.progress())
+            with pytest.raises(TransportError, match="no token within 1 s: another client or process"):
                 other.get_token()
             assert clock.now == begun + 1
             other.control.settle(None)
@@ -170,6 +172,7 @@ class TestWhileAnotherProcessAsks:
         fleet.answer = answer
         assert fleet.member().get_token() == "a"
         assert len(fleet.asked) == 1
+        assert said == ["another client or process asks first, and waits for the answer"]
 
     def test_a_call_says_what_is_wrong_with_the_endpoint(self, fleet: Fleet) -> None:
         leader, other = fleet.member(), fleet.member(timeout=0.01)

@@ -37,6 +37,7 @@ logger = logging.getLogger("conduit_oauth")
 
 # Seconds for which a refresh rests where another process is at it.
 REST = 1.0
+BEHIND = "another client or process asks first, and waits for the answer"
 # Seconds before the deadline from which those who wait for another process are told why it has no token yet.
 LAST_LOOKS = 0.5
 # Tokens of one flight that may be void as they come.
@@ -62,7 +63,6 @@ class Control(Subject, Protocol):
 
     def tell_keeper(self, *, crashed: bool = False) -> None:
         """Tell whoever keeps the provider warm that a flight has ended."""
-        ...
 
 
 class Flight(Boarding):
@@ -73,6 +73,7 @@ class Flight(Boarding):
         "_control",
         "_errand",
         "_failures",
+        "_is_behind",
         "_void",
         "deadline",
         "error",
@@ -92,9 +93,10 @@ class Flight(Boarding):
         self.last_error: OAuthError | None = None
         # How many tokens were void as they came.
         self._void = 0
-        # How many attempts failed, and the one that is under way.
+        # How many attempts failed, the one that is under way, and whether somebody else's is waited for.
         self._failures = 0
         self._errand: Errand | None = None
+        self._is_behind = False
 
     def cut(self) -> None:
         """End at once: nobody wants the token any more."""
@@ -113,7 +115,7 @@ class Flight(Boarding):
         phase = "" if self._errand is None else self._errand.phase
         if phase in WAITS:
             return f"{without_query(self._control.requester.locator.target)}: {WAITS[phase]}"
-        return "" if self.last_error is None else str(self.last_error)
+        return str(self.last_error or (self._is_behind and BEHIND) or "")
 
     def _fly(self) -> None:
         control = self._control
@@ -127,9 +129,8 @@ class Flight(Boarding):
         except Exception as error:  # a fault of ours: those who wait are told, and do not start the next at once
             # Its words only: a record with frames keeps what is in them, secrets and the store's thread.
             logger.error("token_flight_crashed name=%s\n%s", control.name, traceback.format_exc())
-            where = without_query(control.requester.locator.target)
-            broken = OAuthError(f"{where}: broke down with {type(error).__name__}. Report this.")
-            self._failed(broken, 0.0)
+            where, kind = without_query(control.requester.locator.target), type(error).__name__
+            self._failed(OAuthError(f"{where}: broke down with {kind}. Report this."), 0.0)
         finally:
             gate.leave()
             if share is not None:
@@ -152,6 +153,7 @@ class Flight(Boarding):
                 epoch, held = control.life.epoch, control.life.token
             control.history.credential_version = control.requester.credential_version()
             found = self._clearance(share, gate, held)
+            self._is_behind = isinstance(found, Busy)
             if isinstance(found, AccessToken):
                 if self._adopted(found, epoch):
                     return
@@ -163,7 +165,9 @@ class Flight(Boarding):
                     return
                 if (latest := min(left, latest_pause(left))) <= max(found.seconds, LAST_LOOKS):
                     # Those who wait may give up before the next look, and are to hear why they got no token.
-                    self.last_error = gate.told() or self.last_error
+                    late = f"no token within {control.timeout:g} s: {BEHIND}"
+                    error = TransportError(control.requester.locator.target, late)
+                    self.last_error = gate.told() or self.last_error or error
                 pause_on(found.ticket, min(found.seconds, latest))
                 pause = 0.0
             elif isinstance(found, Refused):
