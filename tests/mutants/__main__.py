@@ -128,7 +128,8 @@ class Bench:
         for slot in range(len(self._copies)):
             _, status = os.waitpid(self._try(slot, self._source, keep=True), 0)
             if status:
-                raise SystemExit(f"{self._place}: its tests fail without any change")
+                said = (self._copies[slot] / "log").read_text(errors="replace")
+                raise SystemExit(f"{self._place}: its tests fail without any change\n{said[-4000:]}")
         limit = 20 + 5 * (time.monotonic() - begun) / len(self._copies)
         waiting, running, free = changes[::-1], dict[int, Running](), list(range(len(self._copies)))
         while waiting or running:
@@ -165,9 +166,9 @@ class Bench:
                 del sys.modules[name]
             sys.path[:0] = [str(copy / "src"), str(copy)]
             os.environ["PYTHONPATH"] = f"{copy / 'src'}:{copy}"
-            silent = os.open(os.devnull, os.O_RDWR)
+            said = os.open("log", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             for descriptor in (0, 1, 2):
-                os.dup2(silent, descriptor)
+                os.dup2(said, descriptor)
             plugins = [word for name in ("randomly", "xdist", "cacheprovider") for word in ("-p", f"no:{name}")]
             status = pytest.main(["-x", "-q", "-W", "ignore:Module already imported", *plugins, *self._tests])
         finally:
