@@ -93,7 +93,7 @@ class Flight(Boarding):
         self.last_error: OAuthError | None = None
         # How many tokens were void as they came.
         self._void = 0
-        # How many attempts failed, the one that is under way, and whether somebody else's is waited for.
+        # How many attempts failed, the one that is under way, and whether that of another client is waited for.
         self._failures = 0
         self._errand: Errand | None = None
         self._is_behind = False
@@ -225,13 +225,12 @@ class Flight(Boarding):
 
     def _clearance(self, share: Share | None, gate: Gate, held: AccessToken) -> AccessToken | Busy | Refused | None:
         """A better token than `held`, or what keeps us from asking for one; None: ask."""
-        control = self._control
         if share is not None:
             try:
                 if (found := share.look(held)) is not None:
                     return found
             except Exception as error:  # a credential that cannot be read: the request will say so
-                logger.debug("store_not_asked name=%s: %s", control.name, type(error).__name__)
+                logger.debug("store_not_asked name=%s: %s", self._control.name, type(error).__name__)
         return gate.admit()
 
     def _adopted(self, token: AccessToken, epoch: int) -> bool:
