@@ -6,7 +6,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -30,15 +30,20 @@ def token(value: str = "a", expires_in: int = 100) -> httpx2.Response:
 
 
 class Store(MemoryStore):
-    """Notes which keys were looked at. Its news reach nobody: a test says who hears what, and when."""
+    """Notes which keys were looked at and forgotten. Its news reach nobody: a test says who hears what, and when."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock)
         self.looked_at: list[str] = []
+        self.forgotten: list[str] = []
 
     def claim(self, key: str, known: Known, lease: float, owner: str = "") -> Entry:
         self.looked_at.append(key)
         return super().claim(key, known, lease, owner)
+
+    def forget(self, key: str, fence: int | None, generation: str, void: Mapping[str, float]) -> Entry:
+        self.forgotten.append(key)
+        return super().forget(key, fence, generation, void)
 
     def listen(self, seconds: float) -> Sequence[News]:
         super().listen(seconds)
@@ -73,7 +78,7 @@ class Fleet:
 
     def member(self, client_id: str = "me", **settings: Any) -> TokenProvider:
         """A provider of another process with the same store."""
-        return self.provider(client_id, store=self.store, store_timeout=5.0, **settings)
+        return self.provider(client_id, **{"store": self.store, "store_timeout": 5.0, **settings})
 
     def told(self, name: str) -> list[Event]:
         return [event for event in self.events if event.name == name]
@@ -253,6 +258,8 @@ def test_an_endpoint_that_refused_a_client_is_well_for_the_others(fleet: Fleet) 
     fleet.answer = lambda: next(answers)
     with pytest.raises(TokenRequestError, match="invalid_scope"):
         fleet.member("one").get_token()
+    # By its answer, and not when it failed.
+    assert [key.partition("-")[0] for key in fleet.store.forgotten] == ["endpoint"]
     answers = iter([httpx2.Response(503), token()])
     assert fleet.member("another").get_token() == "a"
     # The pause after a first failure: it would be 0.75 s at least after a fifth one.
@@ -318,7 +325,7 @@ def test_nobody_waits_until_the_store_has_the_token(fleet: Fleet, monkeypatch: p
         return write(*arguments)
 
     monkeypatch.setattr(fleet.store, "write", slow)
-    assert fleet.member(timeout=60.0).get_token() == "a"
+    assert fleet.member(timeout=60.0, store_timeout=100.0).get_token() == "a"
     returned.set()
 
 
@@ -374,20 +381,28 @@ class TestARequestThatHangs:
             assert flight.done.wait(60)
 
 
-def test_before_the_first_attempt_a_flight_waits_for_nothing_that_could_be_named(fleet: Fleet) -> None:
-    provider = fleet.provider()
+def test_before_its_first_attempt_has_failed_a_flight_names_no_failure(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = fleet.member()
     said: list[str] = []
+    claim = fleet.store.claim
+
+    def look(*arguments: Any) -> Entry:
+        said.append(provider.control.progress())
+        return claim(*arguments)
 
     def answer() -> httpx2.Response:
         said.append(provider.control.progress())
+        assert said == [""] * len(said)
         fleet.meanwhile = lambda: said.append(provider.control.progress())
         fleet.answer = token
         return httpx2.Response(503)
 
     fleet.answer = answer
+    monkeypatch.setattr(fleet.store, "claim", look)
     provider.get_token()
-    assert said[0] == ""
-    assert "503" in said[1]
+    assert "503" in said[-1]
 
 
 def test_whoever_keeps_a_provider_is_told_whether_a_flight_broke_down(
