@@ -266,6 +266,19 @@ def test_an_endpoint_that_refused_a_client_is_well_for_the_others(fleet: Fleet) 
     assert fleet.asked[-1] - fleet.asked[-2] < 0.51
 
 
+def test_an_endpoint_without_a_connection_is_left_alone_by_the_others(fleet: Fleet, clock: FakeClock) -> None:
+    def refuse() -> httpx2.Response:
+        raise httpx2.ConnectError("refused")
+
+    fleet.answer = refuse
+    with pytest.raises(TransportError, match="refused"):
+        fleet.member("one", timeout=3.0).get_token()
+    fleet.answer = token
+    now = clock.now
+    assert fleet.member("another").get_token() == "a"
+    assert fleet.asked[-1] > now
+
+
 def test_a_token_that_is_void_as_it_comes_is_asked_for_again_and_not_for_ever(fleet: Fleet) -> None:
     provider, other = fleet.member(), fleet.member()
     assert other.get_token() == "a"
