@@ -44,7 +44,7 @@ def test_an_invalidation_right_before_the_end_is_heard_by_all(
 
 def test_workers_that_go_on_when_the_main_thread_has_returned_get_tokens(run: Run) -> None:
     done = run("""
-        provider, late = make(), make(name="late")
+        provider, late = make(timeout=600.0), make(name="late", timeout=600.0)
 
         def work():
             threading.main_thread().join()
@@ -57,13 +57,17 @@ def test_workers_that_go_on_when_the_main_thread_has_returned_get_tokens(run: Ru
     assert done.lines == ["True", "True"], done.complaints
 
 
-def test_a_handler_of_the_end_gets_a_token(run: Run) -> None:
+@pytest.mark.parametrize("store", ["STORE", "None"])
+@pytest.mark.parametrize("first", [True, False], ids=["before the library's", "after it"])
+def test_a_handler_of_the_end_gets_a_token(run: Run, store: str, first: bool) -> None:
+    handler = "atexit.register(lambda: print(bool(provider.get_token())))"
+    # The latest handler is the first one to be called.
     done = run(
-        """
-        provider = make(store=STORE)
-        atexit.register(lambda: print(bool(provider.get_token())))
+        f"""
+        provider = make(store={store}, timeout=600.0)
+        {handler if first else ""}
         """,
-        before="import atexit",
+        before=f"import atexit; {'' if first else handler}",
     )
     assert (done.lines, done.complaints) == (["True"], "")
 
