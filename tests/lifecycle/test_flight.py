@@ -8,13 +8,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 
-from conduit_oauth import OAuthError, ProviderClosedError, TokenProvider, TokenRequestError, TransportError
+from conduit_oauth import (
+    ConfigurationError,
+    OAuthError,
+    ProviderClosedError,
+    TokenProvider,
+    TokenRequestError,
+    TransportError,
+)
 from conduit_oauth.client.requester import Requester
 from conduit_oauth.events import Event
 from conduit_oauth.stores import NOTHING, Entry, Known, News
@@ -66,7 +74,7 @@ class Fleet:
     def provider(self, client_id: str = "me", **settings: Any) -> TokenProvider:
         made = TokenProvider(
             client_id,
-            "s",
+            settings.pop("client_secret", "s"),
             token_endpoint=TOKEN_ENDPOINT,
             transport=httpx2.MockTransport(self._asked),
             clock=self.clock,
@@ -131,6 +139,18 @@ def test_an_event_says_how_long_a_token_of_the_store_lasts(fleet: Fleet, clock: 
         settle(provider)
         clock.step(10)
     assert [round(event.lifetime or 0) for event in fleet.told("token_adopted")] == [90]
+
+
+def test_a_token_of_the_store_whose_refresh_is_due_is_refreshed_at_once(fleet: Fleet, clock: FakeClock) -> None:
+    provider = fleet.member()
+    provider.get_token()
+    settle(provider)
+    clock.step(70)
+    fleet.asked.clear()
+    late = fleet.member()
+    assert late.get_token() == "a"
+    settle(late)
+    assert fleet.asked == [clock.now]
 
 
 def test_an_endpoint_that_failed_is_asked_at_once_when_that_is_forgiven(fleet: Fleet, clock: FakeClock) -> None:
@@ -213,6 +233,25 @@ class TestWhileAnotherProcessAsks:
         assert first.get_token() == "a"
         assert len(fleet.asked) == 2
 
+    def test_a_call_asks_as_soon_as_that_one_has_given_up(self, fleet: Fleet, clock: FakeClock) -> None:
+        provider = fleet.member()
+        provider.get_token()
+        settle(provider)
+        provider.invalidate()
+        provider.control.settle(None)
+        assert provider.control.share is not None
+        key, released = provider.control.share._key, list[float]()
+        assert fleet.store.claim(key, NOTHING, 5.0, "another").lease
+
+        def give_up() -> None:
+            fleet.store.release(key, "another")
+            released.append(clock.now)
+
+        fleet.meanwhile = give_up
+        fleet.asked.clear()
+        assert provider.get_token() == "a"
+        assert fleet.asked == released
+
     def test_a_refresh_rests_for_a_second(self, fleet: Fleet, clock: FakeClock) -> None:
         leader, other = fleet.member(), fleet.member()
         for provider in (leader, other):
@@ -251,6 +290,15 @@ def test_a_server_that_says_nothing_but_nonsense_is_asked_twice(fleet: Fleet) ->
     with pytest.raises(OAuthError):
         fleet.member().get_token()
     assert len(fleet.asked) == 2
+
+
+def test_a_secret_that_cannot_be_read_is_named_with_a_store_too(fleet: Fleet, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    provider = fleet.member(client_secret=secret)
+    secret.unlink()
+    with pytest.raises(ConfigurationError, match=str(secret)):
+        provider.get_token()
 
 
 def test_an_endpoint_that_refused_a_client_is_well_for_the_others(fleet: Fleet) -> None:
@@ -295,6 +343,7 @@ def test_a_token_that_is_void_as_it_comes_is_asked_for_again_and_not_for_ever(fl
 
     fleet.answer = answer
     assert provider.get_token() == "t3"
+    assert fleet.asked == [fleet.clock.now] * 4
 
 
 def test_a_failure_is_called_retried_but_for_the_last_one(fleet: Fleet) -> None:

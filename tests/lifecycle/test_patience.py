@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import httpx2
 import pytest
 
 from conduit_oauth import DiscoveryError, OAuthError, TokenProvider, TokenRequestError, TransportError
+from conduit_oauth.client.transport import Errand, Transport
 from conduit_oauth.events import Event
 from conduit_oauth.protocol.pauses import WAITING_CAP, latest_pause, pause_after
 from conduit_oauth.stores.memory import MemoryStore
@@ -83,6 +85,31 @@ def test_a_call_that_runs_out_of_time_names_the_failure_and_not_its_own_end(late
     ):
         one.get_token()
     assert clock.now - begun > 29.0
+
+
+def test_a_server_that_limits_requests_is_asked_ever_less_often(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conduit_oauth.lifecycle.flight.jitter", lambda: 1.0)
+    server = Server(clock, 1e9, 429)
+    with server.provider(timeout=30.0) as provider, pytest.raises(TokenRequestError, match="429"):
+        provider.get_token()
+    pauses = [after - before for before, after in itertools.pairwise(server.asked)]
+    assert pauses[:7] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
+
+
+def test_an_attempt_has_the_time_that_is_left(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    def begin(transport: Transport, seconds: float) -> Errand:
+        given.append(clock.now + seconds)
+        return Errand(transport, seconds)
+
+    monkeypatch.setattr("conduit_oauth.lifecycle.flight.Errand", begin)
+    deadline = clock.now + 30
+    with Server(clock, 1e9).provider(timeout=30.0) as provider, pytest.raises(TokenRequestError, match="503"):
+        provider.get_token()
+    assert given == pytest.approx([deadline] * len(given))
 
 
 def test_what_the_deadline_of_one_client_cuts_is_no_trouble_for_another(clock: FakeClock) -> None:
