@@ -380,15 +380,18 @@ def test_a_refusal_counts_for_the_fleet_as_long_as_for_its_client(
 
 
 def test_nobody_waits_until_the_store_has_the_token(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    returned, write = threading.Event(), fleet.store.write
+    returned, write, in_time = threading.Event(), fleet.store.write, list[bool]()
 
     def slow(*arguments: Any) -> bool:
-        assert returned.wait(60)
+        in_time.append(returned.wait(60))
         return write(*arguments)
 
     monkeypatch.setattr(fleet.store, "write", slow)
-    assert fleet.member(timeout=60.0, store_timeout=100.0).get_token() == "a"
+    provider = fleet.member(timeout=60.0, store_timeout=100.0)
+    assert provider.get_token() == "a"
     returned.set()
+    settle(provider)
+    assert in_time == [True]
 
 
 class TestARequestThatHangs:

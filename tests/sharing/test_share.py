@@ -659,6 +659,12 @@ class TestMadeUpFloors:
         # Without a lease there is nothing that others could have made void.
         assert share.landed(fleet.token("token"))
 
+    def test_they_keep_no_token_from_being_stored(self, fleet: Fleet) -> None:
+        share, token = fleet.landed()
+        share.hear(Entry(floor=share._lease.fence, generation=fleet.row().generation))
+        share.publish(token)
+        assert fleet.row().value is not None
+
     def test_the_look_takes_no_lease(self, fleet: Fleet, clock: FakeClock) -> None:
         share = fleet.process()
         share.look(NO_TOKEN)
