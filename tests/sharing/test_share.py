@@ -139,6 +139,16 @@ def test_a_leader_that_stood_still_takes_what_came_meanwhile(fleet: Fleet) -> No
     assert not fleet.may_ask()
 
 
+def test_a_leader_that_did_not_stand_still_goes_on_without_a_look(fleet: Fleet, clock: FakeClock) -> None:
+    asks = fleet.process()
+    asks.look(NO_TOKEN)
+    calls = len(line(asks).patient)
+    for seconds in (0.0, FIRST_LEASE):
+        clock.step(seconds)
+        assert asks.look(NO_TOKEN) is None
+    assert len(line(asks).patient) == calls
+
+
 def test_a_leader_that_nobody_overtook_goes_on(fleet: Fleet) -> None:
     leads = fleet.process()
     assert leads.look(NO_TOKEN) is None
