@@ -383,11 +383,11 @@ def test_nobody_waits_until_the_store_has_the_token(fleet: Fleet, monkeypatch: p
     returned, write, in_time = threading.Event(), fleet.store.write, list[bool]()
 
     def slow(*arguments: Any) -> bool:
-        in_time.append(returned.wait(60))
+        in_time.append(returned.wait(30))
         return write(*arguments)
 
     monkeypatch.setattr(fleet.store, "write", slow)
-    provider = fleet.member(timeout=60.0, store_timeout=100.0)
+    provider = fleet.member(timeout=600.0, store_timeout=100.0)
     assert provider.get_token() == "a"
     returned.set()
     settle(provider)
