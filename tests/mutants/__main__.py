@@ -68,7 +68,7 @@ TESTS = {
     "inquiry": ["tests/lifecycle/test_introspection.py"],
     "state": ["tests/test_provider.py", "tests/lifecycle"],
     "landing": ["tests/runtime/test_landing.py", *FLIGHTS],
-    "gate": ["tests/sharing/test_gate.py", "tests/lifecycle/test_patience.py"],
+    "gate": ["tests/sharing/test_gate.py", "tests/lifecycle/test_patience.py", "tests/lifecycle/test_flight.py"],
     "sealing": ["tests/sharing/test_sealing.py"],
     "key_state": SHARING,
     "leases": SHARING,
