@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import socket
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 from conduit_oauth import (
     ConfigurationError,
+    InvalidTokenResponse,
     OAuthError,
     ProviderClosedError,
     TokenProvider,
@@ -299,6 +301,25 @@ def test_a_secret_that_cannot_be_read_is_named_with_a_store_too(fleet: Fleet, tm
     secret.unlink()
     with pytest.raises(ConfigurationError, match=str(secret)):
         provider.get_token()
+
+
+def test_a_token_in_its_last_second_is_asked_for_again_without_a_warning(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter([token(expires_in=0), token("b")])
+    fleet.answer = lambda: next(answers)
+    assert fleet.provider().get_token() == "b"
+    assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("answer", [token(expires_in=0), token(value="a b")], ids=["never lasts", "no token"])
+def test_an_answer_without_a_use_is_a_warning_where_it_is_the_last(
+    answer: httpx2.Response, fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.answer = lambda: answer
+    with pytest.raises(InvalidTokenResponse):
+        fleet.provider(timeout=1.0).get_token()
+    assert caplog.records[-1].levelname == "WARNING"
 
 
 def test_an_endpoint_that_refused_a_client_is_well_for_the_others(fleet: Fleet) -> None:

@@ -62,7 +62,7 @@ TESTS = {
     "refusals": ["tests/test_refusals.py"],
     "urls": ["tests/protocol/test_urls.py", *PROTOCOL],
     "flight": FLIGHTS,
-    "boarding": FLIGHTS,
+    "boarding": [*FLIGHTS, "tests/processes/test_scarcity.py"],
     "reports": FLIGHTS,
     "control": FLIGHTS,
     "inquiry": ["tests/lifecycle/test_introspection.py"],

@@ -37,8 +37,9 @@ def test_a_task_is_told_that_there_is_no_thread_and_gets_its_token_later(
     provider = make_provider(store="sqlite:///nowhere/tokens.sqlite3")
 
     async def main() -> None:
-        with pytest.raises(TransportError, match="no thread"):
+        with pytest.raises(TransportError, match="no thread") as caught:
             await provider.get_token_async()
+        assert caught.value.local
         with pytest.raises(TransportError, match="no thread"):
             await provider.introspect_async("token")
         no_threads.undo()

@@ -208,7 +208,7 @@ def test_a_record_that_somebody_made_up_crashes_nothing_and_forges_no_line(
     assert seal is not None
     granted = shared.store.claim(gate._key, NOTHING, 1.0, "them")
     end = granted.now + MEMORY + 5.0
-    said = json.dumps({"url": URL, "failures": 1, "at": granted.now, **forged}).encode()
+    said = json.dumps({"url": URL, "failures": 1, "at": granted.now, "demanded": False, **forged}).encode()
     sealed = seal.close(said, granted.generation, granted.lease, end)
     assert shared.store.write(gate._key, sealed, granted.lease, end, granted.generation)
     told = gate.admit()
@@ -241,20 +241,23 @@ def test_failures_of_before_are_disregarded_once_and_by_one_flight(tier: Tier, c
     assert isinstance(other.admit(), Refused)
 
 
-def test_a_pause_that_the_server_asked_for_is_never_disregarded(tier: Tier, clock: FakeClock) -> None:
-    Gate(None, tier, URL).failed(TokenRequestError(URL, 503, retry_after=9.0), 9.0, 30.0)
-    clock.step(1.0)
+@pytest.mark.parametrize("seconds", [0.9, 9.0])
+def test_a_pause_that_the_server_asked_for_is_never_disregarded(seconds: float, tier: Tier, clock: FakeClock) -> None:
+    Gate(None, tier, URL).failed(TokenRequestError(URL, 503, retry_after=seconds), seconds, 30.0)
+    clock.step(0.8)
     assert isinstance(Gate(None, tier, URL, 0.0).admit(), Refused)
 
 
 @pytest.mark.parametrize(
     "said",
     [
-        b'{"failures": 0}',
-        b'{"failures": 1, "at": "x"}',
-        b'{"failures": 1, "at": NaN}',
-        b'{"failures": 1e9}',
-        b'{"failures": "x"}',
+        b'{"failures": 0, "at": 1, "demanded": true}',
+        b'{"failures": 1, "at": "x", "demanded": true}',
+        b'{"failures": 1, "at": NaN, "demanded": true}',
+        b'{"failures": 1e9, "at": 1, "demanded": true}',
+        b'{"failures": "x", "at": 1, "demanded": true}',
+        b'{"failures": 1, "at": 1}',
+        b'{"failures": 1, "demanded": true}',
         b"garbage",
         b"[]",
     ],
@@ -265,6 +268,38 @@ def test_a_record_of_nobody_of_ours_stops_nobody(said: bytes, tier: Tier, clock:
     lease = tier.store.claim(key, Known(entry.generation, entry.fence), 10.0, "owner")
     assert tier.store.write(key, said, lease.lease, clock() + 3600.0, lease.generation)
     assert Gate(None, tier, URL).admit() is None
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["by the fleet", "by this process"])
+def test_who_has_no_time_left_is_told_the_last_failure(shared: bool, tier: Tier, clock: FakeClock) -> None:
+    local = Tier(MemoryStore(clock), 0.05, remote=False)
+    one, tries, other = (Gate(tier if shared else None, local, URL) for _ in range(3))
+    assert other.told() is None
+    assert one.admit() is None
+    one.failed(TokenRequestError(URL, 503), 0.0, 30.0)
+    told = other.told()
+    assert isinstance(told, TokenRequestError)
+    assert (told.status, told.retry_after) == (503, 0.5)
+    clock.step(5.0)
+    assert tries.admit() is None
+    told = other.told()
+    assert isinstance(told, TokenRequestError)
+    assert (told.status, told.retry_after) == (503, 0.0)
+    # It was told, and has no right to try for that.
+    assert isinstance(other.admit(), Busy)
+    tries.answered()
+    assert other.told() is None
+
+
+@pytest.mark.parametrize(("status", "is_one"), [(99, False), (100, True), (599, True), (600, False), ("503", False)])
+def test_what_was_no_status_is_none_when_it_is_recalled(status: object, is_one: bool) -> None:
+    assert isinstance(recalled({"url": URL, "status": status, "problem": "x"}, 5.0), TokenRequestError) is is_one
+
+
+@pytest.mark.parametrize("said", [{}, {"cause": "x"}, {"advice": "Do that."}, {"cause": 1, "advice": "Do that."}])
+def test_advice_without_its_cause_is_made_anew(said: dict[str, object]) -> None:
+    again = recalled({"url": URL, "status": 503, **said}, 5.0)
+    assert str(again).endswith("The server is in trouble; try again later.")
 
 
 def record_of_failure(tier: Tier) -> set[str]:

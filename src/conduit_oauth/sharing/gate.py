@@ -220,8 +220,7 @@ def _said(entry: Entry | None, seal: Seal | None) -> dict[str, Any] | None:
         plain = seal.open(plain, entry.generation, entry.fence, entry.expires)
     try:
         said: dict[str, Any] = {} if plain is None else json.loads(plain)
-        said = {"at": math.inf, "demanded": False, **said}
-        said["at"] = float(said["at"])
+        said |= {"at": float(said["at"]), "demanded": bool(said["demanded"])}
         return said if 0 < said["failures"] <= MOST_FAILURES and said["at"] <= math.inf else None
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
