@@ -312,6 +312,15 @@ def test_a_token_in_its_last_second_is_asked_for_again_without_a_warning(
     assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+def test_a_token_that_ends_at_once_is_asked_for_until_its_last_second_is_over(fleet: Fleet, clock: FakeClock) -> None:
+    begun = clock.now
+    fleet.answer = lambda: token(expires_in=0)
+    with pytest.raises(InvalidTokenResponse):
+        fleet.provider().get_token()
+    assert len(fleet.asked) == 4
+    assert 1.0 < clock.now - begun < 5.0
+
+
 @pytest.mark.parametrize("answer", [token(expires_in=0), token(value="a b")], ids=["never lasts", "no token"])
 def test_an_answer_without_a_use_is_a_warning_where_it_is_the_last(
     answer: httpx2.Response, fleet: Fleet, caplog: pytest.LogCaptureFixture

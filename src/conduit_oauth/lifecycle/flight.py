@@ -18,7 +18,7 @@ from ..client.network import WAITS
 from ..client.transport import Errand
 from ..clock import Clock, jitter
 from ..errors import InvalidTokenResponse, OAuthError, TokenRequestError, TransportError, without_query
-from ..protocol.pauses import REFUSAL_MEMORY, latest_pause, pause_after
+from ..protocol.pauses import LAST_SECOND, REFUSAL_MEMORY, latest_pause, pause_after
 from ..runtime.landing import Flag
 from ..runtime.process import is_ending
 from ..sharing.gate import Busy, Gate, Refused, is_trouble
@@ -200,7 +200,8 @@ class Flight(Boarding):
             return None
         if isinstance(outcome, InvalidTokenResponse):
             # No wrong URL, where it gave tokens before: to us or, for all we know, to others of the fleet.
-            outcome.retryable = control.history.landed_at is not None or (share is not None and self._failures == 0)
+            most = LAST_SECOND if outcome.field == "expires_in" else int(share is not None)
+            outcome.retryable = control.history.landed_at is not None or self._failures < most
         is_cut = isinstance(outcome, TransportError) and seconds >= budget > 0
         if is_cut:
             # By the deadline of the callers: it says nothing of the endpoint, and less than the failure before.
@@ -274,14 +275,13 @@ class Flight(Boarding):
                 control.history.landed_at = now
         # Who is told of it finds it in the provider.
         tell(control, "token_received", lifetime=token.expires_at - now, **facts)
-        if share is None:
-            return landed or self._clock() >= self.deadline
-        if landed:
-            self.landing.set()  # nobody of this process waits for the store
-        if landed and is_valid:
-            share.publish(token)
-        else:
-            share.leave()
+        if share is not None:
+            if landed:
+                self.landing.set()  # nobody of this process waits for the store
+            if landed and is_valid:
+                share.publish(token)
+            else:
+                share.leave()
         return landed or self._clock() >= self.deadline
 
     def _failed(self, error: OAuthError, pause: float) -> bool:
