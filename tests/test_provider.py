@@ -138,7 +138,11 @@ def test_a_slow_answer_does_not_make_a_token_look_younger(
 
 
 @pytest.mark.parametrize("lifetime", [0, 1])
-def test_a_token_that_expired_on_its_way_is_an_error(lifetime: float, clock: FakeClock) -> None:
+def test_a_token_that_expired_on_its_way_is_an_error(
+    lifetime: float, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conduit_oauth.lifecycle.flight.pause_on", lambda _, seconds: clock.step(seconds))
+
     def answer(_: httpx2.Request) -> httpx2.Response:
         clock.step(1)
         return httpx2.Response(200, json={"access_token": "token", "token_type": "Bearer", "expires_in": lifetime})
