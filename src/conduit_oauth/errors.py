@@ -121,7 +121,8 @@ class TokenRequestError(OAuthError):
 class InvalidTokenResponse(OAuthError):  # noqa: N818 - it names the answer
     """The server answered with success, and the answer is not what RFC 6749 §5.1 demands. `field` names the part.
 
-    Retried only where this provider had a token before: the URL is right then, and the server unwell.
+    Retried where this provider had a token before: the URL is right then, and the server unwell. A token that had
+    expired when it arrived is asked for three times more.
     """
 
     def __init__(self, url: str, field: str, problem: str, advice: str | None = None) -> None:

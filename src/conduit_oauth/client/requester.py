@@ -199,7 +199,11 @@ class Requester:
         refresh_at, expires_at = moments(sent_at, lifetime, self._refresh_ahead, grant.refresh_in)
         token = AccessToken(grant.access_token, refresh_at, expires_at, grant.scope or scope)
         if self._clock() >= token.expires_at:
-            raise InvalidTokenResponse(request.url, "expires_in", f"is {lifetime:g} s: it had expired when it arrived")
+            problem = f"is {lifetime:g} s: it had expired when it arrived"
+            late = InvalidTokenResponse(request.url, "expires_in", problem)
+            # Some servers give one token to all until its last second is over, and then the next one.
+            late.retryable = True
+            raise late
         return token
 
     def _lifetime(self, url: str, grant: Grant, wall_now: float) -> float:

@@ -200,7 +200,7 @@ class Flight(Boarding):
             return None
         if isinstance(outcome, InvalidTokenResponse):
             # No wrong URL, where it gave tokens before: to us or, for all we know, to others of the fleet.
-            most = LAST_SECOND if outcome.field == "expires_in" else int(share is not None)
+            most = LAST_SECOND if outcome.retryable else int(share is not None)
             outcome.retryable = control.history.landed_at is not None or self._failures < most
         is_cut = isinstance(outcome, TransportError) and seconds >= budget > 0
         if is_cut:

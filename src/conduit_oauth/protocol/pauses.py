@@ -14,7 +14,7 @@ BACKOFF_CAP = 8.0
 WAITING_CAP = 1.5
 # The last attempt of one who waits begins so long before the deadline.
 _LAST_ATTEMPT = 0.5
-# How often one asks again for a token that ends as it comes: some servers give the same one in its last second, too.
+# How often one asks again for a token that ends as it comes.
 LAST_SECOND = 3
 # With less time left than this, callers get their error.
 _TOO_LATE = 0.05
