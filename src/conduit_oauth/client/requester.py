@@ -201,7 +201,7 @@ class Requester:
         if self._clock() >= token.expires_at:
             problem = f"is {lifetime:g} s: it had expired when it arrived"
             late = InvalidTokenResponse(request.url, "expires_in", problem)
-            # Some servers give one token to all until its last second is over, and then the next one.
+            # Some servers give one token to all until it ends, and then the next one.
             late.retryable = True
             raise late
         return token
