@@ -199,7 +199,7 @@ class TestWhileAnotherProcessAsks:
         fleet.answer = answer
         assert fleet.member().get_token() == "a"
         assert len(fleet.asked) == 1
-        assert said == ["another client or process asks first, and waits for the answer"]
+        assert said == ["another client or process is asking first, and has no answer yet"]
 
     def test_a_call_says_what_is_wrong_with_the_endpoint(self, fleet: Fleet) -> None:
         leader, other = fleet.member(), fleet.member(timeout=0.01)

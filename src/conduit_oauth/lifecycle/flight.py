@@ -37,7 +37,7 @@ logger = logging.getLogger("conduit_oauth")
 
 # Seconds for which a refresh rests where another process is at it.
 REST = 1.0
-BEHIND = "another client or process asks first, and waits for the answer"
+BEHIND = "another client or process is asking first, and has no answer yet"
 # Seconds before the deadline from which those who wait for another process are told why it has no token yet.
 LAST_LOOKS = 0.5
 # Tokens of one flight that may be void as they come.
