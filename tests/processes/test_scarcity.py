@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from conduit_oauth import TokenProviders, TransportError
@@ -10,12 +12,13 @@ from tests.conftest import FakeClock, MakeProvider, Said
 from tests.processes.conftest import Run
 
 
+def out_of_threads(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 @pytest.fixture
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Until it is undone, no thread can be started."""
-
-    def out_of_threads(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr("_thread.start_new_thread", out_of_threads)
     monkeypatch.setattr("threading.Thread.start", out_of_threads)
@@ -27,6 +30,15 @@ def test_a_thread_that_needs_a_token_asks_for_it_itself(
 ) -> None:
     assert make_provider().get_token()
     assert len(authorization_server.token_requests) == 1
+
+
+def test_so_does_a_worker(monkeypatch: pytest.MonkeyPatch, make_provider: MakeProvider) -> None:
+    provider = make_provider(timeout=600.0)
+    with ThreadPoolExecutor(1) as pool:
+        # The worker was there before.
+        pool.submit(int).result()
+        monkeypatch.setattr("_thread.start_new_thread", out_of_threads)
+        assert pool.submit(provider.get_token).result(60)
 
 
 def test_a_task_is_told_that_there_is_no_thread_and_gets_its_token_later(
