@@ -93,7 +93,7 @@ class Flight(Boarding):
         self.last_error: OAuthError | None = None
         # How many tokens were void as they came.
         self._void = 0
-        # How many attempts failed, the one that is under way, and whether that of another client is waited for.
+        # The failed attempts, the attempt under way, and whether it waits for the attempt of another client instead.
         self._failures = 0
         self._errand: Errand | None = None
         self._is_behind = False
