@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from typer.testing import CliRunner
 
 from conduit_oauth.cli.app import app
@@ -126,6 +131,28 @@ def secret_file_open(world: World) -> None:
     (world.folder / "secret").write_text(SECRET)
     (world.folder / "secret").chmod(0o644)
     world.arguments = ["--client-secret-file", str(world.folder / "secret")]
+
+
+def header_from(name: str, mode: int) -> Callable[[World], None]:
+    """A client that sends a header from a file; the one that is there is called `key`."""
+
+    def make(world: World) -> None:
+        world.server()
+        (world.folder / "key").write_text("a gateway's key")
+        (world.folder / "key").chmod(mode)
+        (world.folder / "config.toml").write_text(
+            f'[profiles.default]\ntoken_request_headers = {{ x-api-key = {{ file = "{name}" }} }}\n'
+        )
+        world.arguments = ["--config", str(world.folder / "config.toml")]
+
+    return make
+
+
+def key_encrypted(world: World) -> None:
+    signed(TOKEN)(world)
+    key = load_pem_private_key((world.folder / "client-key.pem").read_bytes(), None)
+    encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password"))
+    (world.folder / "client-key.pem").write_bytes(encrypted)
 
 
 def secret_with_blanks(world: World) -> None:
@@ -399,7 +426,10 @@ CASES: dict[str, Callable[[World], None]] = {
     "setting-client_secret": no_secret,
     "setting-token_endpoint": no_place,
     "credential-unreadable": secret_file_away,
+    "credential-unreadable, in a header": header_from("nowhere", 0o600),
+    "credential-unreadable, an encrypted key": key_encrypted,
     "credential-readable-by-others": secret_file_open,
+    "credential-readable-by-others, in a header": header_from("key", 0o644),
     "secret-with-blanks": secret_with_blanks,
     "name-unknown": name_unknown,
     "refused": nobody_listens,
@@ -465,6 +495,7 @@ CASES: dict[str, Callable[[World], None]] = {
 WARNINGS = {
     "audience-differs",
     "credential-readable-by-others",
+    "credential-readable-by-others, in a header",
     "secret-with-blanks",
     "certificate-ends-soon",
     "clock-skew",
@@ -475,6 +506,8 @@ WARNINGS = {
 
 # What has to be told beside the cause.
 WORDS: dict[str, tuple[str, ...]] = {
+    "credential-unreadable, in a header": ("token_request_headers", "nowhere"),
+    "credential-unreadable, an encrypted key": ("private_key", "encrypted"),
     "client-refused": ("client_secret_basic, then by client_secret_post",),
     "refused-without-reason": ("client_secret_basic, then by client_secret_post", "no scope"),
     "refused-without-reason, as a problem": ("Not registered: See the portal",),

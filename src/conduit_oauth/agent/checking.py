@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
+from ..client.material import faults_of
 from ..errors import ConfigurationError
-from ..identity.sources import header_value, read_key
 from ..provider import TokenProvider
 from ..serving.formats import check_that_others_can_use
 from ..supervision.registry import TokenProviders
@@ -27,19 +26,8 @@ def problems_of(providers: TokenProviders) -> list[str]:
 
 
 def _faults_of(provider: TokenProvider) -> Iterator[ConfigurationError]:
-    requester = provider.control.requester
-    credentials = requester.config.credentials
-
-    def load_private_key() -> None:
-        from ..protocol.jose import load_key
-
-        load_key(read_key(credentials.private_key), password=credentials.key_password)
-
-    looks = [partial(check_that_others_can_use, provider), credentials.material, requester.identity]
-    looks += [partial(header_value, source, header) for header, source in requester.config.headers]
-    looks += [load_private_key] if credentials.private_key is not None else []
-    for look in looks:
-        try:
-            look()
-        except ConfigurationError as error:
-            yield error
+    try:
+        check_that_others_can_use(provider)
+    except ConfigurationError as error:
+        yield error
+    yield from faults_of(provider.control.requester)

@@ -16,12 +16,12 @@ from rich.text import Text
 
 from ..auth._rules import Destinations
 from ..client.locator import drive
+from ..client.material import faults_of
 from ..client.requester import Requester
 from ..client.transport import Errand
 from ..clock import elapsed
 from ..errors import ConfigurationError, OAuthError, without_query
-from ..identity.credentials import Credentials
-from ..identity.sources import read_key, read_text
+from ..identity.sources import files_of, read_text
 from ..masking import clean, mask
 from ..places import expanded
 from ..protocol.client_auth import is_changed_by_basic
@@ -102,7 +102,7 @@ def _examine(options: Options, url: str | None) -> Checks:
     with provider:
         requester = provider.control.requester
         yield good("settings", f"the client {requester.config.client_id}")
-        yield from _check_credential(requester.config.credentials)
+        yield from _check_credential(requester)
         tried: set[str] = set()
         yield from _check_ways(requester, provider, [requester.locator.target], tried)
         if requester.locator.token_endpoint is None:
@@ -152,26 +152,20 @@ def _check_ways(requester: Requester, provider: TokenProvider, urls: list[str], 
             yield from found
 
 
-def _check_credential(credentials: Credentials) -> Checks:
-    try:
-        for secret in credentials.secrets:
-            text = read_text(secret, "client_secret")
-            if text != text.strip():
-                yield warning(
-                    "credential",
-                    "secret-with-blanks",
-                    "the client secret begins or ends with white space",
-                    "If it was pasted so, take it away: every character counts.",
-                )
-        if credentials.private_key is not None:
-            read_key(credentials.private_key)
-        for name in ("client_assertion", "assertion", "subject_token"):
-            if (source := getattr(credentials, name)) is not None:
-                read_text(source, name)
-    except ConfigurationError as error:
-        yield bad("credential", "credential-unreadable", f"{error.field}: {error.problem}", error.advice)
+def _check_credential(requester: Requester) -> Checks:
+    for fault in faults_of(requester):
+        yield bad("credential", "credential-unreadable", f"{fault.field}: {fault.problem}", fault.advice)
         return
-    for path in _files(credentials):
+    for secret in requester.config.credentials.secrets:
+        text = read_text(secret, "client_secret")
+        if text != text.strip():
+            yield warning(
+                "credential",
+                "secret-with-blanks",
+                "the client secret begins or ends with white space",
+                "If it was pasted so, take it away: every character counts.",
+            )
+    for path in _files(requester):
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) & 0o044:
             yield warning(
                 "credential",
@@ -181,10 +175,14 @@ def _check_credential(credentials: Credentials) -> Checks:
             )
 
 
-def _files(credentials: Credentials) -> Iterator[Path]:
+def _files(requester: Requester) -> Iterator[Path]:
+    """What nobody else may read. A platform may keep a workload's short-lived assertions readable."""
+    credentials, headers = requester.config.credentials, requester.config.headers
     certificate = credentials.client_certificate
-    sources = (*credentials.secrets, credentials.private_key, certificate and certificate.key)
-    yield from (expanded(source) for source in sources if isinstance(source, Path))
+    keys = (credentials.private_key, credentials.key_password, certificate and certificate.key)
+    yield from map(expanded, files_of(*credentials.secrets, *keys, *(source for _, source in headers)))
+    if requester.dpop is not None:
+        yield from map(expanded, requester.dpop.files())
 
 
 def _authenticated(requester: Requester) -> Diagnosis:
