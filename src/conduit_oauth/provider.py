@@ -75,7 +75,8 @@ class TokenProvider(TokenHolder):
         resource: resource indicator (RFC 8707) in place of `mcp_url`, or a list of several; False sends none, for
             servers that refuse the parameter.
         audience: `audience` parameter, for servers that want it in place of `resource`.
-        extra_parameters: further form parameters of each token request.
+        extra_parameters: further form parameters of each token request. No message repeats the value of one whose name
+            has `secret`, `password`, `key`, `token` or `assertion` in it, unless it ends in `_type`.
         dpop: True binds the tokens to a key made here, a key (PEM, JWK, `Path` or callable) to that one (RFC 9449); the
             adapters then send a fresh proof with each request.
         step_up: whether a resource may have the adapters ask for more scope than was configured (RFC 6750 §3.1): False

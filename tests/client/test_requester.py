@@ -82,6 +82,17 @@ def test_a_refused_grant_is_not_repeated_and_its_material_not_quoted(name: str) 
     assert len(server.forms) == 1
 
 
+def test_an_extra_parameter_that_is_secret_is_not_quoted_and_another_is() -> None:
+    server = Server()
+    said = "api_key sk-12-ab is unknown at https://api.example for urn:example:one"
+    server.refusal = {"error": "invalid_request", "error_description": said}
+    extra = {"api_key": "sk-12-ab", "tenant": "https://api.example", "requested_token_type": "urn:example:one"}
+    with server.provider(client_secret="secret", extra_parameters=extra) as provider:
+        with pytest.raises(TokenRequestError) as caught:
+            provider.get_token()
+        assert "api_key *** is unknown at https://api.example for urn:example:one" in str(caught.value)
+
+
 def test_a_file_that_is_not_there_is_named() -> None:
     with Server().provider(assertion=Path("/absent/token")) as provider, pytest.raises(ConfigurationError) as caught:
         provider.get_token()

@@ -11,6 +11,9 @@ from ..protocol.discovery import Discovery
 from ..protocol.grant import is_scope
 from ..protocol.urls import canonical_resource, parse_url
 
+# Words in the name of an extra parameter whose value no message repeats.
+_OF_SECRETS = ("assertion", "key", "password", "secret", "token")
+
 
 @dataclass(frozen=True, slots=True)
 class StepUp:
@@ -60,6 +63,15 @@ class ClientConfig:
     def signs(self) -> bool:
         """Whether this client signs assertions."""
         return self.credentials.private_key is not None or self.method == "client_secret_jwt"
+
+    @property
+    def secret_parameters(self) -> list[str]:
+        """The values of the extra parameters that are secret by their names."""
+        return [
+            value
+            for name, value in self.extra_parameters
+            if any(word in name.lower() for word in _OF_SECRETS) and not name.endswith("_type")
+        ]
 
     def parameters(self, found: Discovery) -> list[tuple[str, str]]:
         """The parameters of a token request beside the grant: what was configured, else what was found.

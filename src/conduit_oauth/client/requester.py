@@ -221,6 +221,7 @@ class Requester:
         """A token request with everything in it that must be fresh: credential, assertion, proof."""
         url = self.endpoint(found, "token_endpoint") or found.token_endpoint
         signing = self.signing("token_endpoint", url, found, credentials)
+        signing.secrets.extend(self.config.secret_parameters)
         signing.form.extend(_grant_form(signing, parameters))
         METHODS[method](signing)
         if self.dpop is not None:
