@@ -466,8 +466,18 @@ def test_a_second_agent_on_one_file_is_told(
     before = (tmp_path / "tokens" / "billing").read_text()
     done = run(write(text), client_environment, "--once")
     assert done.returncode == 1
-    assert "another agent writes it" in done.stderr
+    assert "another agent has this output" in done.stderr
     assert (tmp_path / "tokens" / "billing").read_text() == before
+
+
+def test_a_second_agent_with_the_same_command_is_told(
+    serve: Serve, write: Write, client_environment: dict[str, str]
+) -> None:
+    text = ONE + '[[agent.outputs]]\nprovider = "*"\nrun = ["true"]\n'
+    serve(text)
+    done = run(write(text), client_environment, "--once")
+    assert done.returncode == 1
+    assert "true: [Errno 16] another agent has this output: 'billing: true'" in done.stderr
 
 
 def test_the_ledger_holds_no_secret(keep: Keep, bell: Bell, tmp_path: Path) -> None:

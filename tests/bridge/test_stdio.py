@@ -224,6 +224,16 @@ def test_how_soon_a_stream_is_resumed_is_bounded(said: bytes) -> None:
     assert 0.1 <= retry <= 60.0
 
 
+def test_an_event_id_that_is_longer_than_a_header_is_not_kept() -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"id: 1\ndata: a\n\nid: " + b"2" * 9000 + b"\ndata: b\n\n"
+
+    async def read() -> list[tuple[bytes, str | None]]:
+        return [(event.data, event.id) async for event in server_events(stream(), 10_000)]
+
+    assert asyncio.run(read()) == [(b"a", "1"), (b"b", None)]
+
+
 @pytest.mark.parametrize(
     ("left_by", "said", "limit"),
     [

@@ -275,6 +275,29 @@ def test_discover_takes_an_issuer_and_shows_its_endpoints(run: Run, authorizatio
     assert found["server"]["endpoints"]["introspection_endpoint"] == f"{issuer}/oauth/introspect"
 
 
+def test_discover_trusts_the_authority_that_it_is_given(run: Run, tmp_path: Path) -> None:
+    issue(tmp_path, "server", issue(tmp_path, "authority", ca=True))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server-key.pem")
+    with BrokenServer(context) as server:
+        token_endpoint = f"{server.url}/token"
+        server.pages["/.well-known/oauth-authorization-server"] = {
+            "issuer": server.url,
+            "token_endpoint": token_endpoint,
+        }
+        assert "certificate" in run("discover", server.url).stderr
+        shown = run("discover", "--ca-file", str(tmp_path / "authority.pem"), server.url)
+    assert shown.returncode == 0, shown.stderr
+    assert f"token endpoint {token_endpoint}" in shown.stdout
+
+
+def test_discover_names_the_file_of_authorities_that_is_missing(run: Run, tmp_path: Path) -> None:
+    done = run("discover", "--ca-file", str(tmp_path / "nowhere.pem"), "https://login.example")
+    assert done.returncode == 2
+    assert "--ca-file" in done.stderr
+    assert "nowhere.pem" in done.stderr
+
+
 def test_inspect_shows_the_claims_to_a_human_and_to_a_program(run: Run) -> None:
     token = run("token").stdout
     shown = run("inspect", stdin=token).stdout

@@ -261,7 +261,8 @@ class Agent:
                     self._written[slot] = has
                 self._call(slot, output, name, value)
             except (OSError, ConfigurationError) as error:
-                failed = f"{output.place(name) if isinstance(error, OSError) else output.provider}: {error}"
+                place = output.place(name) or output.command[0] if isinstance(error, OSError) else output.provider
+                failed = f"{place}: {error}"
                 logger.warning("output_failed name=%s: %s", name, failed)
             except Exception as error:  # a fault of ours: reported, and tried again, as any other
                 failed = f"broke down with {type(error).__name__}"

@@ -77,7 +77,7 @@ class Claims:
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place_of(slot))
         except (BlockingIOError, PermissionError):
-            raise OSError(errno.EBUSY, "another agent writes it", slot) from None
+            raise OSError(errno.EBUSY, "another agent has this output", slot) from None
         self._held.add(slot)
 
     def let_go(self, slot: str) -> None:

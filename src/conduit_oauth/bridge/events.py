@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 # Seconds. A longer pause would leave the client without its stream, and a shorter one the bridge without a rest.
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.1, 60.0
+# Bytes: servers take headers of 8 KiB.
+_LONGEST_ID = 4096
 
 
 class TooLargeError(Exception):
@@ -47,7 +49,7 @@ async def server_events(chunks: AsyncIterator[bytes], largest: int) -> AsyncIter
                     raise TooLargeError
             case b"event":
                 event = value.decode("utf-8", "replace") or "message"
-            case b"id" if value.isascii() and value.decode().isprintable():
+            case b"id" if len(value) <= _LONGEST_ID and value.isascii() and value.decode().isprintable():
                 # It goes into a header.
                 last_id = value.decode()
             case b"retry" if value.isdigit() and len(value) < 10:

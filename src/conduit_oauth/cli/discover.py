@@ -13,14 +13,17 @@ from rich.tree import Tree
 
 from ..client.locator import drive
 from ..client.transport import Transport
+from ..identity.tls import tls_files
 from ..masking import mask
 from ..protocol.discovery import Discovery, discover_any
 from ..protocol.locations import Finding, Search
+from .options import CaFile
 from .output import busy, out, plain
 
 
 def discover(
     url: Annotated[str, typer.Argument(help="URL of an issuer, an MCP endpoint or another protected resource.")],
+    ca_file: CaFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show where the token endpoint of URL is, and every location that was asked on the way.
@@ -29,7 +32,7 @@ def discover(
     conduit-oauth discover https://gateway.example/servers/42/mcp
     conduit-oauth discover https://login.example/realms/machines
     """
-    transport = Transport()
+    transport = Transport(tls=tls_files(None, ca_file, None))
     search = Search()
     found = None
     try:

@@ -25,6 +25,7 @@ Profile = Annotated[
     ),
 ]
 Config = Annotated[Path | None, typer.Option(help="Configuration file (TOML).")]
+CaFile = Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust in place of the platform's.")]
 
 
 def _signature(
@@ -60,9 +61,7 @@ def _signature(
         str | None, typer.Option(help="client_secret_post, client_secret_basic, private_key_jwt, …", metavar="METHOD")
     ] = None,
     dpop: Annotated[bool, typer.Option("--dpop", help="Ask for tokens that are bound to a key (RFC 9449).")] = False,
-    ca_file: Annotated[
-        Path | None, typer.Option(help="PEM file of the authorities to trust in place of the platform's.")
-    ] = None,
+    ca_file: CaFile = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the token at most.")] = None,
     store: Annotated[
         str | None, typer.Option(help="Where tokens are kept: sqlite: by default, memory: for nowhere.")
