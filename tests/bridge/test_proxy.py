@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from conduit_oauth.cli.arguments import read_arguments
+from conduit_oauth.cli.profile import Options
 from conduit_oauth.testing import AuthorizationServer
 from tests.bridge.conftest import Bridge, StartBridge
 from tests.conftest import COMMAND
@@ -290,6 +291,44 @@ def test_the_configuration_it_prints_has_each_option(given: list[str], tmp_path:
     read = json.loads(done.stdout)["mcpServers"]["gateway"]["args"][1:]
     own = "patience", "largest_message"
     assert read_arguments(read, own) == read_arguments(given, own)
+
+
+def test_the_configuration_it_prints_has_what_the_environment_says(tmp_path: Path) -> None:
+    environment = {
+        "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "CONDUIT_OAUTH_CLIENT_ID": "billing",
+        "CONDUIT_OAUTH_TOKEN_ENDPOINT": "https://as.example/token",
+        "CONDUIT_OAUTH_RESOURCE": "https://a.example https://b.example",
+        "CONDUIT_OAUTH_PROFILE": "agents",
+        "CONDUIT_OAUTH_CA_FILE": "ca.pem",
+    }
+
+    def printed(**more: str) -> tuple[list[str], str]:
+        command = [COMMAND, "bridge", "--print-config", "cursor", "--mcp-url", "https://gateway.example/mcp"]
+        done = subprocess.run(
+            command, env=environment | more, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30
+        )
+        return json.loads(done.stdout)["mcpServers"]["gateway"]["args"], done.stdout + done.stderr
+
+    (tmp_path / "secret").write_text("very-secret")
+    arguments, said = printed(CONDUIT_OAUTH_CLIENT_SECRET_FILE="secret")
+    # What an option says in another way is not said again.
+    assert read_arguments(arguments[1:], ())[0] == Options(
+        {
+            "client_id": "billing",
+            "mcp_url": "https://gateway.example/mcp",
+            "resource": ["https://a.example", "https://b.example"],
+            "ca_file": str(tmp_path / "ca.pem"),
+        },
+        client_secret_file=tmp_path / "secret",
+        profile="agents",
+    )
+    assert "CONDUIT_OAUTH" not in said
+    arguments, said = printed(CONDUIT_OAUTH_CLIENT_SECRET="very-secret")
+    assert "--client-secret-file" not in arguments
+    assert "Start the client with CONDUIT_OAUTH_CLIENT_SECRET in its environment" in said
+    assert "very-secret" not in said
 
 
 @pytest.mark.parametrize(

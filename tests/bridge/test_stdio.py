@@ -172,6 +172,18 @@ def test_a_method_that_no_header_can_have_is_the_gateways_to_judge(open_stdio: O
     assert line in [body for _, _, body in bridge.gateway.requests]
 
 
+@pytest.mark.parametrize("given", [[], ["--print-config", "cursor"]])
+def test_its_input_is_the_clients_and_no_secret(given: list[str]) -> None:
+    options = ["--client-id", "a", "--mcp-url", "https://gateway.example/mcp", "--client-secret-file", "-"]
+    # The input stays open, as that of a client does.
+    with subprocess.Popen(
+        [COMMAND, "bridge", *options, *given], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as bridge:
+        assert bridge.stderr is not None
+        assert b"--client-secret-file: - reads standard input" in bridge.stderr.read()
+        assert bridge.wait() == 2
+
+
 def test_a_line_in_pieces_is_one_message(open_stdio: OpenStdio) -> None:
     bridge = open_stdio(echo)
     assert bridge.process.stdin is not None

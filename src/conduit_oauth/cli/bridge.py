@@ -21,7 +21,7 @@ from ..stores import hide_password
 from .logs import LogFormat, LogLevel, log_to_stderr
 from .options import as_client
 from .output import err, plain
-from .profile import Options
+from .profile import PREFIX, Options
 from .stdio import LARGEST_MESSAGE, MOST_OF_A_MESSAGE, PATIENCE, by_stdio, run_bridge
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ def bridge(
     }
     if listen is None and (name := next((name for name, value in of_http.items() if value), None)):
         raise ConfigurationError(name, "is for a bridge that serves HTTP", "Pass --listen, or leave it out.")
+    if listen is None and str(options.client_secret_file) == "-":
+        problem = "- reads standard input, which the MCP client writes to"
+        raise ConfigurationError("client_secret_file", problem, "Name a file.")
     if no_local_token and local_token_file is not None:
         raise ConfigurationError("no_local_token", "is given beside local_token_file", "Pass one of them.")
     if print_config is not None and listen is None:
@@ -196,17 +199,20 @@ def _print_http_config(client: Client, name: str, listen: str, file: Path | None
 
 
 def _print_config(client: Client, server_name: str, options: Options, own: dict[str, Any]) -> None:
-    if (store := options.settings.get("store")) is not None and hide_password(store) != store:
+    stated = options.stated()
+    if (store := stated.get("store")) is not None and hide_password(store) != store:
         problem = "holds a password, which the configuration and the list of processes would show"
         raise ConfigurationError("store", problem, "Leave it out, and append ?password_file=PATH to the URL.")
-    given = {**options.settings, "profile": options.profile, "config": options.config}
-    given["client_secret_file"] = options.client_secret_file
+    given = {**stated, "profile": options.named, "config": options.named_config}
+    given["client_secret_file"] = options.named_secret_file
     arguments = [word for setting, value in {**given, **own}.items() for word in _as_given(setting, value)]
     # By its whole path: what is started from a desktop has another PATH than a shell.
     command = shutil.which(sys.argv[0]) or "conduit-oauth"
     file, text = snippet(client, server_name, str(Path(command).absolute()), ["bridge", *arguments])
     err.print(f"For {file}:", soft_wrap=True)
     plain(text)
+    if options.named_secret_file is None and os.environ.get(variable := f"{PREFIX}CLIENT_SECRET"):
+        err.print(f"It has no secret in it. Start the client with {variable} in its environment.", soft_wrap=True)
 
 
 def _as_given(setting: str, value: object) -> list[str]:

@@ -81,34 +81,34 @@ class Options(NamedTuple):
         return self.profile or os.environ.get(PREFIX + "PROFILE")
 
     @property
+    def named_config(self) -> Path | None:
+        """The file of profiles that was asked for."""
+        return self.config or _path_in_environment("CONFIG")
+
+    @property
     def path(self) -> Path:
         """The file that holds the profiles."""
-        return self.config or Path(os.environ.get(PREFIX + "CONFIG") or default_config_path())
+        return self.named_config or default_config_path()
+
+    @property
+    def named_secret_file(self) -> Path | None:
+        """The file of the secret that counts, where no variable has the secret itself."""
+        in_environment = None if _secret_in_environment() else _path_in_environment("CLIENT_SECRET_FILE")
+        return self.client_secret_file or in_environment
+
+    def stated(self) -> Settings:
+        """What the options say, and for what none of them says the environment. Raises `ConfigurationError`."""
+        return _laid_over(_laid_over({}, _environment()), self.settings)
 
     def merged(self) -> Settings:
         """The settings of all places, as arguments of a provider. Raises `ConfigurationError`."""
-        environment: Settings = {name: os.environ.get(PREFIX + name.upper()) or None for name in SETTINGS}
-        if environment["dpop"] is not None:
-            environment["dpop"] = _switch(environment["dpop"])
-        if environment["resource"] == "false":
-            environment["resource"] = False
-        elif environment["resource"] is not None and len(several := environment["resource"].split()) > 1:
-            environment["resource"] = several
-        secret: str | Path | None = os.environ.get(PREFIX + "CLIENT_SECRET", "").rstrip("\r\n") or None
-        if secret is None and (file := os.environ.get(PREFIX + "CLIENT_SECRET_FILE")):
-            secret = _secret_in(expanded(Path(file)))
+        secret: str | Path | None = _secret_in_environment()
+        if secret is None and (file := _path_in_environment("CLIENT_SECRET_FILE")) is not None:
+            secret = _secret_in(expanded(file))
         given = self.settings if self.client_secret_file is None else {**self.settings, "client_secret": self._secret()}
         merged: Settings = {}
-        for layer in (self._from_file(), {**environment, "client_secret": secret}, given):
-            said = {name: value for name, value in layer.items() if value not in (None, "")}
-            # What is said later must not lose to what was said earlier by another name.
-            for alternatives in (_WHERE, _CLIENT_CREDENTIALS):
-                if said.keys() & alternatives:
-                    merged = {name: value for name, value in merged.items() if name not in alternatives}
-            # The option asks for bound tokens; the profile may name the key that they are bound to.
-            if said.get("dpop") is True and merged.get("dpop"):
-                del said["dpop"]
-            merged |= said
+        for layer in (self._from_file(), {**_environment(), "client_secret": secret}, given):
+            merged = _laid_over(merged, layer)
         if "timeout" in merged:
             merged["timeout"] = _number(merged["timeout"])
         return merged
@@ -140,6 +140,40 @@ class Options(NamedTuple):
         name = self.named or "default"
         place = f"profiles.{name}"
         return read_table(place, table_of(profiles.get(name, {}), place), path.parent)
+
+
+def _environment() -> Settings:
+    said: Settings = {name: os.environ.get(PREFIX + name.upper()) or None for name in SETTINGS}
+    if said["dpop"] is not None:
+        said["dpop"] = _switch(said["dpop"])
+    if said["resource"] == "false":
+        said["resource"] = False
+    elif said["resource"] is not None and len(several := said["resource"].split()) > 1:
+        said["resource"] = several
+    said["ca_file"] = _path_in_environment("CA_FILE")
+    return said
+
+
+def _secret_in_environment() -> str | None:
+    return os.environ.get(PREFIX + "CLIENT_SECRET", "").rstrip("\r\n") or None
+
+
+def _path_in_environment(name: str) -> Path | None:
+    said = os.environ.get(PREFIX + name)
+    return Path(said) if said else None
+
+
+def _laid_over(below: Settings, layer: Mapping[str, Any]) -> Settings:
+    """The settings of `layer`, and of those `below` what it leaves open."""
+    said = {name: value for name, value in layer.items() if value not in (None, "")}
+    # What is said later must not lose to what was said earlier by another name.
+    for alternatives in (_WHERE, _CLIENT_CREDENTIALS):
+        if said.keys() & alternatives:
+            below = {name: value for name, value in below.items() if name not in alternatives}
+    # The option asks for bound tokens; the profile may name the key that they are bound to.
+    if said.get("dpop") is True and below.get("dpop"):
+        del said["dpop"]
+    return below | said
 
 
 def profiles_in(path: Path) -> Mapping[str, Any]:
