@@ -129,6 +129,8 @@ class World:
         world = self
 
         class Thread:
+            ident = 1
+
             def __init__(self, target: Callable[..., object], args: tuple[Any, ...] = (), **_: object) -> None:
                 self._work = lambda: target(*args)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -380,6 +382,30 @@ def test_closing_the_last_provider_of_a_store_ends_its_thread_and_connections(
     thread.join(10)
     assert not thread.is_alive()
     assert redis_server.client.pubsub_numsub("closing:news") == [(b"closing:news", 0)]
+
+
+_THREADS = """
+import json, sys, threading
+from conduit_oauth import TokenProvider
+with TokenProvider(**json.loads(sys.argv[1])) as provider:
+    provider.get_token()
+    print(sorted(type(each).__name__ for each in threading.enumerate()))
+"""
+
+
+def test_a_process_lists_no_thread_of_ours_that_ended(
+    authorization_server: AuthorizationServer, tmp_path: Path
+) -> None:
+    settings = {
+        "client_id": authorization_server.client_id,
+        "client_secret": authorization_server.client_secret,
+        "token_endpoint": authorization_server.token_endpoint(),
+        "store": f"sqlite://{tmp_path}/tokens.sqlite3",
+    }
+    command = [sys.executable, "-c", _THREADS, json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    # The store's own, and no `_DummyThread`.
+    assert done.stdout == "['Thread', '_MainThread']\n"
 
 
 def test_a_store_whose_last_provider_closed_can_be_used_again(make_provider: MakeProvider) -> None:

@@ -353,10 +353,22 @@ def test_a_subscription_that_is_half_open_is_noticed(
     monkeypatch.setattr("conduit_oauth.stores.redis.SILENCE", 1.0)
     monkeypatch.setattr("conduit_oauth.sharing.upkeep.PING", between_looks)
     first, other = (make_provider(store=url, store_timeout=2.0) for url in (redis_server.url, line.url))
-    token = first.get_token()
-    settle(first)
-    assert other.get_token() == token
-    settle(other)
+
+    def shared() -> str:
+        token = first.get_token()
+        settle(first)
+        assert other.get_token() == token
+        settle(other)
+        return token
+
+    def void(token: str) -> float:
+        first.invalidate(token)
+        first.control.settle(None)
+        return until(lambda: not other.state().cached)
+
+    # From then on it hears the news, and its first look after that is done.
+    void(shared())
+    token = shared()
     # Idle connections of operations that ran at once are forgotten, too, and any of them may be the next to be used.
     assert other.control.share is not None
     store: Any = other.control.share.tier.store
@@ -365,9 +377,7 @@ def test_a_subscription_that_is_half_open_is_noticed(
         pool.release(connection)
     pool._available_connections = Queue(pool._available_connections)
     line.forget()
-    first.invalidate(token)
-    first.control.settle(None)
-    assert until(lambda: not other.state().cached) < within
+    assert void(token) < within
 
 
 def test_who_may_not_publish_says_so_once_and_finds_what_is_void_by_looking(

@@ -200,7 +200,12 @@ def _print_http_config(client: Client, name: str, listen: str, file: Path | None
 
 def _print_config(client: Client, server_name: str, options: Options, own: dict[str, Any]) -> None:
     stated = options.stated()
+    # Variables with a secret in them.
+    secret = [] if options.named_secret_file else ["CLIENT_SECRET"]
     if (store := stated.get("store")) is not None and hide_password(store) != store:
+        secret.append("STORE")
+        del stated["store"]
+    if options.settings.get("store") is not None and "STORE" in secret:
         problem = "holds a password, which the configuration and the list of processes would show"
         raise ConfigurationError("store", problem, "Leave it out, and append ?password_file=PATH to the URL.")
     given = {**stated, "profile": options.named, "config": options.named_config}
@@ -211,8 +216,9 @@ def _print_config(client: Client, server_name: str, options: Options, own: dict[
     file, text = snippet(client, server_name, str(Path(command).absolute()), ["bridge", *arguments])
     err.print(f"For {file}:", soft_wrap=True)
     plain(text)
-    if options.named_secret_file is None and os.environ.get(variable := f"{PREFIX}CLIENT_SECRET"):
-        err.print(f"It has no secret in it. Start the client with {variable} in its environment.", soft_wrap=True)
+    for variable in (f"{PREFIX}{name}" for name in secret):
+        if os.environ.get(variable):
+            err.print(f"It has no secret in it. Start the client with {variable} in its environment.", soft_wrap=True)
 
 
 def _as_given(setting: str, value: object) -> list[str]:

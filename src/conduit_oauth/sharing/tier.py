@@ -72,7 +72,8 @@ class Tier(Upkeep):
         try:
             bound = self._operations.farthest if patient else self.bound
             # The tier's own thread keeps the leases of all: it waits for no turn.
-            queued = threading.current_thread() is not self._thread
+            # By its identifier: an object for a thread of ours would outlive it (Python 3.12).
+            queued = (thread := self._thread) is None or thread.ident != threading.get_ident()
             answer = self._operations.run(work, bound, late=late, queued=queued, is_next=patient)
         except StoreError as error:
             self._blame(key, error)
