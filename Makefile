@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PEERS := tests/interop/node_modules/.package-lock.json
 SERVERS := tests/interop/servers/node_modules/.package-lock.json
 DEBIAN := ca-certificates chromium curl glewlwyd haproxy libio-string-perl liblemonldap-ng-portal-perl \
-	libplack-perl libstring-random-perl nginx-light redis-server squid-openssl systemd tinyproxy-bin
+	libplack-perl libstring-random-perl nginx-light redis-server squid-openssl strace systemd tinyproxy-bin
 NEEDS := .venv/ready .venv/langchain/ready .venv/servers/ready $(PEERS) $(SERVERS) debian
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 

@@ -1,6 +1,7 @@
-"""The store of one machine: a SQLite file that several processes share (WAL, 0600), safe to crash at any point.
+"""The store of one machine: a SQLite file that several processes share (WAL, 0600).
 
-Invariant: A file that is corrupt or not ours is renamed and logged. It is never repaired and never deleted.
+Invariants: A process may be killed at any point. A file that is corrupt or not ours is renamed and logged. It is
+never repaired and never deleted.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ _NUMBER = (int, float)
 _KINDS = ((bytes, type(None)), int, _NUMBER, str, int, _NUMBER, int, int, str, _NUMBER, str, _NUMBER, str)
 # In bytes.
 KEY_LENGTH = 32
+# Nobody waits for a disk that is busy: what is here can be had again. A crash of the machine may cost the file, and the
+# next process sets aside what is left of it.
+HASTE = "PRAGMA synchronous = OFF"
 
 
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
