@@ -19,7 +19,7 @@ from ..identity.digest import token_identity
 from ..identity.sources import read_material
 from ..places import read_bytes
 from ..stores import NOTHING
-from ..stores.sqlite_rows import HASTE, KEY_LENGTH, connect, current_boot, key_file, load
+from ..stores.sqlite_rows import KEY_LENGTH, NO_SYNC, connect, current_boot, key_file, load
 from .record import Kept, token_in
 from .sealing import Seal
 
@@ -49,7 +49,7 @@ def fresh_token(settings: Mapping[str, Any], path: Path) -> Kept | None:
     seal = Seal(read_material(settings.get), _identity(settings), "token", pepper)
     try:
         with closing(connect(path, _TIMEOUT)) as connection:
-            connection.execute(HASTE)
+            connection.execute(NO_SYNC)
             entry = load(connection, seal.name, current_boot()).look(NOTHING, time.time())
     except sqlite3.Error:
         return None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..places import is_planted, make_private, read_bytes
 from . import StoreError
-from .sqlite_rows import HASTE, KEY_LENGTH, TABLE, key_file
+from .sqlite_rows import KEY_LENGTH, NO_SYNC, TABLE, key_file
 
 _APPLICATION_ID = 0x434F4175  # "COAu": whose file this is
 _SCHEMA = f"""
@@ -44,7 +44,7 @@ def create(path: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             connection.executescript(
-                f"{HASTE}; PRAGMA journal_mode = WAL; {_SCHEMA_1} {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID};"
+                f"{NO_SYNC}; PRAGMA journal_mode = WAL; {_SCHEMA_1} {_SCHEMA}PRAGMA application_id = {_APPLICATION_ID};"
             )
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(draft)
@@ -80,7 +80,7 @@ def prepare(connection: sqlite3.Connection) -> None:
     (identity,) = connection.execute("PRAGMA application_id").fetchone()
     if identity != _APPLICATION_ID:
         raise sqlite3.DatabaseError("file is not a token store")
-    connection.execute(HASTE)
+    connection.execute(NO_SYNC)
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (TABLE,)).fetchone():
         connection.execute(_SCHEMA)
 

@@ -24,7 +24,7 @@ _KINDS = ((bytes, type(None)), int, _NUMBER, str, int, _NUMBER, int, int, str, _
 KEY_LENGTH = 32
 # Nobody waits for a disk that is busy: what is here can be had again. A crash of the machine may cost the file, and the
 # next process sets aside what is left of it.
-HASTE = "PRAGMA synchronous = OFF"
+NO_SYNC = "PRAGMA synchronous = OFF"
 
 
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
