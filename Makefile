@@ -13,7 +13,7 @@ DEBIAN := ca-certificates chromium curl glewlwyd haproxy libio-string-perl lible
 NEEDS := .venv/ready .venv/langchain/ready .venv/servers/ready $(PEERS) $(SERVERS) debian
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: debian test stable test-all simulate operations mutants lint demo chaos scale soak bench bench-bridge pictures docs dist sbom conformance servers fuzz format lock clean
+.PHONY: debian test stable interop test-all simulate operations mutants lint demo chaos scale soak bench bench-bridge pictures docs dist sbom conformance servers fuzz format lock clean
 
 # Four at once on two cores: most of them wait for a server. Each run has another order, by the seed that it prints.
 test: $(NEEDS)
@@ -22,6 +22,10 @@ test: $(NEEDS)
 # Ten runs in a row, with every core busy beside them.
 stable: $(NEEDS)
 	$(RUN)/python -m tests.stable
+
+# Each client of MCP at each server, directly and through each door of the bridge: `make test` tries a sample.
+interop: $(NEEDS)
+	$(RUN)/pytest -n 4 --dist worksteal -m "" tests/interop/both_doors
 
 # On each Python that is installed, and with the lowest and the highest version of each dependency.
 test-all: $(NEEDS)

@@ -52,10 +52,10 @@ INTRODUCTION = """# Conformance
 scenarios are about the authorization code grant. A machine meets what comes before it (discovery) and after it (the
 token). It has nobody to send to a browser.
 
-The 31 server scenarios of the suite run in `make test` (`tests/interop/both_doors`). There are four servers. Three
+The 31 server scenarios of the suite run in `make interop` (`tests/interop/both_doors`). There are four servers. Three
 use the Python SDK: with events, with JSON only, and without sessions. The fourth is the reference server of the
 TypeScript SDK. Each server runs directly and through `bridge --listen`. Through the bridge it meets every check that
-it meets directly.
+it meets directly. `make test` tries the first and the fourth server.
 
 """
 

@@ -27,7 +27,10 @@ def verdict(url: str, folder: Path) -> dict[tuple[str, str], str]:
     }
 
 
-@pytest.mark.parametrize("kind", ["", "json_response", "stateless_http", "everything"])
+@pytest.mark.parametrize(
+    "kind",
+    ["", "everything", *(pytest.param(kind, marks=pytest.mark.whole) for kind in ("json_response", "stateless_http"))],
+)
 def test_a_server_meets_through_the_bridge_what_it_meets_directly(
     kind: str, serve: Serve, authorization_server: AuthorizationServer, start: StartBridge, tmp_path: Path
 ) -> None:
