@@ -89,6 +89,20 @@ def test_the_secret_from_a_file_or_standard_input(run: Run, tmp_path: Path) -> N
     assert_token(run("token", CONDUIT_OAUTH_CLIENT_SECRET_FILE=str(file), **nothing).stdout)
 
 
+@pytest.mark.parametrize(
+    ("command", "use"),
+    [
+        (["inspect"], "the token is read from"),
+        (["request", "POST", "https://api.example/", "--data", "@-"], "the body is read from"),
+        (["request", "POST", "https://api.example/", "--json", "@-"], "the body is read from"),
+    ],
+)
+def test_standard_input_has_one_use(run: Run, command: list[str], use: str) -> None:
+    done = run(*command, "--client-secret-file", "-", stdin="demo-secret\n")
+    assert done.returncode == 2
+    assert done.stderr == f"error: --client-secret-file: - reads standard input, which {use}. Name a file.\n"
+
+
 def test_the_secret_from_a_pipe_that_can_be_read_once(
     environment: dict[str, str], authorization_server: AuthorizationServer
 ) -> None:

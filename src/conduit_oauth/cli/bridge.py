@@ -79,9 +79,8 @@ def bridge(
     }
     if listen is None and (name := next((name for name, value in of_http.items() if value), None)):
         raise ConfigurationError(name, "is for a bridge that serves HTTP", "Pass --listen, or leave it out.")
-    if listen is None and str(options.client_secret_file) == "-":
-        problem = "- reads standard input, which the MCP client writes to"
-        raise ConfigurationError("client_secret_file", problem, "Name a file.")
+    if listen is None:
+        options.leave_stdin("the MCP client writes to")
     if no_local_token and local_token_file is not None:
         raise ConfigurationError("no_local_token", "is given beside local_token_file", "Pass one of them.")
     if print_config is not None and listen is None:

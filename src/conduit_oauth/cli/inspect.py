@@ -46,6 +46,8 @@ def inspect(
     conduit-oauth token | conduit-oauth inspect
     conduit-oauth inspect --verify token.txt
     """
+    if str(token_file) == "-":
+        options.leave_stdin("the token is read from")
     try:
         with nullcontext(sys.stdin) if str(token_file) == "-" else token_file.open(encoding="utf-8-sig") as file:
             token = file.read(_LONGEST + 1).strip()

@@ -96,6 +96,11 @@ class Options(NamedTuple):
         in_environment = None if _secret_in_environment() else _path_in_environment("CLIENT_SECRET_FILE")
         return self.client_secret_file or in_environment
 
+    def leave_stdin(self, use: str) -> None:
+        """See that the secret is not read from standard input, which has another `use`. Raises `ConfigurationError`."""
+        if str(self.client_secret_file) == "-":
+            raise ConfigurationError("client_secret_file", f"- reads standard input, which {use}", "Name a file.")
+
     def stated(self) -> Settings:
         """What the options say, and for what none of them says the environment. Raises `ConfigurationError`."""
         return _laid_over(_laid_over({}, _environment()), self.settings)

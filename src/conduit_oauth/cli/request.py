@@ -78,7 +78,10 @@ def request(
     if not is_http_token(method):
         raise ConfigurationError("method", f"{method!r} is no method", "Use GET, POST, PUT, PATCH, DELETE or another.")
     headers = httpx2.Headers([_header(line) for line in header or ()])
-    content = _body(data if as_json is None else as_json)
+    body = data if as_json is None else as_json
+    if body == "@-":
+        options.leave_stdin("the body is read from")
+    content = _body(body)
     if as_json is not None:
         headers.setdefault("Content-Type", "application/json")
         headers.setdefault("Accept", "application/json, text/event-stream")
