@@ -36,19 +36,31 @@ def test_the_whole_command_prints_the_same(run: Run, authorization_server: Autho
     assert len(authorization_server.token_requests) == 1
 
 
+def imported(environment: dict[str, str], *arguments: str) -> tuple[str, set[str]]:
+    """What a command prints, and the modules that it imports."""
+    command = [sys.executable, "-X", "importtime", COMMAND, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout, {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
 def test_it_imports_neither_framework_nor_http_client(run: Run, environment: dict[str, str]) -> None:
     token = run("token").stdout
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", COMMAND, "token"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert done.stdout == token
-    assert "conduit_oauth.cli.quick" in imported
-    assert imported & {"typer", "rich", "httpx2", "pydantic", "joserfc", "dataclasses", "logging", "asyncio"} == set()
+    said, modules = imported(environment, "token")
+    assert said == token
+    assert "conduit_oauth.cli.quick" in modules
+    assert modules & {"typer", "rich", "httpx2", "pydantic", "joserfc", "dataclasses", "logging", "asyncio"} == set()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["token", "--help"], ["--quiet", "token", "--scope=mcp:read"], ["profile", "list", "--json"]]
+)
+def test_the_framework_converts_no_value_that_needs_no_conversion(
+    environment: dict[str, str], arguments: list[str]
+) -> None:
+    said, modules = imported(environment, *arguments)
+    assert said
+    assert "typer" in modules
+    assert "pydantic" not in modules
 
 
 def test_a_profile_and_its_files_are_read_each_time(

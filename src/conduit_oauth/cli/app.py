@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, cast
 
@@ -37,6 +38,35 @@ _COMMANDS = {
 }
 
 
+def _convert_late(command: Any) -> None:
+    """Convert only the values of `command` that need it: typer has pydantic do that, which takes 0.1 s to import."""
+    get_params = command.get_params
+
+    def get_params_late(context: Any) -> list[Any]:
+        parameters = get_params(context)
+        for parameter in parameters:
+            if not isinstance(parameter.process_value, partial):
+                parameter.process_value = partial(_processed, parameter, parameter.process_value)
+        return parameters
+
+    command.get_params = get_params_late
+
+
+def _processed(parameter: Any, convert: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+    """What `convert` makes of `value`: itself where it is a default, plain text, or left out."""
+    annotation = parameter.type_descriptor.annotation
+    if value is None and not parameter.required:
+        value = () if parameter.multiple or parameter.nargs == -1 else None
+    elif not isinstance(annotation, type) or not isinstance(value, annotation) or not _is_plain(value):
+        return convert(context, value)
+    return parameter.callback(context, parameter, value) if parameter.callback else value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether nothing can be wrong with it: text of the command line may be no Unicode."""
+    return not isinstance(value, str) or value.isascii()
+
+
 class _OnDemand(Mapping[str, Any]):
     """The commands by name. What one of them needs is slow to import, and the others do without."""
 
@@ -55,7 +85,9 @@ class _OnDemand(Mapping[str, Any]):
             if not isinstance(found, typer.Typer):
                 command, found = found, typer.Typer(add_completion=False, rich_markup_mode=None)
                 found.command(name)(command)
-            self._loaded[name] = typer.main.get_command(found)
+            self._loaded[name] = made = typer.main.get_command(found)
+            for each in (made, *getattr(made, "commands", {}).values()):
+                _convert_late(each)
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -145,7 +177,9 @@ def run() -> int:
     try:
         prepare_streams()
         try:
-            app()
+            command = typer.main.get_command(app)
+            _convert_late(command)
+            command()
         except SystemExit as end:
             status = end.code
         sys.stdout.flush()
