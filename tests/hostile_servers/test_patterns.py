@@ -48,7 +48,7 @@ USES: dict[str, tuple[str, int]] = {
     "protocol.http._TOKEN": ("fullmatch", HEADER),
     "protocol.http._NUMBER": ("fullmatch", 1 << 20),
     "protocol.grant._SCOPE": ("fullmatch", TOKEN),
-    "protocol.metadata._MAX_AGE": ("search", HEADER),
+    "protocol.metadata._MAX_AGE": ("search", 8192),
     "client.proxies._HOST_AND_PORT": ("fullmatch", HEADER),
     "stores._HOST": ("match", HEADER),
     "client.proxies._SCHEME": ("match", HEADER),

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _SOCKS = ("socks5", "socks5h")
 _ADVICE = "Write http://host:port, or unset it."
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
-_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(?::(\d{1,5}))?")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*+)://")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]++\]|[A-Za-z0-9._\-]++)(?::(\d{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)

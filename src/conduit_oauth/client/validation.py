@@ -21,7 +21,7 @@ from .config import ClientConfig
 # In seconds, some thirty years: what waits takes no number of any size.
 _LONGEST_TIME = 1e9
 _WELL_KNOWN = re.compile(r"/\.well-known/(?:oauth-authorization-server|openid-configuration)")
-_ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[\x21-\x7e]+\Z")
+_ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*+:[\x21-\x7e]++\Z")
 # What says who the client is, and what is in the request.
 _PROTOCOL_HEADERS = frozenset(
     {"accept", "accept-encoding", "authorization", "connection", "content-length", "content-type", "cookie", "dpop"}

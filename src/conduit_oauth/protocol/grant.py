@@ -34,7 +34,7 @@ _LONGEST_TOKEN = 65_536
 _LONGEST_SCOPE = 16_384
 _ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")  # RFC 6749 A.12, less the blank: it goes into a header
 # RFC 6749 §3.3: scope tokens of printable ASCII without the double quote and the backslash, one space between.
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*")
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]++( [\x21\x23-\x5b\x5d-\x7e]++)*")
 # Ten years. What is longer is a mistake, mostly a Unix timestamp in the place of a duration, and is cut to this.
 MAX_LIFETIME = 315_360_000.0
 

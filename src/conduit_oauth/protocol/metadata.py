@@ -21,6 +21,8 @@ RESOURCE_STEP = "protected resource metadata (RFC 9728)"
 # The endpoints at which the client authenticates.
 _AUTHENTICATED = ("token_endpoint", "introspection_endpoint", "revocation_endpoint")
 
+# Characters of Cache-Control that are looked at.
+_LONGEST_CACHE_CONTROL = 8192
 _MAX_AGE = re.compile(r"(?:^|,)\s*max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 # Seconds. Below a minute metadata would be read for each token; beyond a day a change would go unseen.
 _LIFETIMES = (60.0, 3600.0, 86_400.0)
@@ -214,7 +216,7 @@ def judge_resource(url: str, document: Document) -> ResourceMetadata:
 
 def _lifetime(response: Response) -> float:
     shortest, usual, longest = _LIFETIMES
-    age = _MAX_AGE.search(response.headers.get("cache-control", ""))
+    age = _MAX_AGE.search(response.headers.get("cache-control", "")[:_LONGEST_CACHE_CONTROL])
     return min(longest, max(shortest, float(age[1]))) if age else usual
 
 

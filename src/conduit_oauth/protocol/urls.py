@@ -14,7 +14,7 @@ _LONGEST = 8192
 # Parsers disagree about these, and a URL that two parsers read differently is how secrets reach the wrong host.
 _AMBIGUOUS = re.compile(r"[^\x21-\x7e]|\\")
 # A name or an address of version 4, or one of version 6 in brackets, and a port: urlsplit takes more than that.
-_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\[\]@:/]+)(?::\d*)?")
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.%]++\]|[^\[\]@:/]++)(?::\d*+)?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from ..errors import ConfigurationError
 
 # One host, and a port.
-_HOST = re.compile(r"(?:\[[^\]/?#@]*\]|[^:/?#@\[\]]*)(?::\d*)?(?:[/?#]|\Z)")
+_HOST = re.compile(r"(?:\[[^\]/?#@]*+\]|[^:/?#@\[\]]*+)(?::\d*+)?(?:[/?#]|\Z)")
 
 
 class StoreError(Exception):
