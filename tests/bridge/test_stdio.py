@@ -173,14 +173,15 @@ def test_a_method_that_no_header_can_have_is_the_gateways_to_judge(open_stdio: O
 
 
 @pytest.mark.parametrize("given", [[], ["--print-config", "cursor"]])
-def test_its_input_is_the_clients_and_no_secret(given: list[str]) -> None:
-    options = ["--client-id", "a", "--mcp-url", "https://gateway.example/mcp", "--client-secret-file", "-"]
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_its_input_is_the_clients_and_no_secret(given: list[str], name: str) -> None:
+    options = ["--client-id", "a", "--mcp-url", "https://gateway.example/mcp", "--client-secret-file", name]
     # The input stays open, as that of a client does.
     with subprocess.Popen(
         [COMMAND, "bridge", *options, *given], stdin=subprocess.PIPE, stderr=subprocess.PIPE
     ) as bridge:
         assert bridge.stderr is not None
-        assert b"--client-secret-file: - reads standard input" in bridge.stderr.read()
+        assert f"--client-secret-file: {name} reads standard input" in bridge.stderr.read().decode()
         assert bridge.wait() == 2
 
 

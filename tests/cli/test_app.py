@@ -97,10 +97,11 @@ def test_the_secret_from_a_file_or_standard_input(run: Run, tmp_path: Path) -> N
         (["request", "POST", "https://api.example/", "--json", "@-"], "the body is read from"),
     ],
 )
-def test_standard_input_has_one_use(run: Run, command: list[str], use: str) -> None:
-    done = run(*command, "--client-secret-file", "-", stdin="demo-secret\n")
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_standard_input_has_one_use(run: Run, command: list[str], use: str, name: str) -> None:
+    done = run(*command, "--client-secret-file", name, stdin="demo-secret\n")
     assert done.returncode == 2
-    assert done.stderr == f"error: --client-secret-file: - reads standard input, which {use}. Name a file.\n"
+    assert done.stderr == f"error: --client-secret-file: {name} reads standard input, which {use}. Name a file.\n"
 
 
 def test_the_secret_from_a_pipe_that_can_be_read_once(

@@ -98,8 +98,9 @@ class Options(NamedTuple):
 
     def leave_stdin(self, use: str) -> None:
         """See that the secret is not read from standard input, which has another `use`. Raises `ConfigurationError`."""
-        if str(self.client_secret_file) == "-":
-            raise ConfigurationError("client_secret_file", f"- reads standard input, which {use}", "Name a file.")
+        file = self.named_secret_file
+        if str(self.client_secret_file) == "-" or (file is not None and _is_stdin(expanded(file))):
+            raise ConfigurationError("client_secret_file", f"{file} reads standard input, which {use}", "Name a file.")
 
     def stated(self) -> Settings:
         """What the options say, and for what none of them says the environment. Raises `ConfigurationError`."""
@@ -217,6 +218,14 @@ def _prompt() -> str:
         "is missing",
         f"Set {PREFIX}CLIENT_SECRET, or pass --client-secret-file FILE (- reads standard input).",
     )
+
+
+def _is_stdin(path: Path) -> bool:
+    """Whether what is read from `path` is no longer in standard input: `/dev/stdin`, where that is no regular file."""
+    try:
+        return not is_file(path) and os.path.samestat(path.stat(), os.fstat(0))
+    except OSError:
+        return False
 
 
 def _secret_in(path: Path) -> str | Path:
