@@ -82,6 +82,8 @@ def test_a_document_has_its_owner_in_it() -> None:
         ("public, MAX-AGE = 7200", 7200.0),
         ("max-age=86400", 86_400.0),
         ("max-age=999999999", 86_400.0),
+        # Only its beginning is looked at.
+        ("private, " * 2000 + "max-age=7200", 3600.0),
         ("s-maxage=120", 3600.0),
     ],
 )
